@@ -1,0 +1,381 @@
+"""The frozen types that walk through imgbuild: facts, cells, recipes.
+
+Facts (`Matrix` and what it holds) are pydantic models, because they are parsed from YAML and are
+their own schema. What imgbuild itself makes (`Cell`, `Recipe`, ...) is plain frozen dataclasses.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._]*(-[a-z0-9._]+)*$")]
+Version = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)*([a-z]+\d+|\.post\d+)?$")]
+Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+
+
+class Accelerator(StrEnum):
+    """What computes: its wheels and its device checks differ."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+# A tag or a digest is part of it.
+ImageReference = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9][a-zA-Z0-9._:/-]*(:[\w][\w.-]*|@sha256:[0-9a-f]{64})$"),
+]
+
+# YAML has text where Python has the enum; everything else stays strict.
+AcceleratorName = Annotated[Accelerator, Field(strict=False)]
+
+
+class Fact(BaseModel):
+    """Base of every fact: unknown keys are errors, values are not coerced, nothing mutates."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Bootstrap(Fact):
+    """How to make this OS from its distribution's packages, without a registry."""
+
+    suite: Name
+    components: tuple[Name, ...] = ("main",)
+    mirror: Text
+
+
+class OperatingSystem(Fact):
+    """A distribution: its image, or how to bootstrap it, and what it brings."""
+
+    title: Text
+    family: Literal["debian"]
+    python: Version  # what `python3` of the distribution is
+    glibc: Version
+    image: ImageReference  # the registry's image, tag included
+    bootstrap: Bootstrap | None = None
+    bootstrap_as: Name | None = None  # the OS to bootstrap instead of this one
+    source: Text
+
+
+class Stack(Fact):
+    """What the host offers: an accelerator and, for CUDA, the oldest driver it may have."""
+
+    title: Text
+    accelerator: AcceleratorName
+    os: Name
+    driver: Version | None = None
+    bases: dict[Name, ImageReference] = Field(
+        default_factory=dict
+    )  # OS -> image to use in its place
+    env: dict[str, str] = Field(default_factory=dict)
+    source: Text
+
+
+class Gpu(Fact):
+    """A GPU model that a cell may be made for."""
+
+    title: Text
+    sm: Version  # compute capability, as "9.0"
+    source: Text
+
+
+class Index(Fact):
+    """A package index beside the default one, and the packages that only it has."""
+
+    url: Text
+    packages: tuple[Name, ...]
+    why: Text
+
+
+class Build(Fact):
+    """One set of wheels of a release: what to ask the resolver for, and where it runs."""
+
+    name: Name
+    accelerator: AcceleratorName
+    requirements: tuple[Text, ...]
+    constraints: tuple[Text, ...] = ()
+    exclude: tuple[Name, ...] = ()
+    exclude_newer: datetime.date
+    index: Index | None = None
+    driver_floor: Version | None = None
+    sms: tuple[Version, ...] = ()
+    why: Text | None = None
+    source: Text
+
+
+class Release(Fact):
+    """A framework's version, and the sets of wheels that it was published as."""
+
+    version: Version
+    python: Text  # a specifier, as ">=3.11,<3.15"
+    glibc: Version  # highest manylinux floor in its closure
+    builds: tuple[Build, ...]
+    source: Text
+
+
+class Server(Fact):
+    """How the framework is started and asked how it is."""
+
+    command: tuple[Text, ...]
+    port: Annotated[int, Field(gt=0, lt=65536)]
+    health: Text
+
+
+class SmokeRun(Fact):
+    """What the tiny model needs to be served, per accelerator."""
+
+    args: tuple[str, ...]
+    env: dict[str, str] = Field(default_factory=dict)
+    shm_mb: Annotated[int, Field(gt=0)]  # MiB of /dev/shm
+    module: Name  # imports without a GPU
+    help: tuple[Text, ...]  # prints the server's help without a GPU
+    help_env: dict[str, str] = Field(default_factory=dict)
+
+
+class Framework(Fact):
+    """An inference server: how it is installed, started, asked and proven."""
+
+    title: Text
+    url: Text
+    license: Text
+    server: Server
+    packages: dict[Literal["debian"], tuple[Text, ...]]
+    core: tuple[Name, ...]  # distributions that make up the framework's own layer
+    env: dict[str, str] = Field(default_factory=dict)
+    smoke: dict[AcceleratorName, SmokeRun]
+    releases: tuple[Release, ...]
+
+
+class WheelLayer(Fact):
+    """A layer of wheels; distributions belong to the first layer whose pattern matches."""
+
+    name: Name
+    packages: tuple[Text, ...]
+    why: Text
+
+    def holds(self, distribution: str) -> bool:
+        return any(fnmatchcase(distribution, pattern) for pattern in self.packages)
+
+
+class Tool(Fact):
+    """A program that works during a build and stays out of the image."""
+
+    version: Version
+    why: Text
+
+
+class Matrix(Fact):
+    """All of matrix.yaml."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    tools: dict[Name, Tool]
+    layers: tuple[WheelLayer, ...]
+    os: dict[Name, OperatingSystem]
+    stacks: dict[Name, Stack]
+    gpus: dict[Name, Gpu]
+    frameworks: dict[Name, Framework]
+    cells: Annotated[tuple[Text, ...], Field(min_length=1)]
+
+
+class BaseKind(StrEnum):
+    """Where an image's base comes from."""
+
+    REGISTRY = "registry"
+    BOOTSTRAP = "bootstrap"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One combination, with the release that the rules chose for it."""
+
+    id: str
+    stack_name: str
+    framework_name: str
+    gpu_name: str | None
+    os_name: str
+    os_is_default: bool
+    stack: Stack
+    framework: Framework
+    gpu: Gpu | None
+    os: OperatingSystem
+    bootstrap_os_name: str
+    bootstrap_os: OperatingSystem
+    release: Release
+    build: Build
+
+    @property
+    def tag(self) -> str:
+        """Tag suffix that names version and stack, as `0.32.0-cpu`."""
+        parts = [self.release.version, self.stack_name]
+        parts += [self.gpu_name] if self.gpu_name else []
+        parts += [] if self.os_is_default else [self.os_name]
+        return "-".join(parts)
+
+    def closure(self, kind: BaseKind) -> Closure:
+        """The set of wheels that this cell installs on that kind of base."""
+        os = self.os if kind is BaseKind.REGISTRY else self.bootstrap_os
+        return Closure(
+            framework_name=self.framework_name,
+            framework=self.framework,
+            release=self.release,
+            build=self.build,
+            python=os.python,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closure:
+    """What one lock pins. Cells with equal closures share one lock."""
+
+    framework_name: str
+    framework: Framework
+    release: Release
+    build: Build
+    python: str
+
+    @property
+    def id(self) -> str:
+        python = "py" + self.python.replace(".", "")
+        return f"{self.framework_name}-{self.release.version}-{self.build.name}-{python}-x86_64"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lock:
+    """A closure's committed lock: its layers in order, each with its path and its pins."""
+
+    closure_id: str
+    layers: tuple[LockLayer, ...]
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """Distribution name -> exact version, over all layers."""
+        return {name: version for layer in self.layers for name, version in layer.pins}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockLayer:
+    """One file of a lock: a layer's pins."""
+
+    name: str
+    path: str  # relative to images/locks
+    text: str
+    pins: tuple[tuple[str, str], ...]
+
+    @property
+    def digest(self) -> str:
+        """What tells this layer's pins from any others."""
+        return digest_of_pins(self.text)
+
+
+def digest_of_pins(text: str) -> str:
+    """First 12 hex digits of the SHA-256 of a lock's pins; comments do not count."""
+    pins = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+    return hashlib.sha256(pins.encode()).hexdigest()[:12]
+
+
+# Steps: what a layer does, without saying in which file format or with which engine.
+
+
+@dataclass(frozen=True, kw_only=True)
+class OsPackages:
+    """Install distribution packages."""
+
+    names: tuple[str, ...]
+    kind: str = "os-packages"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """Create the unprivileged user that the image runs as."""
+
+    name: str
+    uid: int
+    home: str
+    kind: str = "account"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Venv:
+    """Create the virtual environment that all wheels go into."""
+
+    path: str
+    kind: str = "venv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wheels:
+    """Install one part of a lock with uv."""
+
+    lock: str  # relative to images/locks
+    digest: str  # of the lock
+    index: str | None
+    kind: str = "wheels"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fragment:
+    """Run the framework's own commands, from its template."""
+
+    template: str
+    kind: str = "fragment"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Copy builder/runtime into the image."""
+
+    path: str
+    kind: str = "runtime"
+
+
+Step = OsPackages | Account | Venv | Wheels | Fragment | Runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """Steps that form one layer, and why they do."""
+
+    name: str
+    why: str
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that an image of one cell is made of; engines and formats come later."""
+
+    cell: Cell
+    kind: BaseKind
+    os_name: str
+    os: OperatingSystem
+    base: str  # image reference that a registry would serve
+    lock: Lock
+    uv_lock: str  # relative to images/locks
+    layers: tuple[Layer, ...]
+    venv: str
+    user: Account
+    env: tuple[tuple[str, str], ...]
+    labels: tuple[tuple[str, str], ...]
+    entrypoint: tuple[str, ...]
+    health: tuple[str, ...]
+    port: int
+
+    @property
+    def repository(self) -> str:
+        return self.cell.framework_name
+
+
+_NUMBERS = re.compile(r"\d+")
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """Order dotted versions by their numbers: "12.10" comes after "12.9"."""
+    return tuple(int(number) for number in _NUMBERS.findall(version))

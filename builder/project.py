@@ -1,0 +1,63 @@
+"""Where a project's files are: beside its matrix.yaml, else those that ship with imgbuild.
+
+The shipped tree has the layout of the repository (matrix.yaml, templates/, images/locks/), so a
+source checkout is its own shipped tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def shipped() -> Path:
+    """The tree that came with this installation."""
+    data = PACKAGE / "_data"
+    return data if data.is_dir() else PACKAGE.parent
+
+
+@dataclass(frozen=True)
+class Project:
+    """A matrix file and the folder whose `images/` and `templates/` belong to it."""
+
+    matrix_file: Path
+    root: Path
+
+    @classmethod
+    def find(cls, file: Path | None = None) -> Project:
+        """`file` if given, else matrix.yaml in the working directory, else the shipped one."""
+        if file is not None:
+            return cls(file, file.parent)
+        here = Path("matrix.yaml")
+        if here.is_file():
+            return cls(here, Path())
+        return cls(shipped() / "matrix.yaml", Path())
+
+    @property
+    def template_dirs(self) -> tuple[Path, ...]:
+        """Searched in order: a project's own template hides the shipped one of the same name."""
+        return (self.root / "templates", shipped() / "templates")
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def locks(self) -> Path:
+        """Where this project's locks are written."""
+        return self.images / "locks"
+
+    @property
+    def lock_dirs(self) -> tuple[Path, ...]:
+        return (self.locks, shipped() / "images" / "locks")
+
+    @property
+    def wheels(self) -> Path:
+        """Wheels that a site adds by hand; the folder itself is in every build context."""
+        return self.images / "wheels"
+
+    @property
+    def runtime(self) -> Path:
+        return PACKAGE / "runtime"
