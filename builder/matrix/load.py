@@ -1,0 +1,160 @@
+"""matrix.yaml -> Matrix, each error with its line and the nearest valid name."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from builder.errors import Place, UserError, nearest
+from builder.matrix.document import Document, Key, read
+from builder.matrix.misfits import misfits
+from builder.matrix.select import cell, parse_id
+from builder.model import Matrix
+
+_KINDS = {int: "a number", bool: "true or false", NoneType: "nothing"}
+
+
+def load(file: Path) -> Matrix:
+    """Read and check a whole matrix file; raises UserError with the line of the first mistake."""
+    document = read(file)
+    if not isinstance(document.data, dict):
+        raise UserError("is not a mapping", place=Place(file, 1))
+    try:
+        matrix = Matrix.model_validate(document.data)
+    except ValidationError as error:
+        raise _explain(error, document) from None
+    for path, name, known in _references(matrix):
+        if name not in known:
+            raise UserError(
+                f"{_spell(path)}: unknown name {name!r}",
+                place=document.place(path),
+                hint=nearest(name, known),
+            )
+    for path, problem in misfits(matrix):
+        raise UserError(f"{_spell(path)}{problem}", place=document.place(path))
+    _check_cells(matrix, document)
+    return matrix
+
+
+def _references(matrix: Matrix) -> Iterable[tuple[Key, str, Iterable[str]]]:
+    """Each place where one table names a row of another."""
+    for name, os in matrix.os.items():
+        if os.bootstrap_as is not None:
+            yield ("os", name, "bootstrap_as"), os.bootstrap_as, matrix.os
+    for name, stack in matrix.stacks.items():
+        yield ("stacks", name, "os"), stack.os, matrix.os
+        for os_name in stack.bases:
+            yield ("stacks", name, "bases", os_name), os_name, matrix.os
+
+
+def _check_cells(matrix: Matrix, document: Document) -> None:
+    seen: dict[str, int] = {}
+    for index, text in enumerate(matrix.cells):
+        place = document.place(("cells", index))
+        own_id = str(parse_id(matrix, text, place))
+        if own_id in seen:
+            first = document.place(("cells", seen[own_id])).line
+            raise UserError(f"cell {text!r} is listed twice", place=place, hint=f"line {first}")
+        seen[own_id] = index
+        if text != own_id:
+            hint = f"write {own_id!r}"
+            raise UserError(f"cell {text!r} names its stack's own OS", place=place, hint=hint)
+        try:
+            cell(matrix, text)
+        except UserError as error:
+            raise UserError(error.what, place=place, hint=error.hint) from None
+
+
+def _explain(error: ValidationError, document: Document) -> UserError:
+    """The first mistake, in the file's own order, as one line.
+
+    A missing key has no line, and is often a misspelt one that has: so those come last.
+    """
+    mistakes = error.errors(include_url=False, include_context=True)
+
+    def where(mistake: Any) -> tuple[bool, int, str]:
+        place = document.place(_key_path(mistake["loc"]))
+        return (mistake["type"] == "missing", place.line or 0, str(mistake["loc"]))
+
+    mistake = min(mistakes, key=where)
+    what, hint = _phrase(mistake, document)
+    return UserError(what, place=document.place(_key_path(mistake["loc"])), hint=hint)
+
+
+def _phrase(mistake: Any, document: Document) -> tuple[str, str]:
+    """pydantic's words for one mistake in ours: what is wrong, and a hint or ""."""
+    path, given = _key_path(mistake["loc"]), mistake.get("input")
+    name = _spell(path)
+    phrase = f"{name}: {mistake['msg'].lower()}", ""
+    match mistake["type"]:
+        case "extra_forbidden":
+            within = f" in {_spell(path[:-1])}" if path[:-1] else ""
+            known = _fields_at(Matrix, path[:-1])
+            phrase = f"unknown key {str(path[-1])!r}{within}", nearest(str(path[-1]), known)
+        case "missing":
+            within = _spell(path[:-1]) or "the file"
+            phrase = f"{within} lacks the key {str(path[-1])!r}", ""
+        case "enum" | "literal_error":
+            expected = mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+            hint = nearest(str(given), expected.split(", "))
+            phrase = f"{name}: unknown value {given!r}", hint
+        case "string_type" if written := document.written.get(path):
+            kind = _KINDS.get(type(given), "a date")
+            phrase = f"{name}: {written} without quotes is {kind}", f'quote it: "{written}"'
+        case "string_type" if given is None:
+            phrase = f"{name} is empty", ""
+        case "string_pattern_mismatch":
+            phrase = f"{name}: {given!r} is not a valid name or version", ""
+        case "model_type" | "dict_type":
+            phrase = f"{name} is not a mapping", ""
+        case "tuple_type":
+            phrase = f"{name} is not a list", ""
+    return phrase
+
+
+def _key_path(loc: tuple[int | str, ...]) -> Key:
+    """pydantic's location without the parts that it adds for keys of mappings ("[key]")."""
+    return tuple(part for part in loc if part != "[key]")
+
+
+def _spell(path: Key) -> str:
+    """("os", "debian12", "cells", 0) -> "os.debian12.cells[0]"."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _fields_at(model: Any, path: Key) -> list[str]:
+    """The keys that may stand at `path`, found by walking the schema's own types."""
+    annotation: Any = model
+    for part in path:
+        annotation = _child(annotation, part)
+    for candidate in _alternatives(annotation):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return [field.alias or name for name, field in candidate.model_fields.items()]
+    return []
+
+
+def _child(annotation: Any, part: str | int) -> Any:
+    for candidate in _alternatives(annotation):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            for name, field in candidate.model_fields.items():
+                if part in (name, field.alias):
+                    return field.annotation
+        elif get_origin(candidate) is dict:
+            return get_args(candidate)[1]
+        elif get_origin(candidate) is tuple:
+            return get_args(candidate)[0]
+    return None
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) in (UnionType, typing.Union):
+        return get_args(annotation)
+    return (annotation,)

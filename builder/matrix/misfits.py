@@ -1,0 +1,94 @@
+"""Values of matrix.yaml that have the right type, but that a later room could not use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from builder.matrix.document import Key
+from builder.model import Build, Framework, Matrix, Release
+
+Misfit = tuple[Key, str]
+_CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]")
+_SM = re.compile(r"\d+\.\d+\Z")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+def misfits(matrix: Matrix) -> Iterator[Misfit]:
+    """Where each one stands, and what is wrong with it."""
+    yield from _texts(matrix.model_dump(mode="json", by_alias=True), ())
+    for name, os in matrix.os.items():
+        if not _parses(Version, os.python):
+            yield ("os", name, "python"), f": {os.python!r} is not a version"
+        yield from _image(("os", name, "image"), os.image)
+    for name, gpu in matrix.gpus.items():
+        yield from _sm(("gpus", name, "sm"), gpu.sm)
+    for name, stack in matrix.stacks.items():
+        yield from _variables(("stacks", name, "env"), stack.env)
+        for os_name, image in stack.bases.items():
+            yield from _image(("stacks", name, "bases", os_name), image)
+    families = {os.family for os in matrix.os.values()}
+    for name, framework in matrix.frameworks.items():
+        path: Key = ("frameworks", name)
+        yield from _variables((*path, "env"), framework.env)
+        for family in sorted(families - set(framework.packages)):
+            yield (*path, "packages"), f" lacks the key {family!r}"
+        for index, release in enumerate(framework.releases):
+            yield from _release((*path, "releases", index), release, framework)
+
+
+def _image(path: Key, image: str) -> Iterator[Misfit]:
+    if image.endswith(":latest"):
+        yield path, f": {image!r} is another image every week; name a version"
+
+
+def _release(path: Key, release: Release, framework: Framework) -> Iterator[Misfit]:
+    if not _parses(Version, release.version):
+        yield (*path, "version"), f": {release.version!r} is not a version"
+    if not _parses(SpecifierSet, release.python):
+        yield (*path, "python"), f': {release.python!r} is not like ">=3.11,<3.15"'
+    for index, build in enumerate(release.builds):
+        yield from _build((*path, "builds", index), build, framework)
+
+
+def _build(path: Key, build: Build, framework: Framework) -> Iterator[Misfit]:
+    for index, sm in enumerate(build.sms):
+        yield from _sm((*path, "sms", index), sm)
+    if build.accelerator not in framework.smoke:
+        known = ", ".join(framework.smoke) or "none"
+        yield (*path, "accelerator"), f": {build.accelerator} has no smoke settings (only {known})"
+
+
+def _texts(value: Any, path: Key) -> Iterator[Misfit]:
+    """Facts go into files and commands of one line each."""
+    if isinstance(value, str) and _CONTROL.search(value):
+        yield path, " holds a line break or a control character"
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _texts(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _texts(inner, (*path, index))
+
+
+def _sm(path: Key, sm: str) -> Iterator[Misfit]:
+    if not _SM.match(sm):
+        yield path, f': {sm!r} is not like "9.0"'
+
+
+def _variables(path: Key, env: Mapping[str, str]) -> Iterator[Misfit]:
+    for name in env:
+        if not _VARIABLE.match(name):
+            yield (*path, name), " is not a name for a variable"
+
+
+def _parses(parse: Callable[[str], object], text: str) -> bool:
+    try:
+        parse(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,122 @@
+"""Which release of a framework runs where: each rule answers with its reason to refuse.
+
+A release's build is usable for a cell when no rule objects. `choose` takes the newest such
+release; when there is none, the reasons of all candidates become the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from builder.errors import UserError
+from builder.model import Build, Framework, Gpu, OperatingSystem, Release, Stack, version_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A build of a release, before the rules have spoken, and where it would run."""
+
+    framework: Framework
+    release: Release
+    build: Build
+    stack: Stack
+    gpu: Gpu | None
+    systems: tuple[OperatingSystem, ...]
+
+
+Rule = Callable[[Candidate], str | None]
+
+
+def accelerator(candidate: Candidate) -> str | None:
+    """The wheels are for the stack's accelerator."""
+    if candidate.build.accelerator is not candidate.stack.accelerator:
+        return f"its {candidate.build.name} wheels are for {candidate.build.accelerator}"
+    return None
+
+
+def driver(candidate: Candidate) -> str | None:
+    """CUDA's minor-version compatibility: wheels need the first driver of their major version."""
+    floor, have = candidate.build.driver_floor, candidate.stack.driver
+    if floor and have and version_key(have) < version_key(floor):
+        return f"its {candidate.build.name} wheels need driver {floor}, the stack promises {have}"
+    return None
+
+
+def gpu_code(candidate: Candidate) -> str | None:
+    """The wheels hold machine code for the GPU: same major SM, minor not above its own."""
+    if candidate.gpu is None or candidate.build.accelerator != "cuda":
+        return None
+    major, minor = version_key(candidate.gpu.sm)
+    for sm in candidate.build.sms:
+        have_major, have_minor = version_key(sm)
+        if have_major == major and have_minor <= minor:
+            return None
+    have = ", ".join(candidate.build.sms)
+    return (
+        f"its {candidate.build.name} wheels have GPU code for SM {have}, not for {candidate.gpu.sm}"
+    )
+
+
+def gpu_wanted(candidate: Candidate) -> str | None:
+    """A GPU is named only where the stack can use it."""
+    if candidate.gpu and candidate.stack.accelerator != "cuda":
+        return f"the stack has no CUDA for {candidate.gpu.title}"
+    return None
+
+
+def python(candidate: Candidate) -> str | None:
+    """The distribution's own Python is one that the release supports."""
+    for os in candidate.systems:
+        if os.python not in SpecifierSet(candidate.release.python):
+            return f"it needs Python {candidate.release.python}, {os.title} has {os.python}"
+    return None
+
+
+def glibc(candidate: Candidate) -> str | None:
+    """The distribution's C library is not older than the wheels' manylinux floor."""
+    for os in candidate.systems:
+        if version_key(os.glibc) < version_key(candidate.release.glibc):
+            return f"it needs glibc {candidate.release.glibc}, {os.title} has {os.glibc}"
+    return None
+
+
+RULES: tuple[Rule, ...] = (gpu_wanted, accelerator, driver, gpu_code, python, glibc)
+
+
+def objections(candidate: Candidate) -> Iterator[str]:
+    """Each reason why this build cannot serve, in the order of RULES."""
+    for rule in RULES:
+        if why := rule(candidate):
+            yield why
+
+
+def choose(
+    cell_id: str,
+    framework: Framework,
+    stack: Stack,
+    gpu: Gpu | None,
+    systems: tuple[OperatingSystem, ...],
+) -> tuple[Release, Build]:
+    """The newest release with a build that no rule refuses; raises UserError with the reasons."""
+    reasons: dict[str, list[str]] = {}
+    newest_first = sorted(framework.releases, key=lambda r: Version(r.version), reverse=True)
+    for release in newest_first:
+        for build in release.builds:
+            candidate = Candidate(
+                framework=framework,
+                release=release,
+                build=build,
+                stack=stack,
+                gpu=gpu,
+                systems=systems,
+            )
+            why = next(objections(candidate), None)
+            if why is None:
+                return release, build
+            reasons.setdefault(why, []).append(release.version)
+    told = [f"{', '.join(dict.fromkeys(versions))}: {why}" for why, versions in reasons.items()]
+    raise UserError(f"no release of {framework.title} fits {cell_id}", hint="; ".join(told))

@@ -1,0 +1,121 @@
+"""Cell ids and selectors: `<stack>-<framework>[-<gpu>][-<os>]`, ids, globs and commas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from builder.errors import Place, UserError, nearest
+from builder.matrix import rules
+from builder.model import Cell, Matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellId:
+    """A cell id, taken apart. `gpu` None means any GPU, `os` None the stack's default.
+
+    "cpu-vllm-debian12" is "cpu-vllm": one combination has one id.
+    """
+
+    stack: str
+    framework: str
+    gpu: str | None
+    os: str | None
+
+    def __str__(self) -> str:
+        return "-".join(filter(None, (self.stack, self.framework, self.gpu, self.os)))
+
+
+def parse_id(matrix: Matrix, text: str, place: Place | None = None) -> CellId:
+    """Take a cell id apart; raises UserError that names the part nobody knows."""
+    stack, rest = _take(text, matrix.stacks)
+    if stack is None:
+        raise _unknown(
+            matrix, text, "no stack", text.partition("-")[0], known=matrix.stacks, place=place
+        )
+    framework, rest = _take(rest, matrix.frameworks)
+    if framework is None:
+        raise _unknown(matrix, text, "no framework", rest, known=matrix.frameworks, place=place)
+    gpu, rest = _take(rest, matrix.gpus)
+    os, rest = _take(rest, matrix.os)
+    if rest:
+        known = {**matrix.gpus, **matrix.os}
+        raise _unknown(matrix, text, "no GPU or OS", rest, known=known, place=place)
+    own_os = None if os == matrix.stacks[stack].os else os
+    return CellId(stack=stack, framework=framework, gpu=gpu, os=own_os)
+
+
+def cell(matrix: Matrix, text: str) -> Cell:
+    """The cell of an id, with the release that the rules choose; raises UserError."""
+    parts = parse_id(matrix, text)
+    stack = matrix.stacks[parts.stack]
+    framework = matrix.frameworks[parts.framework]
+    gpu = matrix.gpus[parts.gpu] if parts.gpu else None
+    os_name = parts.os or stack.os
+    os = matrix.os[os_name]
+    bootstrap_os_name = os.bootstrap_as or os_name
+    bootstrap_os = matrix.os[bootstrap_os_name]
+    cell_id = str(parts)
+    release, build = rules.choose(cell_id, framework, stack, gpu, (os, bootstrap_os))
+    return Cell(
+        id=cell_id,
+        stack_name=parts.stack,
+        framework_name=parts.framework,
+        gpu_name=parts.gpu,
+        os_name=os_name,
+        os_is_default=parts.os is None,
+        stack=stack,
+        framework=framework,
+        gpu=gpu,
+        os=os,
+        bootstrap_os_name=bootstrap_os_name,
+        bootstrap_os=bootstrap_os,
+        release=release,
+        build=build,
+    )
+
+
+def select(matrix: Matrix, selector: str | None) -> tuple[Cell, ...]:
+    """The cells that a selector names, in the matrix's order, each once.
+
+    None or "all" is every published cell. A glob picks among the published; a plain id may also
+    name a cell that is not published, as long as its parts exist and the rules admit it.
+    """
+    if selector in (None, "all"):
+        return tuple(cell(matrix, text) for text in matrix.cells)
+    wanted: dict[str, None] = {}
+    for part in filter(None, (piece.strip() for piece in selector.split(","))):
+        if any(sign in part for sign in "*?["):
+            matches = [text for text in matrix.cells if fnmatchcase(text, part)]
+            if not matches:
+                raise UserError(
+                    f"no cell matches {part!r}", hint=f"cells: {', '.join(matrix.cells)}"
+                )
+            wanted.update(dict.fromkeys(matches))
+        else:
+            wanted[str(parse_id(matrix, part))] = None
+    if not wanted:
+        raise UserError(f"{selector!r} selects nothing", hint=f"cells: {', '.join(matrix.cells)}")
+    order = {text: index for index, text in enumerate(matrix.cells)}
+    chosen = sorted(wanted, key=lambda text: (order.get(text, len(order)), text))
+    return tuple(cell(matrix, text) for text in chosen)
+
+
+def _take(text: str, names: Iterable[str]) -> tuple[str | None, str]:
+    """Split the longest known name off the front of `text`, with the dash behind it."""
+    for name in sorted(names, key=len, reverse=True):
+        if text == name:
+            return name, ""
+        if text.startswith(f"{name}-") and text != f"{name}-":
+            return name, text[len(name) + 1 :]
+    return None, text
+
+
+def _unknown(
+    matrix: Matrix, text: str, what: str, part: str, *, known: Iterable[str], place: Place | None
+) -> UserError:
+    similar = nearest(text, set(matrix.cells) - {text})  # it may be one of these itself
+    if not similar.startswith("did"):
+        similar = nearest(part, known)
+    return UserError(f"unknown cell {text!r}: {what} {part!r}", place=place, hint=similar)
