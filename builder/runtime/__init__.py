@@ -1,0 +1,1 @@
+"""Ships inside images: standard library only, imported by nothing of imgbuild."""
