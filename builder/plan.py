@@ -1,0 +1,101 @@
+"""Cell and lock -> Recipe: which layers, in which order, with which environment and labels.
+
+Knows no engine and no file format. Layers stand in the order of how seldom they change: the OS,
+then the wheels from CUDA's libraries up to the framework, then imgbuild's own runtime.
+"""
+
+from __future__ import annotations
+
+from builder.model import (
+    Account,
+    BaseKind,
+    Cell,
+    Fragment,
+    Layer,
+    Lock,
+    Matrix,
+    OsPackages,
+    Recipe,
+    Runtime,
+    Venv,
+    Wheels,
+)
+
+VENV = "/opt/venv"
+RUNTIME = "/opt/imgbuild/runtime"
+# uid 1000 is what single-user hosts map; group 0 lets an arbitrary uid (OpenShift) write its home.
+USER = Account(name="imgbuild", uid=1000, home="/home/imgbuild")
+LABEL_PREFIX = "io.imgbuild"
+
+
+def plan(matrix: Matrix, cell: Cell, lock: Lock, *, uv_lock: str, kind: BaseKind) -> Recipe:
+    """Lay out the image of `cell` on a base of `kind`; `lock` is that of `cell.closure(kind)`."""
+    registry = kind is BaseKind.REGISTRY
+    os_name = cell.os_name if registry else cell.bootstrap_os_name
+    os = cell.os if registry else cell.bootstrap_os
+    why = {layer.name: layer.why for layer in matrix.layers}
+    why["framework"] = f"{cell.framework.title} itself, which changes most often"
+    index = cell.build.index
+    layers = [
+        Layer(
+            name="os",
+            why="packages of the distribution, and the user that the image runs as",
+            steps=(OsPackages(names=cell.framework.packages[os.family]), USER),
+        ),
+    ]
+    for number, part in enumerate(lock.layers):
+        pinned = {name for name, _ in part.pins}
+        wanted = index if index and pinned & set(index.packages) else None
+        wheels = Wheels(lock=part.path, digest=part.digest, index=wanted.url if wanted else None)
+        last = part is lock.layers[-1]
+        fragment = (Fragment(template=f"frameworks/{cell.framework_name}.j2"),) if last else ()
+        venv = (Venv(path=VENV),) if number == 0 else ()
+        layers.append(Layer(name=part.name, why=why[part.name], steps=(*venv, wheels, *fragment)))
+    layers.append(Layer(name="runtime", why="imgbuild's own part", steps=(Runtime(path=RUNTIME),)))
+    server = cell.framework.server
+    python = f"{VENV}/bin/python3"
+    return Recipe(
+        cell=cell,
+        kind=kind,
+        os_name=os_name,
+        os=os,
+        base=cell.stack.bases.get(os_name, os.image) if registry else os.image,
+        lock=lock,
+        uv_lock=uv_lock,
+        layers=tuple(layers),
+        venv=VENV,
+        user=USER,
+        env=tuple(sorted({**cell.stack.env, **cell.framework.env}.items())),
+        labels=_labels(cell, lock, os_name),
+        entrypoint=("tini", "--", python, f"{RUNTIME}/entrypoint.py", *server.command, "--"),
+        health=(python, f"{RUNTIME}/health.py", str(server.port), server.health),
+        port=server.port,
+    )
+
+
+def _labels(cell: Cell, lock: Lock, os_name: str) -> tuple[tuple[str, str], ...]:
+    """Labels that are known before a build; engines add created, revision and the base."""
+    gpu = cell.gpu
+    on = gpu.title if gpu else cell.stack.title
+    description = f"{cell.framework.title} {cell.release.version} for {on}"
+    labels = {
+        "org.opencontainers.image.title": cell.id,
+        "org.opencontainers.image.description": description,
+        "org.opencontainers.image.version": cell.release.version,
+        "org.opencontainers.image.licenses": cell.framework.license,
+        "org.opencontainers.image.url": cell.framework.url,
+        "org.opencontainers.image.source": cell.framework.url,
+        "org.opencontainers.image.documentation": cell.framework.url,
+        "org.opencontainers.image.revision": f"v{cell.release.version}",
+        "org.opencontainers.image.vendor": "imgbuild",
+        "org.opencontainers.image.authors": f"{cell.framework.title}'s authors; image by imgbuild",
+        "org.opencontainers.image.ref.name": cell.tag,
+        f"{LABEL_PREFIX}.cell": cell.id,
+        f"{LABEL_PREFIX}.lock": lock.closure_id,
+        f"{LABEL_PREFIX}.os": os_name,
+    }
+    if cell.stack.driver:
+        labels[f"{LABEL_PREFIX}.driver"] = f">={cell.stack.driver}"
+    if gpu:
+        labels[f"{LABEL_PREFIX}.sm"] = gpu.sm
+    return tuple(sorted(labels.items()))

@@ -1,0 +1,89 @@
+"""images/: write what was rendered, or say how what stands there differs."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from builder.render.text import RenderedImage
+
+# Folders below images/ that are no cell's.
+_OTHERS = {"locks", "wheels"}
+
+
+def write(images: Path, rendered: Iterable[RenderedImage]) -> list[Path]:
+    """Write each file that differs, whole or not at all; returns those."""
+    changed = []
+    for image in rendered:
+        for name, text in image.files.items():
+            file = images / image.cell_id / name
+            if _text(file) != text:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                _replace(file, text)
+                changed.append(file)
+    return changed
+
+
+def check(images: Path, rendered: Iterable[RenderedImage], *, orphans: bool) -> str:
+    """Unified diff from what stands in `images` to what was rendered; "" when nothing differs.
+
+    With `orphans`, files that no rendered image owns count as drift too.
+    """
+    parts: list[str] = []
+    owned: set[Path] = set()
+    for image in rendered:
+        for name, text in image.files.items():
+            file = images / image.cell_id / name
+            owned.add(file)
+            parts += _diff(_text(file), text, file)
+    if orphans:
+        for file in _files(images):
+            if file not in owned:  # empty ones and those that are no text have no diff
+                parts += list(_diff(_text(file), None, file)) or [f"--- a/{file}\n+++ /dev/null\n"]
+    return "".join(parts)
+
+
+def _files(images: Path) -> Iterator[Path]:
+    for folder in sorted(images.iterdir()) if images.is_dir() else ():
+        if folder.is_dir() and folder.name not in _OTHERS:
+            yield from sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def _diff(old: str | None, new: str | None, file: Path) -> Iterator[str]:
+    return difflib.unified_diff(
+        _lines(old or ""),
+        _lines(new or ""),
+        "/dev/null" if old is None else f"a/{file}",
+        "/dev/null" if new is None else f"b/{file}",
+    )
+
+
+def _lines(text: str) -> list[str]:
+    lines = re.findall(r"[^\n]*\n|[^\n]+\Z", text)
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n\\ No newline at end of file\n"
+    return lines
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_bytes().decode("utf-8")  # read_text() would hide CRLF
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+
+
+def _replace(file: Path, text: str) -> None:
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+    aside = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as output:
+            output.write(text)
+        aside.chmod(0o644)
+        aside.replace(file)
+    except BaseException:
+        aside.unlink()
+        raise
