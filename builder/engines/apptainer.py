@@ -1,0 +1,168 @@
+"""Apptainer: a SIF from the rendered definition, or from an image of another engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from builder import proc
+from builder.engines import host, registry
+from builder.engines.base import (
+    CONTENT_LABEL,
+    Archive,
+    Base,
+    BuildRequest,
+    Container,
+    Image,
+    Naming,
+    OnLine,
+    Run,
+)
+from builder.errors import BuildError
+from builder.model import BaseKind
+from builder.proc import Command, Result
+
+# zstd 3 takes a fifth of the default gzip's time for the same size.
+_SQUASHFS = "-comp zstd -Xcompression-level 3"
+_SITE_FOLDER = "/mnt"  # exists in every base, so that a bind needs no folder made
+
+
+class Apptainer:
+    """SIF images for HPC hosts. `folder` is where they are written and looked for."""
+
+    name = "apptainer"
+    file = "apptainer.def"
+    site_folder = "/opt/imgbuild/build/site"  # what the definition removes at its end
+
+    def __init__(self, folder: Path = Path("dist")) -> None:
+        self._folder = folder
+
+    def problem(self) -> str | None:
+        return None if proc.find("apptainer") else "apptainer not installed"
+
+    def find(self, naming: Naming) -> Image | None:
+        image = self.latest(naming)
+        if image is None:
+            return None
+        shown = self._capture("inspect", "--labels", "--json", image.reference, check=False)
+        if shown.code:
+            return None
+        attributes = json.loads(shown.stdout)["data"]["attributes"]
+        content = attributes.get("labels", {}).get(CONTENT_LABEL)
+        return image if content == naming.content else None
+
+    def latest(self, naming: Naming) -> Image | None:
+        file = self._file(naming)
+        return Image(reference=str(file), size=file.stat().st_size) if file.is_file() else None
+
+    def pull(self, reference: str, *, refresh: bool) -> Base:  # noqa: ARG002 - nothing is kept
+        # A definition pulls while it builds.
+        registry.reach(reference)
+        return Base(kind=BaseKind.REGISTRY, name=reference, digest="", source=f"docker:{reference}")
+
+    def load(self, archive: Archive) -> Base:
+        return archive.base(f"oci-archive:{archive.path}")
+
+    def build(self, request: BuildRequest, on_line: OnLine) -> Image:
+        definition = request.context / "apptainer.def"
+        text = definition.read_text(encoding="utf-8")
+        lines = "".join(f"    {name} {value}\n" for name, value in sorted(request.labels.items()))
+        definition.write_text(text.replace("%labels\n", f"%labels\n{lines}", 1), encoding="utf-8")
+        bootstrap, _, source = request.base.source.partition(":")
+        if bootstrap == "oci-archive":
+            # A SIF remembers what it was made from: a name, not a path of this host.
+            (request.context / "base.tar").symlink_to(source)
+            source = "base.tar"
+        options = ["--build-arg", f"BOOTSTRAP={bootstrap}", "--build-arg", f"FROM={source}"]
+        options += ["--bind", f"{request.secret.parent}:{_SITE_FOLDER}:ro"]
+        return self._build(request.naming, definition.name, options, request.context, on_line)
+
+    def convert(self, naming: Naming, source: str, on_line: OnLine) -> Image:
+        """A SIF of what `source` names, as "oci-archive:FILE"."""
+        return self._build(naming, source, [], None, on_line)
+
+    def _build(
+        self, naming: Naming, source: str, options: list[str], cwd: Path | None, on_line: OnLine
+    ) -> Image:
+        target = self._file(naming).absolute()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Aside and renamed: a SIF of that name is always whole.
+        aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        args = ("apptainer", "build", "--force", "--disable-cache", "--mksquashfs-args", _SQUASHFS)
+        try:
+            proc.stream(
+                Command(
+                    args=(*args, *options, str(aside), source), env=host.apptainer_env(), cwd=cwd
+                ),
+                on_line,
+            )
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+        return Image(reference=str(self._file(naming)), size=target.stat().st_size)
+
+    def tag(self, image: Image, naming: Naming) -> tuple[str, ...]:  # noqa: ARG002 - it is a file
+        return (image.reference,)
+
+    def call(
+        self, image: str, args: tuple[str, ...], env: Mapping[str, str], *, gpus: bool
+    ) -> Result:
+        options = [*_CONTAINED, *_environment(env), *(("--nv",) if gpus else ())]
+        return self._capture("exec", *options, image, *args, check=False)
+
+    def start(self, run: Run) -> Container:
+        port = host.free_port()
+        options = [*_CONTAINED, *_environment(run.env), *(("--nv",) if run.gpus else ())]
+        for folder, target in run.mounts.items():
+            options += ["--bind", f"{folder}:{target}:ro"]
+        folder = Path(tempfile.mkdtemp(prefix="imgbuild-sif-"))
+        command = ("apptainer", "run", *options, run.image, *run.arguments(port))
+        log = folder / "log"
+        process = proc.spawn(Command(args=command, env=host.apptainer_env()), log)
+        return _ApptainerProcess(process, log, f"http://127.0.0.1:{port}")
+
+    def _file(self, naming: Naming) -> Path:
+        return self._folder / f"{naming.cell_id}.sif"
+
+    def _capture(self, *args: str, check: bool = True) -> Result:
+        command = Command(args=("apptainer", *args), env=host.apptainer_env(), timeout=300)
+        return proc.capture(command, check=check)
+
+
+# As strict as a cluster may be: no home, no host folders, no host environment.
+_CONTAINED = ("--containall", "--no-home", "--cleanenv")
+
+
+def _environment(env: Mapping[str, str]) -> list[str]:
+    return [part for name, value in env.items() for part in ("--env", f"{name}={value}")]
+
+
+class _ApptainerProcess:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, url: str) -> None:
+        self.url = url
+        self._process = process
+        self._log = log
+
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def stop(self, timeout: float) -> int:
+        self._process.terminate()
+        try:
+            return self._process.wait(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise BuildError(f"the server ignored SIGTERM for {timeout:g} s") from None
+
+    def remove(self) -> None:
+        with suppress(ProcessLookupError):
+            proc.end_group(self._process)
+        self._log.unlink(missing_ok=True)
+        self._log.parent.rmdir()

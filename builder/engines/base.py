@@ -1,0 +1,165 @@
+"""What an engine is: one Protocol that BuildKit, Buildah and Apptainer answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from builder.model import BaseKind
+from builder.proc import Result
+
+OnLine = Callable[[str], None]
+# Our labels beside the OCI ones, set at build time.
+CONTENT_LABEL = "io.imgbuild.content"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """The names of one image: a repository, a tag that says the version, the cell, the content."""
+
+    repository: str
+    cell_id: str
+    version_tag: str
+    content: str  # 12 hex digits over all that decides the image
+    extra: tuple[str, ...] = ()
+
+    @property
+    def content_reference(self) -> str:
+        return f"{self.repository}:{self.cell_id}-{self.content}"
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All tags, the most telling first. A tag of the user's may name a repository too."""
+        extra = tuple(
+            tag if ":" in tag.rpartition("/")[2] else f"{self.repository}:{tag}"
+            for tag in self.extra
+        )
+        own = (f"{self.repository}:{self.version_tag}", f"{self.repository}:{self.cell_id}")
+        return (*own, self.content_reference, *extra)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A base image that an engine can build on."""
+
+    kind: BaseKind
+    name: str  # for people and labels
+    digest: str  # of its manifest; "" where the engine does not know it
+    source: str  # what this engine's FROM takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """A bootstrapped base as an OCI archive, and the digest of its manifest."""
+
+    path: Path
+    name: str  # as "localhost/imgbuild-base:debian12-<key>"
+    digest: str
+
+    def base(self, source: str) -> Base:
+        """This archive as a base that an engine knows as `source`."""
+        return Base(kind=BaseKind.BOOTSTRAP, name=self.name, digest=self.digest, source=source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """One image to build. The context holds all files that the recipe needs, and no others."""
+
+    naming: Naming
+    context: Path
+    base: Base
+    labels: Mapping[str, str]
+    secret: Path  # the site's script; also the only file of its folder
+    epoch: int  # seconds; the time that the image and its files bear
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """An image that an engine has."""
+
+    reference: str  # a tag, or the path of a SIF
+    size: int  # bytes, as the engine counts them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A container to start; "{host}" and "{port}" in `args` become where its server listens."""
+
+    image: str
+    args: tuple[str, ...]
+    port: int  # inside, where the container has a network of its own
+    env: Mapping[str, str] = field(default_factory=dict)
+    mounts: Mapping[Path, str] = field(
+        default_factory=dict
+    )  # host folder -> path inside, read-only
+    shm_mb: int = 64
+    gpus: bool = False
+
+    def arguments(self, port: int, host: str = "127.0.0.1") -> list[str]:
+        """`args` with the address filled in."""
+        return [arg.replace("{port}", str(port)).replace("{host}", host) for arg in self.args]
+
+
+class Container(Protocol):
+    """A running container with one server in it."""
+
+    url: str
+
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+
+    def log(self) -> str:
+        """All that it printed so far."""
+
+    def stop(self, timeout: float) -> int:
+        """SIGTERM, wait, return the exit code; raises BuildError after `timeout` seconds."""
+
+    def remove(self) -> None:
+        """Leave nothing behind, whatever state it is in."""
+
+
+@runtime_checkable
+class Exporter(Protocol):
+    """An engine whose images Apptainer can take over."""
+
+    def archive(self, image: Image, target: Path) -> str:
+        """Write an image to the file `target`; returns Apptainer's name of it."""
+
+
+class Engine(Protocol):
+    """Builds, finds and runs images. Every method raises BuildError with the engine's words."""
+
+    name: str
+    file: str  # the rendered file that it builds from
+    site_folder: str  # where a build step keeps the site's files: on no layer
+
+    def problem(self) -> str | None:
+        """Why it cannot be used on this host, or None."""
+
+    def find(self, naming: Naming) -> Image | None:
+        """The image with exactly this content, if it is here."""
+
+    def latest(self, naming: Naming) -> Image | None:
+        """The image that bears the cell's own tag, whatever its content."""
+
+    def pull(self, reference: str, *, refresh: bool) -> Base:
+        """A base from a registry, or the local copy of one unless `refresh`."""
+
+    def load(self, archive: Archive) -> Base:
+        """A bootstrapped base."""
+
+    def build(self, request: BuildRequest, on_line: OnLine) -> Image:
+        """Build and tag."""
+
+    def tag(self, image: Image, naming: Naming) -> tuple[str, ...]:
+        """Give an image all names of `naming` that this engine keeps; returns them."""
+
+    def call(
+        self, image: str, args: tuple[str, ...], env: Mapping[str, str], *, gpus: bool
+    ) -> Result:
+        """Run one command in a new container to its end; never raises for its exit code."""
+
+    def start(self, run: Run) -> Container:
+        """Start a server in the background."""

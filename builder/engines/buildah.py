@@ -1,0 +1,196 @@
+"""Buildah builds, Podman runs; both without a daemon, on one image store."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from builder import proc
+from builder.engines import host
+from builder.engines.base import (
+    Archive,
+    Base,
+    BuildRequest,
+    Container,
+    Image,
+    Naming,
+    OnLine,
+    Run,
+)
+from builder.errors import BuildError
+from builder.model import BaseKind
+from builder.proc import Command, Result
+
+
+class Buildah:
+    """Daemonless building, the embedded default."""
+
+    name = "buildah"
+    file = "Dockerfile"
+    site_folder = "/run/site"
+
+    def problem(self) -> str | None:
+        missing = [program for program in ("buildah", "podman") if not proc.find(program)]
+        return f"{' and '.join(missing)} not installed" if missing else None
+
+    def find(self, naming: Naming) -> Image | None:
+        return self._image(naming.content_reference)
+
+    def latest(self, naming: Naming) -> Image | None:
+        return self._image(f"{naming.repository}:{naming.cell_id}")
+
+    def pull(self, reference: str, *, refresh: bool) -> Base:
+        if refresh or self._image(reference, prefix="") is None:
+            self._capture("buildah", "pull", "--quiet", "--policy", "always", reference)
+        found = self._capture("buildah", "images", "--json", reference).stdout
+        digest = json.loads(found)[0].get("digest", "")
+        return Base(kind=BaseKind.REGISTRY, name=reference, digest=digest, source=reference)
+
+    def load(self, archive: Archive) -> Base:
+        if self._image(archive.name, prefix="") is None:
+            identity = self._capture(
+                "buildah", "pull", "--quiet", f"oci-archive:{archive.path}"
+            ).stdout.split()[-1]
+            self._capture("buildah", "tag", identity, archive.name)
+        return archive.base(archive.name)
+
+    def build(self, request: BuildRequest, on_line: OnLine) -> Image:
+        args = ["buildah", "build", "--layers", "--force-rm", "--format", "docker"]
+        args += ["--network", "host"]
+        args += _isolation()
+        args += ["--pull=never", "--timestamp", str(request.epoch)]
+        args += ["--build-arg", f"BASE={request.base.source}"]
+        # Buildah 1.28 mounts a cached stage as if it had done nothing: never let it be cached.
+        args += ["--build-arg", f"TOOLS={secrets.token_hex(8)}"]
+        args += ["--secret", f"id=site,src={request.secret}"]
+        for name, value in sorted(request.labels.items()):
+            args += ["--label", f"{name}={value}"]
+        for reference in request.naming.references:
+            args += ["--tag", _local(reference)]
+        args += ["--file", str(request.context / "Dockerfile"), str(request.context)]
+        proc.stream(Command(args=tuple(args), env=host.containers_env()), on_line)
+        # What the uncached stage left in the store would grow with every build. One that is in use,
+        # by another build or by what an interrupted one left, stays until the next time.
+        stage = ("--filter", "label=io.imgbuild.stage=tools")
+        prune = ("podman", "image", "prune", "--force", *stage)
+        proc.capture(Command(args=prune, env=host.containers_env(), timeout=60), check=False)
+        image = self.find(request.naming)
+        if image is None:
+            raise BuildError(
+                f"buildah built {request.naming.content_reference}, but it is not there"
+            )
+        return image
+
+    def tag(self, image: Image, naming: Naming) -> tuple[str, ...]:
+        self._capture("buildah", "tag", image.reference, *map(_local, naming.references))
+        return naming.references
+
+    def call(
+        self, image: str, args: tuple[str, ...], env: Mapping[str, str], *, gpus: bool
+    ) -> Result:
+        command = [
+            "podman",
+            "run",
+            "--rm",
+            "--no-healthcheck",
+            "--network",
+            "none",
+            "--entrypoint",
+            args[0],
+        ]
+        command += [*_environment(env), *_gpus(gpus=gpus), image, *args[1:]]
+        return proc.capture(
+            Command(args=tuple(command), env=host.containers_env(), timeout=300), check=False
+        )
+
+    def start(self, run: Run) -> Container:
+        # The host's network: Podman's own needs firewall tools that small hosts do not have.
+        port = host.free_port()
+        command = ["podman", "run", "--detach", "--no-healthcheck", "--network", "host"]
+        command += ["--shm-size", f"{run.shm_mb}m", *_environment(run.env), *_gpus(gpus=run.gpus)]
+        for folder, target in run.mounts.items():
+            command += ["--volume", f"{folder}:{target}:ro"]
+        command += [run.image, *run.arguments(port)]
+        identity = self._capture(*command).stdout.split()[-1]
+        return _PodmanContainer(identity, f"http://127.0.0.1:{port}")
+
+    def archive(self, image: Image, target: Path) -> str:
+        """Write an image as an OCI archive for Apptainer; returns its transport name."""
+        self._capture(
+            "buildah", "push", "--quiet", "--disable-compression", "--format", "oci",
+            image.reference, f"oci-archive:{target}",
+        )  # fmt: skip
+        return f"oci-archive:{target}"
+
+    def _image(self, reference: str, prefix: str = "localhost/") -> Image | None:
+        name = prefix + reference if "/" not in reference else reference
+        found = proc.capture(
+            Command(args=("buildah", "images", "--json", name), env=host.containers_env()),
+            check=False,
+        )
+        if found.code:
+            return None
+        row = json.loads(found.stdout)[0]
+        return Image(reference=name, size=_bytes(row["size"]))
+
+    def _capture(self, *args: str) -> Result:
+        return proc.capture(Command(args=args, env=host.containers_env(), timeout=900))
+
+
+class _PodmanContainer:
+    def __init__(self, identity: str, url: str) -> None:
+        self.url = url
+        self._identity = identity
+
+    def exit_code(self) -> int | None:
+        state = json.loads(self._podman("inspect", "--format", "{{json .State}}").stdout)
+        return None if state["Running"] else int(state["ExitCode"])
+
+    def log(self) -> str:
+        result = self._podman("logs")
+        return result.stdout + result.stderr
+
+    def stop(self, timeout: float) -> int:
+        self._podman("kill", "--signal", "TERM")
+        command = ("podman", "wait", self._identity)
+        done = proc.capture(Command(args=command, env=host.containers_env(), timeout=timeout))
+        return int(done.stdout.split()[-1])
+
+    def remove(self) -> None:
+        self._podman("rm", "--force", "--time", "0")
+
+    def _podman(self, *args: str) -> Result:
+        command = Command(
+            args=("podman", *args, self._identity), env=host.containers_env(), timeout=60
+        )
+        return proc.capture(command, check=False)
+
+
+def _isolation() -> list[str]:
+    """As root a real runtime (runc takes every cgroup layout), else a chroot."""
+    if not host.is_root():
+        return ["--isolation", "chroot"]
+    return ["--runtime", "runc"] if shutil.which("runc") else []
+
+
+def _environment(env: Mapping[str, str]) -> list[str]:
+    return [part for name, value in env.items() for part in ("--env", f"{name}={value}")]
+
+
+def _gpus(*, gpus: bool) -> list[str]:
+    return ["--device", "nvidia.com/gpu=all"] if gpus else []
+
+
+def _local(reference: str) -> str:
+    return reference if "/" in reference else f"localhost/{reference}"
+
+
+def _bytes(size: str | int) -> int:
+    """Buildah before 1.30 gives sizes as "3.56 GB"."""
+    if isinstance(size, int):
+        return size
+    number, unit = size.split()
+    return int(float(number) * 1000 ** ("B", "KB", "MB", "GB", "TB").index(unit.upper()))

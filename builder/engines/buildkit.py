@@ -1,0 +1,182 @@
+"""BuildKit through `docker buildx`; found, tagged and run through the daemon's API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder import proc
+from builder.engines.base import (
+    Archive,
+    Base,
+    BuildRequest,
+    Container,
+    Image,
+    Naming,
+    OnLine,
+    Run,
+)
+from builder.errors import BuildError
+from builder.model import BaseKind
+from builder.proc import Command, Result
+
+if TYPE_CHECKING:
+    import docker
+    from docker.models.containers import Container as DockerContainer
+
+
+_PROBE_SECONDS = 5  # a daemon that hangs must not hang us
+
+
+class BuildKit:
+    """Docker's own builder."""
+
+    name = "docker"
+    file = "Dockerfile"
+    site_folder = "/run/site"
+
+    def problem(self) -> str | None:
+        if not proc.find("docker"):
+            return "docker not installed"
+        import docker  # noqa: PLC0415 - a third of a second that other engines need not pay
+
+        try:
+            docker.from_env(timeout=_PROBE_SECONDS).ping()
+            buildx = Command(args=("docker", "buildx", "version"), timeout=_PROBE_SECONDS)
+            return "docker has no buildx plugin" if proc.capture(buildx, check=False).code else None
+        except (docker.errors.DockerException, OSError, BuildError):
+            return "no Docker daemon answers"
+
+    @cached_property
+    def _client(self) -> docker.DockerClient:
+        import docker  # noqa: PLC0415
+
+        return docker.from_env(timeout=300)
+
+    def find(self, naming: Naming) -> Image | None:
+        return self._image(naming.content_reference)
+
+    def latest(self, naming: Naming) -> Image | None:
+        return self._image(f"{naming.repository}:{naming.cell_id}")
+
+    def pull(self, reference: str, *, refresh: bool) -> Base:
+        if refresh or self._image(reference) is None:
+            proc.capture(Command(args=("docker", "pull", "--quiet", reference), timeout=900))
+        digests = self._inspect(reference).get("RepoDigests") or [""]
+        return Base(
+            kind=BaseKind.REGISTRY,
+            name=reference,
+            digest=digests[0].rpartition("@")[2],
+            source=reference,
+        )
+
+    def load(self, archive: Archive) -> Base:
+        if self._image(archive.name) is None:
+            proc.capture(
+                Command(args=("docker", "load", "--input", str(archive.path)), timeout=900)
+            )
+        return archive.base(archive.name)
+
+    def build(self, request: BuildRequest, on_line: OnLine) -> Image:
+        args = ["docker", "buildx", "build", "--progress", "plain", "--load", "--provenance=false"]
+        args += ["--build-arg", f"BASE={request.base.source}"]
+        args += ["--build-arg", f"SOURCE_DATE_EPOCH={request.epoch}"]
+        args += ["--secret", f"id=site,src={request.secret}"]
+        for name, value in sorted(request.labels.items()):
+            args += ["--label", f"{name}={value}"]
+        for reference in request.naming.references:
+            args += ["--tag", reference]
+        args += ["--file", str(request.context / "Dockerfile"), str(request.context)]
+        proc.stream(Command(args=tuple(args)), on_line)
+        image = self.find(request.naming)
+        if image is None:
+            raise BuildError(
+                f"buildx built {request.naming.content_reference}, but it is not there"
+            )
+        return image
+
+    def tag(self, image: Image, naming: Naming) -> tuple[str, ...]:
+        handle = self._client.images.get(image.reference)
+        for reference in naming.references:
+            handle.tag(reference)
+        return naming.references
+
+    def call(
+        self, image: str, args: tuple[str, ...], env: Mapping[str, str], *, gpus: bool
+    ) -> Result:
+        command = ["docker", "run", "--rm", "--network", "none", "--entrypoint", args[0]]
+        command += [part for name, value in env.items() for part in ("--env", f"{name}={value}")]
+        command += ["--gpus", "all"] if gpus else []
+        return proc.capture(Command(args=(*command, image, *args[1:]), timeout=300), check=False)
+
+    def start(self, run: Run) -> Container:
+        import docker  # noqa: PLC0415
+
+        everything = docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])
+        inside = f"{run.port}/tcp"
+        try:
+            handle = self._client.containers.run(
+                run.image,
+                run.arguments(run.port, host="0.0.0.0"),  # noqa: S104 - inside; published on loopback
+                detach=True,
+                environment=dict(run.env),
+                volumes={str(p): {"bind": t, "mode": "ro"} for p, t in run.mounts.items()},
+                ports={inside: ("127.0.0.1", 0)},  # any free port
+                shm_size=f"{run.shm_mb}m",
+                device_requests=[everything] if run.gpus else None,
+            )
+            handle.reload()
+            port = (handle.ports[inside] or [])[0]["HostPort"]
+        except docker.errors.APIError as error:
+            raise BuildError(f"docker cannot start {run.image}: {error.explanation}") from None
+        return _DockerContainer(handle, f"http://127.0.0.1:{port}")
+
+    def archive(self, image: Image, target: Path) -> str:
+        """Write an image as an archive for Apptainer; returns its transport name."""
+        proc.capture(
+            Command(args=("docker", "save", "--output", str(target), image.reference), timeout=900)
+        )
+        return f"docker-archive:{target}"
+
+    def _image(self, reference: str) -> Image | None:
+        import docker  # noqa: PLC0415
+
+        try:
+            return Image(reference=reference, size=int(self._inspect(reference)["Size"]))
+        except docker.errors.ImageNotFound:
+            return None
+
+    def _inspect(self, reference: str) -> dict[str, Any]:
+        return dict(self._client.images.get(reference).attrs)
+
+
+class _DockerContainer:
+    def __init__(self, handle: DockerContainer, url: str) -> None:
+        self.url = url
+        self._handle = handle
+
+    def exit_code(self) -> int | None:
+        self._handle.reload()
+        state = self._handle.attrs["State"]
+        return None if state["Running"] else int(state["ExitCode"])
+
+    def log(self) -> str:
+        return self._handle.logs().decode(errors="replace")
+
+    def stop(self, timeout: float) -> int:
+        import requests  # noqa: PLC0415 - the docker SDK's own transport
+
+        self._handle.kill("SIGTERM")
+        try:
+            return int(self._handle.wait(timeout=timeout)["StatusCode"])
+        except requests.exceptions.RequestException:
+            raise BuildError(f"the server ignored SIGTERM for {timeout:g} s") from None
+
+    def remove(self) -> None:
+        import docker  # noqa: PLC0415
+
+        with suppress(docker.errors.NotFound):
+            self._handle.remove(force=True)
