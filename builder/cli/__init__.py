@@ -1,0 +1,121 @@
+"""The command line: one thin module a verb, loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+
+import click
+
+from builder import __version__
+from builder.errors import ImgbuildError, nearest
+
+# Verb -> what `imgbuild --help` says of it. The module of a verb has its name.
+VERBS = {
+    "lock": "Resolve and hash-lock the wheels of each cell.",
+    "render": "Write images/<cell>/ from matrix.yaml, or check it.",
+    "build": "Build the images of cells.",
+    "sif": "Make Apptainer images of built ones.",
+    "smoke": "Prove built images by serving a tiny model.",
+    "doctor": "Show engines, GPU and site as imgbuild sees them.",
+}
+
+
+class _Verbs(click.Group):
+    """Loads a verb's module only when that verb runs: `--help` stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        if name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"builder.cli.{name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in VERBS:
+            ctx.fail(f"no command {args[0]!r}; {nearest(args[0], VERBS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
+@click.option("-v", "--verbose", is_flag=True, help="Show each command that runs.")
+def imgbuild(*, verbose: bool) -> None:
+    """LLM-inference images from one matrix.yaml, for Docker and Apptainer.
+
+    A cell is <stack>-<framework>[-<gpu>][-<os>], as cuda13.0-vllm-h100. SEL picks cells by id or
+    glob, several with commas; without it every published cell is taken.
+    """
+    if verbose:
+        import logging  # noqa: PLC0415
+
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
+def _end(number: int, _: object) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def main() -> None:
+    """Run, and turn every error into one line and an exit code."""
+    # What a scheduler, a CI runner and a closed terminal send ends a build as cleanly as Ctrl-C.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish stands
+            signal.signal(number, _end)
+    try:
+        code = imgbuild.main(prog_name="imgbuild", standalone_mode=False)
+    except BaseException as error:
+        code = _tell(error)
+    sys.exit(code)
+
+
+def _tell(error: BaseException) -> int:
+    """Say in one line what went wrong; returns the exit code."""
+    match error:
+        case ImgbuildError():
+            for line in getattr(error, "tail", ()):
+                click.echo(f"  | {line}", err=True)
+            click.echo(getattr(error, "diff", ""), nl=False)
+            click.echo(f"imgbuild: {error}", err=True)
+            return error.exit_code
+        case click.ClickException():
+            error.show()
+            return error.exit_code
+        case KeyboardInterrupt() | click.Abort():
+            click.echo("imgbuild: interrupted", err=True)
+            return 130
+        case BrokenPipeError():
+            sys.stderr.close()  # the reader went away; Python would complain about it once more
+            return 0
+        case OSError():
+            # A full disk or a folder that cannot be written is the host's business, no defect.
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"imgbuild: {where}{error.strerror or error}", err=True)
+            return 1
+    return _defect(error)
+
+
+def _defect(error: BaseException) -> int:
+    """An error that nobody foresaw: keep its traceback for a report, show one line."""
+    import traceback  # noqa: PLC0415
+
+    from builder.engines.host import state_dir  # noqa: PLC0415
+
+    text = "".join(traceback.format_exception(error))
+    file = state_dir() / "defect.log"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError:
+        click.echo(text, err=True)  # better on the terminal than lost
+    click.echo(f"imgbuild: a defect of imgbuild: {error!r}; please report {file}", err=True)
+    return 1

@@ -1,0 +1,102 @@
+"""`imgbuild build`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import click
+
+from builder import engines, site
+from builder.build import Builder, BuildResult, Options, Progress
+from builder.cli import options
+from builder.cli.progress import display
+from builder.engines.apptainer import Apptainer
+from builder.errors import UserError
+from builder.model import BaseKind
+from builder.prepare import Workbench
+
+
+@click.command("build")
+@options.file
+@options.select
+@options.engine("auto", *engines.ENGINES)
+@click.option(
+    "--base",
+    type=click.Choice(["auto", *(kind.value for kind in BaseKind)]),
+    default="auto",
+    show_default=True,
+    help="Where base images come from; auto bootstraps one where no registry answers.",
+)
+@click.option(
+    "--tag", "tags", multiple=True, metavar="T", help="One more tag, or NAME:TAG. Repeatable."
+)
+@click.option("--force", is_flag=True, help="Build also what is there unchanged.")
+@click.option("--refresh-base", is_flag=True, help="Pull or bootstrap the base anew.")
+@options.sif_folder
+@options.as_json
+def command(
+    file: Path | None,
+    selector: str | None,
+    engine: str,
+    base: str,
+    tags: tuple[str, ...],
+    *,
+    output: Path,
+    force: bool,
+    refresh_base: bool,
+    as_json: bool,
+) -> None:
+    """Build cells, those first that stand first in matrix.yaml; the unchanged are left alone.
+
+    Mirrors, proxies, CA and wheel folders of this site are found from pip's, uv's, apt's and TLS
+    settings and used while building only. Exit codes: 1 a build failed, 2 a mistake in what was
+    asked, 130 interrupted.
+    """
+    project, matrix, cells = options.load(file, selector)
+    if tags and engine == Apptainer.name:
+        raise UserError("--tag: a SIF has no tags, its name is its file's", hint="see --output")
+    for tag in tags:
+        _check_tag(tag)
+    chosen = Apptainer(output) if engine == Apptainer.name else engines.choose(engine)
+    engines.require(chosen)
+    builder = Builder(Workbench(project, matrix), chosen, site.discover())
+    wanted = Options(
+        base=None if base == "auto" else BaseKind(base),
+        extra_tags=tags,
+        force=force,
+        refresh_base=refresh_base,
+    )
+    results = []
+    for cell in cells:
+        with display(cell.id) as shown:
+            result = builder.build(cell, wanted, Progress(step=shown.step, line=shown.line))
+        results.append(result)
+        if not as_json:
+            click.echo(_told(result))
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(result) for result in results], indent=2))
+
+
+_TAG = re.compile(r"^(?:[a-z0-9][a-zA-Z0-9._:/-]*:)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")
+
+
+def _check_tag(tag: str) -> None:
+    if not _TAG.match(tag):
+        raise UserError(f"--tag: {tag!r} is no tag", hint="give T or NAME:T")
+    if tag.rpartition(":")[2] == "latest":
+        raise UserError("--tag: latest names another image every week", hint="give a version")
+
+
+def _told(result: BuildResult) -> str:
+    if not result.changed:
+        return (
+            f"{result.cell_id}: unchanged, {result.references[0]} is up to date ({result.content})"
+        )
+    size = result.image.size / 1e9
+    return (
+        f"{result.cell_id}: built {', '.join(result.references)} on a {result.base} base, "
+        f"{size:.2f} GB, in {result.seconds:.0f} s"
+    )

@@ -1,0 +1,75 @@
+"""`imgbuild lock`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from builder import lock, site
+from builder.cli import options
+from builder.cli.progress import display, say
+from builder.errors import ImgbuildError
+from builder.model import BaseKind, Cell, Closure
+
+
+@click.command("lock")
+@options.file
+@options.select
+@click.option("--check", is_flag=True, help="Ask nobody; exit 1 if a lock is missing or stale.")
+def command(file: Path | None, selector: str | None, *, check: bool) -> None:
+    """Resolve the wheels of each cell with uv and write images/locks/, pinned and hashed.
+
+    Rendering and building never resolve: what a lock names is what is installed.
+    """
+    project, matrix, cells = options.load(file, selector)
+    closures = _closures(cells)
+    if check:
+        problems = lock.check(project, matrix, closures, orphans=selector is None)
+        for problem in problems:
+            click.echo(problem)
+        if problems:
+            raise ImgbuildError(
+                "the locks are not what matrix.yaml asks", hint="run `imgbuild lock`"
+            )
+        say(f"locks: {len(closures)} closures of {len(cells)} cells are up to date")
+        return
+    profile = site.discover()
+    for closure in closures:
+        with display(closure.id) as shown, _local_wheels(profile, closure) as (folder, pins):
+            shown.step("resolving")
+            env = profile.host_env(closure.build.index, pins, folder)
+            files = lock.resolve(matrix, closure, env, profile.redact)
+        changed = lock.write(project.locks, closure.id, files)
+        click.echo(f"{closure.id}: {'written' if changed else 'unchanged'}")
+    tools = lock.resolve_tools(matrix, profile.host_env(None, {}), profile.redact)
+    lock.write_tools(project.locks, tools)
+
+
+@contextmanager
+def _local_wheels(
+    profile: site.SiteProfile, closure: Closure
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A folder with the site's own wheels of what only a special index has, and those pins."""
+    index = closure.build.index
+    exact = (wanted.partition("==") for wanted in closure.build.requirements)
+    pins = {
+        name: version for name, _, version in exact if index and version and name in index.packages
+    }
+    with tempfile.TemporaryDirectory(prefix="imgbuild-lock-") as scratch:
+        for wheel in profile.wheels(pins):
+            (Path(scratch) / wheel.name).symlink_to(wheel.resolve())
+        yield Path(scratch), pins
+
+
+def _closures(cells: tuple[Cell, ...]) -> list[Closure]:
+    """Each closure once, for every kind of base that the cells may stand on."""
+    found = {}
+    for cell in cells:
+        for kind in BaseKind:
+            closure = cell.closure(kind)
+            found[closure.id] = closure
+    return list(found.values())

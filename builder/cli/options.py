@@ -1,0 +1,52 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from builder import matrix
+from builder.model import Cell, Matrix
+from builder.project import Project
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+file = click.option(
+    "-f",
+    "--file",
+    type=click.Path(path_type=Path),
+    help="Matrix file. Default: ./matrix.yaml, else the one that came with imgbuild.",
+)
+select = click.option(
+    "--matrix", "selector", metavar="SEL", help="Cells: ids or globs, separated by commas."
+)
+sif_folder = click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("dist"),
+    show_default=True,
+    help="Folder for SIF files (apptainer only).",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def engine(*names: str) -> Callable[[_Command], _Command]:
+    """--engine, restricted to `names`."""
+    return click.option(
+        "--engine",
+        type=click.Choice(names),
+        default="auto",
+        show_default=True,
+        help="Engine to use.",
+    )
+
+
+def load(file: Path | None, selector: str | None) -> tuple[Project, Matrix, tuple[Cell, ...]]:
+    """The project, its matrix and the chosen cells."""
+    project = Project.find(file)
+    loaded = matrix.load(project.matrix_file)
+    return project, loaded, matrix.select(loaded, selector)

@@ -1,0 +1,88 @@
+"""`imgbuild smoke`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+from builder import engines
+from builder.cli import options
+from builder.cli.progress import display
+from builder.engines.apptainer import Apptainer
+from builder.engines.base import Engine
+from builder.errors import ImgbuildError, UserError
+from builder.model import Cell
+from builder.prepare import Workbench
+from builder.render import DEFINITION, DOCKERFILE
+from builder.smoke import SmokeReport, Status, smoke
+
+_MARKS = {Status.PASSED: "ok", Status.FAILED: "FAILED", Status.SKIPPED: "skipped:"}
+
+
+@click.command("smoke")
+@options.file
+@options.select
+@options.engine("auto", *engines.ENGINES)
+@click.option("--image", metavar="REF", help="Smoke this image or SIF instead of the cell's own.")
+@click.option("--static", is_flag=True, help="Leave out the checks that start a server.")
+@click.option(
+    "--timeout", default=600.0, show_default=True, help="Seconds until the server must be healthy."
+)
+@options.as_json
+def command(
+    file: Path | None,
+    selector: str | None,
+    engine: str,
+    image: str | None,
+    timeout: float,
+    *,
+    static: bool,
+    as_json: bool,
+) -> None:
+    """Start built images as a user would, ask a tiny model, compare its tokens, stop them.
+
+    The model needs no hub: its weights are computed, and so are the right answers. Exit code 1
+    when any check failed; a check that cannot run for want of a GPU fails unless left out.
+    """
+    project, matrix, cells = options.load(file, selector)
+    if image is not None and len(cells) != 1:
+        raise UserError("--image is one image", hint="say with --matrix which cell it is of")
+    bench = Workbench(project, matrix)
+    reports = []
+    for cell in cells:
+        chosen, reference = _find(bench, cell, engine, image)
+        with display(cell.id) as shown:
+            report = smoke(cell, chosen, reference, shown.step, static=static, timeout=timeout)
+        reports.append(report)
+        if not as_json:
+            _tell(report)
+    if as_json:
+        click.echo(json.dumps([_plain(report) for report in reports], indent=2))
+    failed = [report.cell_id for report in reports if not report.passed]
+    if failed:
+        raise ImgbuildError(f"smoke failed: {', '.join(failed)}")
+
+
+def _find(bench: Workbench, cell: Cell, engine: str, image: str | None) -> tuple[Engine, str]:
+    if image is None:
+        found, built, _ = engines.built(engine, bench.namings(cell, DOCKERFILE, DEFINITION))
+        return found, built.reference
+    chosen = Apptainer() if image.endswith(".sif") else engines.choose(engine)
+    engines.require(chosen)
+    return chosen, image
+
+
+def _tell(report: SmokeReport) -> None:
+    click.echo(f"{report.cell_id}: {report.image} ({report.engine})")
+    for check in report.checks:
+        first, *more = check.detail.splitlines() or [""]
+        click.echo(f"  {check.name:<11}{_MARKS[check.status]} {first} [{check.seconds:.1f} s]")
+        for line in more:
+            click.echo(f"             | {line}")
+
+
+def _plain(report: SmokeReport) -> dict[str, object]:
+    return {"passed": report.passed, **dataclasses.asdict(report)}
