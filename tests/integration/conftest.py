@@ -1,0 +1,91 @@
+"""Real engines, installed and started as a user would do it; a host that lacks root says so."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NEEDS_ADMINISTRATOR = 3  # exit code of scripts/engines.sh
+
+
+@dataclass(frozen=True)
+class Imgbuild:
+    """The installed command, run from a folder."""
+
+    folder: Path
+    env: dict[str, str]
+
+    def __call__(self, *args: str, code: int = 0, timeout: float = 1500) -> Finished:
+        """Run it and insist on its exit code."""
+        program = Path(sys.executable).with_name("imgbuild")
+        done = subprocess.run(
+            [program, *args],
+            cwd=self.folder,
+            env={**os.environ, **self.env},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return Finished(done.stdout, done.stderr)
+
+
+@dataclass(frozen=True)
+class Finished:
+    stdout: str
+    stderr: str
+
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+@functools.cache
+def engine(name: str) -> None:
+    """Install and start an engine once; skip where an administrator would have to."""
+    steps = [("install", "buildah" if name == "buildah" else name)]
+    steps += [("start", "docker")] if name == "docker" else []
+    # Every engine bootstraps its base with mmdebstrap, which comes with buildah.
+    steps += (
+        [("install", "buildah")] if name != "buildah" and not shutil.which("mmdebstrap") else []
+    )
+    for step in steps:
+        done = subprocess.run(
+            [REPOSITORY / "scripts" / "engines.sh", *step],
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        if done.returncode == NEEDS_ADMINISTRATOR:
+            pytest.skip(f"needs an administrator: {done.stdout.strip()}")
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the small project beside this file."""
+    target = tmp_path / "project"
+    shutil.copytree(Path(__file__).parent / "project", target)
+    return target
+
+
+@pytest.fixture
+def imgbuild() -> Callable[..., Imgbuild]:
+    """Make the command for a folder: imgbuild(folder, NAME="value")."""
+
+    def make(folder: Path, **env: str) -> Imgbuild:
+        return Imgbuild(folder, env)
+
+    return make

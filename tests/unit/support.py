@@ -1,0 +1,50 @@
+"""What several unit tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from builder import lock as locks
+from builder import matrix as matrices
+from builder.model import BaseKind, Cell, Matrix, Recipe
+from builder.plan import plan
+from builder.project import Project
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Forbidden(BaseException):
+    """No Exception: code under test that forgives errors must not forgive this one."""
+
+
+def edited(tmp_path: Path, *edits: tuple[str, str]) -> Path:
+    """A copy of the committed matrix.yaml with each edit made in exactly one place."""
+    text = (ROOT / "matrix.yaml").read_text()
+    for old, new in edits:
+        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in matrix.yaml"
+        text = text.replace(old, new)
+    file = tmp_path / "matrix.yaml"
+    file.write_text(text)
+    return file
+
+
+def line_of(file: Path, part: str) -> int:
+    """The line (1-based) of the only line that holds `part`."""
+    found = [n for n, line in enumerate(file.read_text().splitlines(), 1) if part in line]
+    assert len(found) == 1, f"{part!r} stands in lines {found}"
+    return found[0]
+
+
+def recipe_of(
+    project: Project, matrix: Matrix, cell: Cell | str, kind: BaseKind = BaseKind.REGISTRY
+) -> Recipe:
+    """The recipe of a cell, with its committed lock."""
+    cell = matrices.cell(matrix, cell) if isinstance(cell, str) else cell
+    lock = locks.read(project, matrix, cell.closure(kind))
+    return plan(matrix, cell, lock, uv_lock=locks.TOOLS, kind=kind)
+
+
+def recipes_of(project: Project, matrix: Matrix) -> Iterable[Recipe]:
+    """The recipes of all published cells."""
+    return [recipe_of(project, matrix, cell) for cell in matrices.select(matrix, None)]

