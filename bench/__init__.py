@@ -1,0 +1,1 @@
+"""Measurements: `make bench` runs them and writes bench/results/."""
