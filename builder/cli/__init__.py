@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
 import signal
 import sys
 
 import click
 
 from builder import __version__
-from builder.errors import ImgbuildError, nearest
+from builder.errors import ImgbuildError, UserError, nearest
 
 # Verb -> what `imgbuild --help` says of it. The module of a verb has its name.
 VERBS = {
@@ -34,11 +35,14 @@ class _Verbs(click.Group):
         command: click.Command = importlib.import_module(f"builder.cli.{name}").command
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ["--help"])
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in VERBS:
-            ctx.fail(f"no command {args[0]!r}; {nearest(args[0], VERBS)}")
+            raise UserError(f"no command {args[0]!r}", hint=nearest(args[0], VERBS))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -88,7 +92,7 @@ def _tell(error: BaseException) -> int:
             click.echo(f"imgbuild: {error}", err=True)
             return error.exit_code
         case click.ClickException():
-            error.show()
+            click.echo(f"imgbuild: {_mistyped(error)}", err=True)
             return error.exit_code
         case KeyboardInterrupt() | click.Abort():
             click.echo("imgbuild: interrupted", err=True)
@@ -102,6 +106,30 @@ def _tell(error: BaseException) -> int:
             click.echo(f"imgbuild: {where}{error.strerror or error}", err=True)
             return 1
     return _defect(error)
+
+
+_NO_CHOICE = re.compile(r"'(.*?)' is not one of")
+
+
+def _mistyped(error: click.ClickException) -> UserError:
+    """What click found wrong with the command line, with the nearest right answer."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    what, word, known = error.format_message().rstrip("."), "", list[str]()
+    match error:
+        case click.NoSuchOption():
+            word = error.option_name
+            what = f"no option {word!r}"
+            parameters = context.command.params if context else []
+            known = [name for parameter in parameters for name in parameter.opts]
+        case click.BadParameter(param=click.Option() as option):
+            what = f"{max(option.opts, key=len)}: {error.message.rstrip('.')}"
+            if isinstance(option.type, click.Choice) and (no := _NO_CHOICE.match(error.message)):
+                word, known = no[1], list(option.type.choices)
+                what = f"{max(option.opts, key=len)}: {word!r} is unknown"
+    hint = nearest(word, known) if word else ""
+    if not hint.startswith("did"):
+        hint = f"see `{context.command_path if context else 'imgbuild'} --help`"
+    return UserError(what[:1].lower() + what[1:], hint=hint)
 
 
 def _defect(error: BaseException) -> int:

@@ -33,6 +33,13 @@ def test_help_names_every_verb(
         assert what in shown
 
 
+def test_without_a_verb_the_help_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch) == 0
+    assert capsys.readouterr().out.startswith("Usage: imgbuild")
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -41,11 +48,28 @@ def test_every_verb_has_help(
     assert "Usage: imgbuild" in capsys.readouterr().out
 
 
-def test_a_misspelt_verb_gets_the_nearest(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("build", "--engine", "dokcer"), "--engine: 'dokcer' is unknown; did you mean 'docker'?"),
+        (("build", "--matrx", "x"), "no option '--matrx'; did you mean '--matrix'?"),
+        (("render", "--zzz"), "no option '--zzz'; see `imgbuild render --help`"),
+        (("smoke", "--timeout", "soon"), "--timeout: 'soon' is not a valid float"),
+        (("render", "extra"), "got unexpected extra argument (extra)"),
+        (("--qq",), "no option '--qq'; see `imgbuild --help`"),
+        (("bild",), "no command 'bild'; did you mean 'build'?"),
+    ],
+)
+def test_a_mistyped_command_line_is_told_in_one_line(
+    args: tuple[str, ...],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(monkeypatch, "bild") == 2
-    assert "no command 'bild'; did you mean 'build'?" in capsys.readouterr().err
+    assert run(monkeypatch, *args) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"imgbuild: {told}")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("verb", ["render", "lock", "build", "smoke", "sif"])
