@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import signal
 import sys
@@ -76,9 +77,15 @@ def main() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish stands
             signal.signal(number, _end)
     try:
-        code = imgbuild.main(prog_name="imgbuild", standalone_mode=False)
-    except BaseException as error:
-        code = _tell(error)
+        try:
+            code = imgbuild.main(prog_name="imgbuild", standalone_mode=False)
+        except BaseException as error:
+            code = _tell(error)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader went away. What was asked may not be done, and nobody is left to be told more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 1
     sys.exit(code)
 
 
@@ -98,8 +105,7 @@ def _tell(error: BaseException) -> int:
             click.echo("imgbuild: interrupted", err=True)
             return 130
         case BrokenPipeError():
-            sys.stderr.close()  # the reader went away; Python would complain about it once more
-            return 0
+            raise error
         case OSError():
             # A full disk or a folder that cannot be written is the host's business, no defect.
             where = f"{error.filename}: " if error.filename else ""
@@ -139,11 +145,13 @@ def _defect(error: BaseException) -> int:
     from builder.engines.host import state_dir  # noqa: PLC0415
 
     text = "".join(traceback.format_exception(error))
-    file = state_dir() / "defect.log"
+    file = "the lines above"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    except OSError:
+        folder = state_dir()  # there may be no home
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "defect.log").write_text(text, encoding="utf-8")
+        file = str(folder / "defect.log")
+    except (OSError, RuntimeError):
         click.echo(text, err=True)  # better on the terminal than lost
     click.echo(f"imgbuild: a defect of imgbuild: {error!r}; please report {file}", err=True)
     return 1

@@ -60,8 +60,11 @@ def command(
         raise UserError("--tag: a SIF has no tags, its name is its file's", hint="see --output")
     for tag in tags:
         _check_tag(tag)
-    chosen = Apptainer(output) if engine == Apptainer.name else engines.choose(engine)
-    engines.require(chosen)
+    if tags and len(cells) > 1:
+        raise UserError(
+            f"--tag: {len(cells)} cells cannot bear one tag", hint="say with --matrix which one"
+        )
+    chosen = engines.choose(engine, output)
     builder = Builder(Workbench(project, matrix), chosen, site.discover())
     wanted = Options(
         base=None if base == "auto" else BaseKind(base),

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from builder.errors import Place, UserError
+from builder.errors import Place, UserError, nearest
 
 Key = tuple[str | int, ...]
 
@@ -52,7 +52,10 @@ def read(file: Path) -> Document:
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError("no such file", place=Place(file)) from None
+        siblings = file.parent.glob("*.y*ml") if file.parent.is_dir() else ()
+        close = nearest(file.name, [other.name for other in siblings])
+        hint = close if close.startswith("did") else ""
+        raise UserError("no such file", place=Place(file), hint=hint) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read: {error}", place=Place(file)) from None
     document = Document(file, None, {}, {})

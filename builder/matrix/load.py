@@ -102,6 +102,8 @@ def _phrase(mistake: Any, document: Document) -> tuple[str, str]:
         case "enum" | "literal_error":
             expected = mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
             hint = nearest(str(given), expected.split(", "))
+            if str(given) == expected:
+                hint = "write it without quotes"
             phrase = f"{name}: unknown value {given!r}", hint
         case "string_type" if written := document.written.get(path):
             kind = _KINDS.get(type(given), "a date")

@@ -10,10 +10,12 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from builder.matrix.document import Key
-from builder.model import Build, Framework, Matrix, Release
+from builder.model import Accelerator, Build, Framework, Matrix, Release
 
 Misfit = tuple[Key, str]
 _CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]")
+# What plan.py and the templates call the layers that no list of wheels makes.
+_OWN_LAYERS = {"os", "tools", "framework", "runtime"}
 _SM = re.compile(r"\d+\.\d+\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -21,16 +23,13 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 def misfits(matrix: Matrix) -> Iterator[Misfit]:
     """Where each one stands, and what is wrong with it."""
     yield from _texts(matrix.model_dump(mode="json", by_alias=True), ())
-    for name, os in matrix.os.items():
-        if not _parses(Version, os.python):
-            yield ("os", name, "python"), f": {os.python!r} is not a version"
-        yield from _image(("os", name, "image"), os.image)
+    yield from _systems(matrix)
+    yield from _stacks(matrix)
+    for index, layer in enumerate(matrix.layers):
+        if layer.name in _OWN_LAYERS:
+            yield ("layers", index, "name"), f": {layer.name!r} is a layer of imgbuild's own"
     for name, gpu in matrix.gpus.items():
         yield from _sm(("gpus", name, "sm"), gpu.sm)
-    for name, stack in matrix.stacks.items():
-        yield from _variables(("stacks", name, "env"), stack.env)
-        for os_name, image in stack.bases.items():
-            yield from _image(("stacks", name, "bases", os_name), image)
     families = {os.family for os in matrix.os.values()}
     for name, framework in matrix.frameworks.items():
         path: Key = ("frameworks", name)
@@ -39,6 +38,25 @@ def misfits(matrix: Matrix) -> Iterator[Misfit]:
             yield (*path, "packages"), f" lacks the key {family!r}"
         for index, release in enumerate(framework.releases):
             yield from _release((*path, "releases", index), release, framework)
+
+
+def _systems(matrix: Matrix) -> Iterator[Misfit]:
+    for name, os in matrix.os.items():
+        if not _parses(Version, os.python):
+            yield ("os", name, "python"), f": {os.python!r} is not a version"
+        yield from _image(("os", name, "image"), os.image)
+        if os.bootstrap_as and matrix.os[os.bootstrap_as].bootstrap_as:
+            problem = f": {os.bootstrap_as!r} is itself bootstrapped as another"
+            yield ("os", name, "bootstrap_as"), problem
+
+
+def _stacks(matrix: Matrix) -> Iterator[Misfit]:
+    for name, stack in matrix.stacks.items():
+        yield from _variables(("stacks", name, "env"), stack.env)
+        if stack.accelerator is Accelerator.CUDA and not stack.driver:
+            yield ("stacks", name), " lacks the key 'driver': the rules choose by it"
+        for os_name, image in stack.bases.items():
+            yield from _image(("stacks", name, "bases", os_name), image)
 
 
 def _image(path: Key, image: str) -> Iterator[Misfit]:
@@ -56,6 +74,10 @@ def _release(path: Key, release: Release, framework: Framework) -> Iterator[Misf
 
 
 def _build(path: Key, build: Build, framework: Framework) -> Iterator[Misfit]:
+    if build.accelerator is Accelerator.CUDA:
+        for key in ("driver_floor", "sms"):
+            if not getattr(build, key):
+                yield path, f" lacks the key {key!r}: the rules choose by it"
     for index, sm in enumerate(build.sms):
         yield from _sm((*path, "sms", index), sm)
     if build.accelerator not in framework.smoke:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -155,6 +157,48 @@ def test_useless_tags_are_refused_before_anything_is_done(
     monkeypatch.chdir(ROOT)
     assert run(monkeypatch, "build", "--engine", "buildah", "--tag", tag) == 2
     assert why in capsys.readouterr().err
+
+
+def test_one_tag_is_not_given_to_several_cells(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run(monkeypatch, "build", "--matrix", "cuda13.0-*", "--tag", "prod") == 2
+    assert "--tag: 2 cells cannot bear one tag" in capsys.readouterr().err
+
+
+def test_a_misspelt_file_gets_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run(monkeypatch, "render", "-f", "matrix.yml") == 2
+    wanted = "imgbuild: matrix.yml: no such file; did you mean 'matrix.yaml'?\n"
+    assert capsys.readouterr().err == wanted
+
+
+@pytest.mark.python
+def test_a_reader_that_goes_away_is_no_success_and_no_traceback(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "builder.cli", "render", "--check", "-o", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_defect_is_told_also_without_a_home(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("oops")
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", fail)
+    monkeypatch.setattr(engines, "choose", fail)
+    assert run(monkeypatch, "build") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith("RuntimeError('oops'); please report the lines above")
 
 
 def test_one_image_is_not_smoked_as_all_cells(

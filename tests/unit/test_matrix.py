@@ -62,6 +62,37 @@ MISTAKES = {
     "schema of the future": Mistake(
         "\nschema: 1", "\nschema: 2", "schema: unknown value 2; known: 1", "schema: 2"
     ),
+    "schema in quotes": Mistake(
+        "\nschema: 1",
+        '\nschema: "1"',
+        "schema: unknown value '1'; write it without quotes",
+        "schema:",
+    ),
+    "CUDA stack without a driver": Mistake(
+        '    driver: "535.104.05"\n',
+        "",
+        "stacks.cuda12.2 lacks the key 'driver': the rules choose by it",
+        "  cuda12.2:",
+    ),
+    "CUDA wheels without a driver floor": Mistake(
+        '            driver_floor: "525.60.13"\n',
+        "",
+        "frameworks.vllm.releases[1].builds[0] lacks the key 'driver_floor': "
+        "the rules choose by it",
+        "name: cu128",
+    ),
+    "layer with a name of imgbuild's own": Mistake(
+        "  - name: torch\n",
+        "  - name: framework\n",
+        "layers[1].name: 'framework' is a layer of imgbuild's own",
+        "- name: framework",
+    ),
+    "bootstrapped as one that is bootstrapped as another": Mistake(
+        "bootstrap_as: debian12",
+        "bootstrap_as: ubuntu22.04",
+        "os.ubuntu22.04.bootstrap_as: 'ubuntu22.04' is itself bootstrapped as another",
+        "bootstrap_as:",
+    ),
     "number, where YAML drops a zero": Mistake(
         'python: "3.10"',
         "python: 3.10",
