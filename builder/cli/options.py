@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from builder import matrix
+from builder.engines import SIF_FOLDER
 from builder.model import Cell, Matrix
 from builder.project import Project
 
@@ -27,9 +28,9 @@ sif_folder = click.option(
     "-o",
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("dist"),
+    default=SIF_FOLDER,
     show_default=True,
-    help="Folder for SIF files (apptainer only).",
+    help="Folder of SIF files (apptainer only).",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 

@@ -27,6 +27,7 @@ _MARKS = {Status.PASSED: "ok", Status.FAILED: "FAILED", Status.SKIPPED: "skipped
 @options.select
 @options.engine("auto", *engines.ENGINES)
 @click.option("--image", metavar="REF", help="Smoke this image or SIF instead of the cell's own.")
+@options.sif_folder
 @click.option("--static", is_flag=True, help="Leave out the checks that start a server.")
 @click.option(
     "--timeout", default=600.0, show_default=True, help="Seconds until the server must be healthy."
@@ -39,6 +40,7 @@ def command(
     image: str | None,
     timeout: float,
     *,
+    output: Path,
     static: bool,
     as_json: bool,
 ) -> None:
@@ -53,7 +55,7 @@ def command(
     bench = Workbench(project, matrix)
     reports = []
     for cell in cells:
-        chosen, reference = _find(bench, cell, engine, image)
+        chosen, reference = _find(bench, cell, engine, image, output)
         with display(cell.id) as shown:
             report = smoke(cell, chosen, reference, shown.step, static=static, timeout=timeout)
         reports.append(report)
@@ -66,13 +68,13 @@ def command(
         raise ImgbuildError(f"smoke failed: {', '.join(failed)}")
 
 
-def _find(bench: Workbench, cell: Cell, engine: str, image: str | None) -> tuple[Engine, str]:
+def _find(
+    bench: Workbench, cell: Cell, engine: str, image: str | None, sifs: Path
+) -> tuple[Engine, str]:
     if image is None:
-        found, built, _ = engines.built(engine, bench.namings(cell, DOCKERFILE, DEFINITION))
+        found, built, _ = engines.built(engine, bench.namings(cell, DOCKERFILE, DEFINITION), sifs)
         return found, built.reference
-    chosen = Apptainer() if image.endswith(".sif") else engines.choose(engine)
-    engines.require(chosen)
-    return chosen, image
+    return engines.choose(Apptainer.name if image.endswith(".sif") else engine), image
 
 
 def _tell(report: SmokeReport) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 from builder.engines.apptainer import Apptainer
 from builder.engines.base import Engine, Image, Naming
 from builder.engines.buildah import Buildah
@@ -15,23 +18,12 @@ ENGINES: dict[str, type[Engine]] = {
 }
 # What `auto` tries, in order; a SIF is made only when asked for.
 _AUTO = (BuildKit.name, Buildah.name)
+SIF_FOLDER = Path("dist")  # where SIFs are written and looked for, unless the user says otherwise
 
 
-def choose(name: str = "auto") -> Engine:
+def choose(name: str = "auto", sifs: Path = SIF_FOLDER) -> Engine:
     """The engine of that name, or the first of `auto` that works; raises UserError with why not."""
-    if name != "auto" and name not in ENGINES:
-        raise UserError(f"unknown engine {name!r}", hint=nearest(name, [*ENGINES, "auto"]))
-    problems = []
-    for candidate in _AUTO if name == "auto" else (name,):
-        engine = ENGINES[candidate]()
-        problem = engine.problem()
-        if problem is None:
-            return engine
-        problems.append(f"{candidate}: {problem}")
-    raise UserError(
-        f"no engine can be used ({'; '.join(problems)})",
-        hint="`imgbuild doctor` says what to install" if name == "auto" else "try `--engine auto`",
-    )
+    return next(_usable(name, sifs))
 
 
 def require(engine: Engine) -> None:
@@ -40,23 +32,41 @@ def require(engine: Engine) -> None:
         raise UserError(f"{engine.name}: {problem}", hint="`imgbuild doctor` says what to install")
 
 
-def built(name: str, namings: tuple[Naming, ...]) -> tuple[Engine, Image, Naming]:
+def built(
+    name: str, namings: tuple[Naming, ...], sifs: Path = SIF_FOLDER
+) -> tuple[Engine, Image, Naming]:
     """The engine that holds an image with one of these contents; raises UserError if none does."""
     stale = ""
-    for candidate in _AUTO if name == "auto" else (name,):
-        engine = ENGINES[candidate]()
-        if engine.problem():
-            continue
+    for engine in _usable(name, sifs):
         for naming in namings:
             if image := engine.find(naming):
                 return engine, image, naming
         if old := engine.latest(namings[0]):
             stale = f"; {old.reference} was built from something else"
     cell = namings[0].cell_id
-    where = "any engine" if name == "auto" else name
+    where, how = ("any engine", "") if name == "auto" else (name, f" --engine {name}")
     raise UserError(
-        f"{cell} is not built with {where}{stale}", hint=f"run `imgbuild build --matrix {cell}`"
+        f"{cell} is not built with {where}{stale}",
+        hint=f"run `imgbuild build --matrix {cell}{how}`",
     )
 
 
-__all__ = ["ENGINES", "Engine", "built", "choose", "require"]
+def _usable(name: str, sifs: Path) -> Iterator[Engine]:
+    """The engines of `name` that work here, one by one; raises UserError when there is none."""
+    if name != "auto" and name not in ENGINES:
+        raise UserError(f"unknown engine {name!r}", hint=nearest(name, [*ENGINES, "auto"]))
+    problems, names = [], _AUTO if name == "auto" else (name,)
+    for candidate in names:
+        engine = Apptainer(sifs) if candidate == Apptainer.name else ENGINES[candidate]()
+        if problem := engine.problem():
+            problems.append(f"{candidate}: {problem}")
+        else:
+            yield engine
+    if len(problems) == len(names):
+        raise UserError(
+            f"no engine can be used ({'; '.join(problems)})",
+            hint="`imgbuild doctor` says what to install",
+        )
+
+
+__all__ = ["ENGINES", "SIF_FOLDER", "Engine", "built", "choose", "require"]

@@ -82,6 +82,10 @@ class BuildKit:
 
     def build(self, request: BuildRequest, on_line: OnLine) -> Image:
         args = ["docker", "buildx", "build", "--progress", "plain", "--load", "--provenance=false"]
+        # The daemon's own builder, which has the context's name: a builder in a container of its
+        # own does not see a base that was loaded. The host's network: a site's proxy or index may
+        # listen on loopback.
+        args += ["--builder", self._context(), "--network", "host"]
         args += ["--build-arg", f"BASE={request.base.source}"]
         args += ["--build-arg", f"SOURCE_DATE_EPOCH={request.epoch}"]
         args += ["--secret", f"id=site,src={request.secret}"]
@@ -97,6 +101,10 @@ class BuildKit:
                 f"buildx built {request.naming.content_reference}, but it is not there"
             )
         return image
+
+    def _context(self) -> str:
+        shown = proc.capture(Command(args=("docker", "context", "show"), timeout=_PROBE_SECONDS))
+        return shown.stdout.strip()
 
     def tag(self, image: Image, naming: Naming) -> tuple[str, ...]:
         handle = self._client.images.get(image.reference)
@@ -118,18 +126,20 @@ class BuildKit:
         everything = docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])
         inside = f"{run.port}/tcp"
         try:
-            handle = self._client.containers.run(
+            handle = self._client.containers.create(
                 run.image,
                 run.arguments(run.port, host="0.0.0.0"),  # noqa: S104 - inside; published on loopback
-                detach=True,
                 environment=dict(run.env),
                 volumes={str(p): {"bind": t, "mode": "ro"} for p, t in run.mounts.items()},
                 ports={inside: ("127.0.0.1", 0)},  # any free port
                 shm_size=f"{run.shm_mb}m",
                 device_requests=[everything] if run.gpus else None,
             )
-            handle.reload()
-            port = (handle.ports[inside] or [])[0]["HostPort"]
+            try:
+                port = _launch(handle, inside)
+            except BaseException:
+                handle.remove(force=True)
+                raise
         except docker.errors.APIError as error:
             raise BuildError(f"docker cannot start {run.image}: {error.explanation}") from None
         return _DockerContainer(handle, f"http://127.0.0.1:{port}")
@@ -151,6 +161,17 @@ class BuildKit:
 
     def _inspect(self, reference: str) -> dict[str, Any]:
         return dict(self._client.images.get(reference).attrs)
+
+
+def _launch(handle: DockerContainer, inside: str) -> str:
+    """Start a created container; returns the host's port of its port `inside`."""
+    handle.start()
+    handle.reload()
+    if published := handle.ports.get(inside):
+        return str(published[0]["HostPort"])
+    # One that has ended already has no ports.
+    tail = handle.logs().decode(errors="replace").splitlines()[-proc.TAIL_LINES :]
+    raise BuildError("the container ended at once", tail=tail)
 
 
 class _DockerContainer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
 import time
@@ -190,7 +191,7 @@ class _Subject:
             try:
                 with _OPENER.open(url, timeout=5):
                     return f"200 after {waited:.1f} s"
-            except (OSError, ValueError):
+            except (OSError, ValueError, http.client.HTTPException):
                 pass
             if (code := container.exit_code()) is not None:
                 raise BuildError(f"the server ended with exit code {code}", tail=_tail(container))

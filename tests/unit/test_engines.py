@@ -1,0 +1,81 @@
+"""Choosing an engine, and finding what one of them built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder import engines
+from builder.engines.apptainer import Apptainer
+from builder.engines.base import Image, Naming
+from builder.engines.buildah import Buildah
+from builder.engines.buildkit import BuildKit
+from builder.errors import UserError
+
+NAMING = Naming(repository="vllm", cell_id="cpu-vllm", version_tag="0.32.0-cpu", content="0" * 12)
+
+
+@pytest.fixture
+def problems(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
+    """Engine -> why it cannot be used; none holds any image."""
+    found: dict[str, str | None] = {"docker": None, "buildah": None, "apptainer": None}
+    for engine in (BuildKit, Buildah, Apptainer):
+        name = engine.name
+        monkeypatch.setattr(engine, "problem", lambda _self, name=name: found[name])
+        monkeypatch.setattr(engine, "find", lambda _self, _naming: None)
+        monkeypatch.setattr(engine, "latest", lambda _self, _naming: None)
+    return found
+
+
+def test_auto_takes_the_first_that_works(problems: dict[str, str | None]) -> None:
+    assert engines.choose().name == "docker"
+    problems["docker"] = "no Docker daemon answers"
+    assert engines.choose().name == "buildah"
+    problems["buildah"] = "buildah not installed"
+    with pytest.raises(UserError) as error:
+        engines.choose()
+    assert str(error.value) == (
+        "no engine can be used (docker: no Docker daemon answers; buildah: buildah not installed); "
+        "`imgbuild doctor` says what to install"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("auto", "with any engine; run `imgbuild build --matrix cpu-vllm`"),
+        ("docker", "with docker; run `imgbuild build --matrix cpu-vllm --engine docker`"),
+        ("apptainer", "with apptainer; run `imgbuild build --matrix cpu-vllm --engine apptainer`"),
+    ],
+)
+@pytest.mark.usefixtures("problems")
+def test_what_is_not_built_is_told_with_how_to_build_it(name: str, told: str) -> None:
+    with pytest.raises(UserError) as error:
+        engines.built(name, (NAMING,))
+    assert str(error.value) == f"cpu-vllm is not built {told}"
+
+
+def test_an_engine_that_cannot_be_used_holds_nothing(problems: dict[str, str | None]) -> None:
+    problems["docker"] = "no Docker daemon answers"
+    with pytest.raises(UserError, match=r"can be used \(docker: no Docker daemon answers\)"):
+        engines.built("docker", (NAMING,))
+
+
+def test_an_old_image_is_told_from_none(
+    problems: dict[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Image(reference="localhost/vllm:cpu-vllm", size=1)
+    monkeypatch.setattr(Buildah, "latest", lambda _self, _naming: old)
+    with pytest.raises(UserError, match="localhost/vllm:cpu-vllm was built from something else"):
+        engines.built("auto", (NAMING,))
+    monkeypatch.setattr(Buildah, "find", lambda _self, _naming: old)
+    engine, image, naming = engines.built("auto", (NAMING,))
+    assert (engine.name, image, naming) == ("buildah", old, NAMING)
+
+
+@pytest.mark.usefixtures("problems")
+def test_sifs_are_looked_for_where_the_user_says(tmp_path: Path) -> None:
+    chosen = engines.choose("apptainer", tmp_path)
+    assert isinstance(chosen, Apptainer)
+    assert vars(chosen) == {"_folder": tmp_path}
