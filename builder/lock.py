@@ -126,9 +126,13 @@ def resolve(
     build = closure.build
     with tempfile.TemporaryDirectory(prefix="imgbuild-lock-") as scratch:
         folder = Path(scratch)
-        args = [uv(), "pip", "compile", "-", "--quiet", "--no-header", "--no-annotate"]
-        args += ["--generate-hashes", "--only-binary", ":all:"]
-        args += ["--python-version", closure.python, "--python-platform", platform(closure)]
+        args = [
+            *_compile(),
+            "--python-version",
+            closure.python,
+            "--python-platform",
+            platform(closure),
+        ]
         args += ["--exclude-newer", _midnight(build.exclude_newer.isoformat())]
         args += ["--index-strategy", "unsafe-best-match"]
         if build.constraints:
@@ -138,7 +142,7 @@ def resolve(
         text = proc.capture(
             proc.Command(
                 args=tuple(args),
-                env=env,
+                env=_only(env),
                 cwd=folder,
                 stdin="\n".join(build.requirements) + "\n",
                 timeout=600,
@@ -166,11 +170,34 @@ def _refuse_strangers(closure: Closure, text: str) -> None:
 def resolve_tools(matrix: Matrix, env: Mapping[str, str], redact: proc.Redactor) -> str:
     """Pin and hash the build-time tools; returns the text of tools.txt."""
     wanted = "".join(f"{name}=={tool.version}\n" for name, tool in matrix.tools.items())
-    args = [uv(), "pip", "compile", "-", "--quiet", "--no-header", "--no-annotate"]
-    args += ["--generate-hashes", "--only-binary", ":all:", "--no-deps", "--universal"]
-    command = proc.Command(args=tuple(args), env=env, stdin=wanted, timeout=120, redact=redact)
+    args = [*_compile(), "--no-deps", "--universal"]
+    command = proc.Command(
+        args=tuple(args), env=_only(env), stdin=wanted, timeout=120, redact=redact
+    )
     text = proc.capture(command).stdout
     return f"# Tools of the build, not of the image. {_NOTICE}\n{text}"
+
+
+def _compile() -> list[str]:
+    """uv's part that all locks share; `--no-config`: a lock must not depend on who makes it."""
+    return [
+        *(uv(), "pip", "compile", "-", "--quiet", "--no-config", "--no-header", "--no-annotate"),
+        *("--generate-hashes", "--only-binary", ":all:"),
+    ]
+
+
+# How uv works, not what it chooses.
+_HARMLESS = re.compile(
+    r"UV_(CACHE_DIR|CONCURRENT_\w+|\w+_TIMEOUT|HTTP_\w+|OFFLINE|\w*CERTS?|NATIVE_TLS)$"
+)
+
+
+def _only(env: Mapping[str, str]) -> dict[str, str | None]:
+    """`env`, and none of this user's own UV_* settings that would change the answer."""
+    own = {
+        name: None for name in os.environ if name.startswith("UV_") and not _HARMLESS.match(name)
+    }
+    return {**own, **env}
 
 
 _NOTICE = "Written by `imgbuild lock`; do not edit."
@@ -178,7 +205,7 @@ _NOTICE = "Written by `imgbuild lock`; do not edit."
 
 def _split(matrix: Matrix, closure: Closure, text: str) -> dict[str, str]:
     blocks: dict[str, list[str]] = {}
-    for block in re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE):
+    for block in re.split(r"^(?=\S)", text, flags=re.MULTILINE):
         if match := _PIN.match(block):
             blocks.setdefault(_layer_of(matrix, closure, match[1]), []).append(block)
         elif block.strip():

@@ -44,23 +44,24 @@ class Fact(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Bootstrap(Fact):
-    """How to make this OS from its distribution's packages, without a registry."""
+class Archive(Fact):
+    """Where a distribution's packages come from, as its images name it."""
 
+    mirror: Text
+    security: Text  # where the suite's security fixes are
     suite: Name
     components: tuple[Name, ...] = ("main",)
-    mirror: Text
 
 
 class OperatingSystem(Fact):
-    """A distribution: its image, or how to bootstrap it, and what it brings."""
+    """A distribution: its image, its packages, and what it brings."""
 
     title: Text
     family: Literal["debian"]
     python: Version  # what `python3` of the distribution is
     glibc: Version
     image: ImageReference  # the registry's image, tag included
-    bootstrap: Bootstrap | None = None
+    archive: Archive
     bootstrap_as: Name | None = None  # the OS to bootstrap instead of this one
     source: Text
 

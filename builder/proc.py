@@ -1,7 +1,7 @@
 """The only door to other processes: logs the quoted command, streams, times out, explains.
 
-A command may bring a redactor, which every line that comes back passes first: what a site keeps
-private (its mirrors, its credentials) must not reach a terminal, a log file or an error.
+A command may bring a redactor, which every line that a person may see passes first: what a site
+keeps private (its mirrors, its credentials) must not reach a terminal, a log file or an error.
 """
 
 from __future__ import annotations
@@ -37,10 +37,13 @@ def unredacted(line: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A process to run. `env` is added to ours; `timeout` is in seconds."""
+    """A process to run. `env` is added to ours, without those that it maps to None.
+
+    `timeout` is in seconds.
+    """
 
     args: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str | None] = field(default_factory=dict)
     cwd: Path | None = None
     stdin: str | None = None
     timeout: float | None = None
@@ -49,10 +52,16 @@ class Command:
     def __str__(self) -> str:
         return self.redact(shlex.join(self.args))
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """All variables that the process gets."""
+        merged = {**os.environ, **self.env}
+        return {name: value for name, value in merged.items() if value is not None}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a finished process left: exit code and redacted output."""
+    """What a finished process left. `stdout` is data, as it came; `stderr` is redacted."""
 
     code: int
     stdout: str
@@ -73,7 +82,7 @@ def capture(command: Command, *, check: bool = True) -> Result:
     try:
         done = subprocess.run(
             command.args,
-            env={**os.environ, **command.env},
+            env=command.environment,
             cwd=command.cwd,
             input=command.stdin,
             stdin=subprocess.DEVNULL if command.stdin is None else None,
@@ -87,11 +96,9 @@ def capture(command: Command, *, check: bool = True) -> Result:
         raise _unstartable(command, error) from None
     except subprocess.TimeoutExpired:
         raise BuildError(f"`{command}` took longer than {command.timeout:g} s") from None
-    result = Result(
-        code=done.returncode, stdout=command.redact(done.stdout), stderr=command.redact(done.stderr)
-    )
+    result = Result(code=done.returncode, stdout=done.stdout, stderr=command.redact(done.stderr))
     if check and result.code:
-        tail = (result.stderr or result.stdout).splitlines()[-TAIL_LINES:]
+        tail = (result.stderr or command.redact(result.stdout)).splitlines()[-TAIL_LINES:]
         raise BuildError(f"`{command}` failed with exit code {result.code}", tail=tail)
     return result
 
@@ -107,7 +114,7 @@ def stream(command: Command, on_line: Callable[[str], None]) -> None:
     try:
         process = subprocess.Popen(
             command.args,
-            env={**os.environ, **command.env},
+            env=command.environment,
             cwd=command.cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -153,7 +160,7 @@ def spawn(command: Command, log: Path) -> subprocess.Popen[bytes]:
         with log.open("wb") as output:
             return subprocess.Popen(
                 command.args,
-                env={**os.environ, **command.env},
+                env=command.environment,
                 cwd=command.cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -41,11 +41,12 @@ def command(file: Path | None, selector: str | None, *, check: bool) -> None:
     for closure in closures:
         with display(closure.id) as shown, _local_wheels(profile, closure) as (folder, pins):
             shown.step("resolving")
-            env = profile.host_env(closure.build.index, pins, folder)
+            env = profile.host_env(closure.build.index, pins, _fit(closure), folder)
             files = lock.resolve(matrix, closure, env, profile.redact)
         changed = lock.write(project.locks, closure.id, files)
         click.echo(f"{closure.id}: {'written' if changed else 'unchanged'}")
-    tools = lock.resolve_tools(matrix, profile.host_env(None, {}), profile.redact)
+    env = profile.host_env(None, {}, _fit(closures[0]))
+    tools = lock.resolve_tools(matrix, env, profile.redact)
     lock.write_tools(project.locks, tools)
 
 
@@ -60,9 +61,13 @@ def _local_wheels(
         name: version for name, _, version in exact if index and version and name in index.packages
     }
     with tempfile.TemporaryDirectory(prefix="imgbuild-lock-") as scratch:
-        for wheel in profile.wheels(pins):
+        for wheel in profile.wheels(pins, _fit(closure)):
             (Path(scratch) / wheel.name).symlink_to(wheel.resolve())
         yield Path(scratch), pins
+
+
+def _fit(closure: Closure) -> site.Fit:
+    return site.Fit(python=closure.python, glibc=closure.release.glibc)
 
 
 def _closures(cells: tuple[Cell, ...]) -> list[Closure]:

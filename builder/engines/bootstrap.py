@@ -40,9 +40,7 @@ def bootstrap(
 
     Raises BuildError when mmdebstrap is missing or fails.
     """
-    if os.bootstrap is None:
-        raise BuildError(f"{os.title} cannot be bootstrapped")
-    asked = [_RECIPE, os.bootstrap.model_dump(mode="json"), epoch]
+    asked = [_RECIPE, os.archive.model_dump(mode="json"), epoch]
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     stem = f"localhost/imgbuild-base:{name}"
     target = host.cache_dir() / "bases" / f"{name}-{key}.oci.tar"
@@ -63,21 +61,25 @@ def _make(
 ) -> None:
     if not proc.find("mmdebstrap"):
         raise BuildError("mmdebstrap is not installed", hint="scripts/engines.sh install buildah")
-    assert os.bootstrap is not None  # noqa: S101 - the caller's check, for mypy
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="imgbuild-base-", dir=target.parent))
     scratch = Path(tempfile.mkdtemp(prefix="imgbuild-base-"))
     try:
         scratch.chmod(0o755)  # an ordinary user's mmdebstrap works there as somebody else
         rootfs = work / "rootfs.tar"
-        sources = "\n".join(apt.lines(os.bootstrap, {}))
+        sources = "\n".join(apt.lines(os.archive, {}))
         args = ["mmdebstrap", "--variant=apt", "--format=tar"]
         args += [f"--aptopt={option.rstrip(';')}" for option in site.apt_options]
         if site.ca:
             args.append(f'--aptopt=Acquire::https::CAInfo "{site.ca}"')
+        if site.apt_login:
+            login = scratch / "auth.conf"
+            login.touch(mode=0o600)
+            login.write_text(site.apt_login, encoding="utf-8", errors="surrogateescape")
+            args.append(f'--aptopt=Dir::Etc::netrc "{login}"')
         args += [f'--customize-hook=rm -f "$1"/{file}' for file in _HOST_FILES]
         args.append(f"--customize-hook=echo '{sources}' > \"$1\"/etc/apt/sources.list")
-        args += [os.bootstrap.suite, str(rootfs), *apt.lines(os.bootstrap, site.apt_sources)]
+        args += [os.archive.suite, str(rootfs), *apt.lines(os.archive, site.apt_sources)]
         # A TMPDIR of its own: an interrupted mmdebstrap leaves its tree where we clean up.
         env = {"SOURCE_DATE_EPOCH": str(epoch), "TMPDIR": str(scratch), **site.proxies}
         proc.stream(Command(args=tuple(args), env=env, redact=site.redact), on_line)

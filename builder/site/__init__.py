@@ -6,5 +6,6 @@ history line or log holds any of it.
 
 from builder.site import apt
 from builder.site.profile import SiteProfile, discover
+from builder.site.wheels import Fit, pin_set
 
-__all__ = ["SiteProfile", "apt", "discover"]
+__all__ = ["Fit", "SiteProfile", "apt", "discover", "pin_set"]

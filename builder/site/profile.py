@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
-
 from builder.model import Index, OperatingSystem
 from builder.site import apt, python
+from builder.site.wheels import Fit, pin_set
 
 _CA_BUNDLES = (
     Path("/etc/ssl/certs/ca-certificates.crt"),  # Debian, Ubuntu, SLES
@@ -47,14 +46,16 @@ class SiteProfile:
     wheel_dirs: tuple[Path, ...] = ()  # local folders of wheels
     file_indexes: tuple[Path, ...] = ()  # local PEP 503 trees
     insecure_hosts: tuple[str, ...] = ()
-    offline: bool = False  # no index is to be asked at all
+    no_index: bool = False  # wheels come from folders and pages alone
+    offline: bool = False  # nothing is to be asked over the network
     ca: Path | None = None
     netrc: Path | None = None
     proxies: Mapping[str, str]
     apt_options: tuple[str, ...] = ()
+    apt_login: str = ""  # auth.conf: netrc lines for mirrors that ask
     apt_sources: Mapping[str, str]  # canonical mirror URL -> this site's
 
-    def uv_env(self, index: Index | None, pins: Mapping[str, str]) -> dict[str, str]:
+    def uv_env(self, index: Index | None, pins: Mapping[str, str], fit: Fit) -> dict[str, str]:
         """Variables that point uv at this site's indexes; `index` is one that the wheels need.
 
         When the site's own folders hold every package that `index` is for, it is not asked: an
@@ -62,7 +63,8 @@ class SiteProfile:
         """
         env: dict[str, str] = {}
         extra = list(self.extra_indexes)
-        if index and not self.has_wheels({name: pins.get(name, "") for name in index.packages}):
+        needed = {name: pins.get(name, "") for name in index.packages} if index else {}
+        if index and not self.has_wheels(needed, fit):
             extra.append(index.url)
         if self.default_index:
             env["UV_DEFAULT_INDEX"] = self.default_index
@@ -74,13 +76,17 @@ class SiteProfile:
         return env
 
     def host_env(
-        self, index: Index | None, pins: Mapping[str, str], folder: Path | None = None
+        self,
+        index: Index | None,
+        pins: Mapping[str, str],
+        fit: Fit,
+        folder: Path | None = None,
     ) -> dict[str, str]:
         """The same for a uv that runs on this host; `folder` holds local wheels for it.
 
         Not all wheels that the site has: a lock must not depend on what lies in somebody's folder.
         """
-        env = self.uv_env(index, pins)
+        env = self.uv_env(index, pins, fit)
         if folder:
             links = [env.get("UV_FIND_LINKS", ""), str(folder)]
             env["UV_FIND_LINKS"] = ",".join(filter(None, links))
@@ -88,16 +94,16 @@ class SiteProfile:
             env["SSL_CERT_FILE"] = str(self.ca)
         return env
 
-    def has_wheels(self, pins: Mapping[str, str]) -> bool:
-        """Whether local folders hold a wheel of every pin (name -> version)."""
-        return bool(pins) and wheel_pins(self.wheels(pins)) >= pin_set(pins)
+    def has_wheels(self, pins: Mapping[str, str], fit: Fit) -> bool:
+        """Whether local folders hold a wheel of every pin (name -> version) that installs there."""
+        return bool(pins) and fit.pins(self.wheels(pins, fit)) >= pin_set(pins)
 
-    def wheels(self, pins: Mapping[str, str]) -> Iterator[Path]:
-        """The local wheels of exactly these pins, each file name once."""
+    def wheels(self, pins: Mapping[str, str], fit: Fit) -> Iterator[Path]:
+        """The local wheels of exactly these pins that install there, each file name once."""
         wanted = pin_set(pins)
         seen: set[str] = set()
         for file in self._local_files({name for name, _ in wanted}):
-            if file.name not in seen and _wheel_key(file) in wanted:
+            if file.name not in seen and fit.pins([file]) & wanted:
                 seen.add(file.name)
                 yield file
 
@@ -126,15 +132,17 @@ class SiteProfile:
         direct = re.split(r"[\s,]+", self.proxies.get("no_proxy", "").lower())
         found |= {host for host in direct if "." in host.strip(".")} - _PUBLIC_HOSTS
         found |= {str(path) for path in (*self.wheel_dirs, *self.file_indexes)} - {"/"}
+        netrc = _text(self.netrc) if self.netrc else ""
+        found |= set(re.findall(r"\bpassword\s+(\S{4,})", netrc + self.apt_login))
         longest_first = sorted(filter(None, found), key=len, reverse=True)
         credentials = r"(?<=//)[^/@\s]+(?=@)"
         return re.compile("|".join([*map(re.escape, longest_first), credentials]), re.IGNORECASE)
 
     def apt_list(self, os: OperatingSystem) -> str:
         """sources.list lines for `os` from this site's mirrors, or "" when it uses the usual."""
-        if os.bootstrap is None or os.bootstrap.mirror not in self.apt_sources:
+        if os.archive.mirror not in self.apt_sources:
             return ""
-        return "\n".join(apt.lines(os.bootstrap, self.apt_sources)) + "\n"
+        return "\n".join(apt.lines(os.archive, self.apt_sources)) + "\n"
 
 
 def discover(env: Mapping[str, str] | None = None, root: Path = Path("/")) -> SiteProfile:
@@ -171,11 +179,13 @@ def discover(env: Mapping[str, str] | None = None, root: Path = Path("/")) -> Si
         wheel_dirs=tuple(path for path in local if path.is_dir()),
         file_indexes=tuple(path for path in file_indexes if path.is_dir()),
         insecure_hosts=settings.insecure_hosts,
+        no_index=settings.no_index,
         offline=settings.offline,
         ca=ca,
         netrc=netrc if netrc.is_file() else None,
         proxies=proxies,
         apt_options=apt.options(root),
+        apt_login=apt.login(root),
         apt_sources=apt.mirrors(root),
     )
 
@@ -215,19 +225,9 @@ def _linked(page: Path) -> Iterator[Path]:
             yield file
 
 
-def _wheel_key(file: Path) -> tuple[str, str]:
+def _text(file: Path) -> str:
+    """A file that may be in any encoding, and comes out of `secret.write` byte for byte."""
     try:
-        name, version, _, _ = parse_wheel_filename(file.name)
-    except InvalidWheelFilename:
-        return ("", "")
-    return (name, str(version))
-
-
-def wheel_pins(files: Iterable[Path]) -> set[tuple[str, str]]:
-    """Name and version of each wheel among `files`."""
-    return {_wheel_key(file) for file in files} - {("", "")}
-
-
-def pin_set(pins: Mapping[str, str]) -> set[tuple[str, str]]:
-    """Pins as `wheel_pins` spells them."""
-    return {(canonicalize_name(name), version) for name, version in pins.items()}
+        return file.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""

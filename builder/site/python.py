@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import configparser
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 _TRUE = {"1", "true", "yes", "on"}
 _PIP = ("index-url", "extra-index-url", "find-links", "trusted-host", "cert", "no-index")
@@ -22,7 +24,8 @@ class PythonSettings:
     find_links: tuple[str, ...]
     insecure_hosts: tuple[str, ...]
     cert: str
-    offline: bool  # no index is to be asked at all
+    no_index: bool  # wheels come from find-links alone, local or remote
+    offline: bool  # nothing is to be asked over the network
 
 
 def read(env: Mapping[str, str], root: Path, home: Path) -> PythonSettings:
@@ -35,15 +38,13 @@ def read(env: Mapping[str, str], root: Path, home: Path) -> PythonSettings:
         find_links=_unique(uv.get("links", []) + pip.get("find-links", [])),
         insecure_hosts=_unique(uv.get("insecure", []) + pip.get("trusted-host", [])),
         cert=pip.get("cert", [""])[0],
-        offline=any(
-            value.lower() in _TRUE
-            for value in (
-                *pip.get("no-index", []),
-                env.get("UV_NO_INDEX", ""),
-                env.get("UV_OFFLINE", ""),
-            )
-        ),
+        no_index=_true(*pip.get("no-index", []), *uv["no-index"]),
+        offline=_true(*uv["offline"]),
     )
+
+
+def _true(*values: str) -> bool:
+    return any(value.lower() in _TRUE for value in values)
 
 
 def _pip(env: Mapping[str, str], root: Path, home: Path) -> dict[str, list[str]]:
@@ -96,10 +97,11 @@ def _config_home(env: Mapping[str, str], home: Path) -> Path:
 
 
 def _uv(env: Mapping[str, str], root: Path, home: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {"extra": [], "links": [], "insecure": []}
+    names = ("extra", "links", "insecure", "no-index", "offline")
+    found: dict[str, list[str]] = {name: [] for name in names}
     for file in _uv_files(env, root, home):
         try:
-            settings = _uv_settings(tomllib.loads(file.read_text(encoding="utf-8")))
+            settings = _uv_settings(tomllib.loads(file.read_text(encoding="utf-8")), env)
         except (OSError, ValueError, AttributeError, LookupError, TypeError):
             continue  # uv itself will complain
         if default := settings.pop("default"):
@@ -108,12 +110,13 @@ def _uv(env: Mapping[str, str], root: Path, home: Path) -> dict[str, list[str]]:
             found[name] += values
     for name in ("UV_INDEX_URL", "UV_DEFAULT_INDEX"):
         if value := env.get(name):
-            found["default"] = [_unnamed(value)]
+            found["default"] = [_unnamed(value, env)]
     for name in ("UV_EXTRA_INDEX_URL", "UV_INDEX"):
         # An index may carry a name: "internal=https://...".
-        found["extra"] += [_unnamed(item) for item in env.get(name, "").split()]
+        found["extra"] += [_unnamed(item, env) for item in env.get(name, "").split()]
     found["links"] += [item for item in env.get("UV_FIND_LINKS", "").split(",") if item]
     found["insecure"] += env.get("UV_INSECURE_HOST", "").split()
+    found["offline"].append(env.get("UV_OFFLINE", ""))
     return found
 
 
@@ -125,10 +128,13 @@ def _uv_files(env: Mapping[str, str], root: Path, home: Path) -> tuple[Path, ...
     return (root / "etc/uv/uv.toml", _config_home(env, home) / "uv/uv.toml")
 
 
-def _uv_settings(toml: dict[str, Any]) -> dict[str, list[str]]:
+def _uv_settings(toml: dict[str, Any], env: Mapping[str, str]) -> dict[str, list[str]]:
     """One uv.toml; raises some error when its values are not of uv's types."""
     toml = {**toml, **toml.get("pip", {})}
-    indexes = toml.get("index", [])
+    indexes = [
+        {**index, "url": _with_login(index["url"], index.get("name", ""), env)}
+        for index in toml.get("index", [])
+    ]
     default = [index["url"] for index in indexes if index.get("default")][:1]
     return {
         "default": [toml["index-url"]] if "index-url" in toml else default,
@@ -136,12 +142,24 @@ def _uv_settings(toml: dict[str, Any]) -> dict[str, list[str]]:
         + toml.get("extra-index-url", []),
         "links": toml.get("find-links", []),
         "insecure": toml.get("allow-insecure-host", []),
+        "no-index": [str(toml.get("no-index", ""))],
+        "offline": [str(toml.get("offline", ""))],
     }
 
 
-def _unnamed(index: str) -> str:
+def _unnamed(index: str, env: Mapping[str, str]) -> str:
     name, equals, url = index.partition("=")
-    return url if equals and "/" not in name else index
+    return _with_login(url, name, env) if equals and "/" not in name else index
+
+
+def _with_login(url: str, name: str, env: Mapping[str, str]) -> str:
+    """The URL of a named index with the credentials that uv takes from variables of its name."""
+    prefix = "UV_INDEX_" + re.sub("[^A-Z0-9]", "_", name.upper())
+    login = [env.get(f"{prefix}_{part}", "") for part in ("USERNAME", "PASSWORD")]
+    scheme, separator, rest = url.partition("://")
+    if not (name and any(login) and separator) or "@" in rest.partition("/")[0]:
+        return url
+    return f"{scheme}://{':'.join(quote(part, safe='') for part in login)}@{rest}"
 
 
 def _unique(items: list[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from builder.model import Recipe
 from builder.site.profile import SiteProfile
+from builder.site.wheels import Fit
 
 # BuildKit refuses secrets above 500 KiB; a bundle's comments are a third of it.
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", re.DOTALL)
@@ -26,6 +27,9 @@ def script(profile: SiteProfile, recipe: Recipe, folder: str, *, complete: bool 
     lines = [f"mkdir -p {folder}"]
     env: dict[str, str] = {}
     apt = [*profile.apt_options]
+    if profile.apt_login:
+        lines += _file(f"{folder}/auth.conf", profile.apt_login)
+        apt.append(f'Dir::Etc::netrc "{folder}/auth.conf";')
     if profile.ca:
         bundle = profile.ca.read_text(encoding="utf-8", errors="replace")
         lines += _file(f"{folder}/ca.crt", "".join(_CERTIFICATE.findall(bundle)))
@@ -40,14 +44,19 @@ def script(profile: SiteProfile, recipe: Recipe, folder: str, *, complete: bool 
         lines += _file(f"{folder}/apt.conf", "\n".join(apt) + "\n")
         env["APT_CONFIG"] = f"{folder}/apt.conf"
     if profile.netrc:
-        lines += _file(f"{folder}/netrc", profile.netrc.read_text(encoding="utf-8"))
+        text = profile.netrc.read_text(encoding="utf-8", errors="surrogateescape")
+        lines += _file(f"{folder}/netrc", text)
         env["NETRC"] = f"{folder}/netrc"
     env |= _pip(profile)
-    env |= profile.uv_env(recipe.cell.build.index, recipe.lock.pins)
+    env |= profile.uv_env(recipe.cell.build.index, recipe.lock.pins, Fit.of(recipe.os))
     env |= profile.proxies
     if profile.offline or complete:
         # Every wheel lies in a folder: ask nobody. uv takes "offline" for that, pip "no index".
         env |= {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1"}
+    elif profile.no_index:
+        # uv has no variable for it.
+        lines += _file(f"{folder}/uv.toml", "no-index = true")
+        env |= {"UV_CONFIG_FILE": f"{folder}/uv.toml", "PIP_NO_INDEX": "1"}
     lines += [f"export {name}={shlex.quote(value)}" for name, value in sorted(env.items())]
     return "\n".join(lines) + "\n"
 
@@ -59,6 +68,8 @@ def _pip(profile: SiteProfile) -> Mapping[str, str]:
         env["PIP_INDEX_URL"] = profile.default_index
     if profile.extra_indexes:
         env["PIP_EXTRA_INDEX_URL"] = " ".join(profile.extra_indexes)
+    if profile.find_links:
+        env["PIP_FIND_LINKS"] = " ".join(profile.find_links)
     if profile.insecure_hosts:
         env["PIP_TRUSTED_HOST"] = " ".join(profile.insecure_hosts)
     return env
@@ -78,4 +89,5 @@ def write(
     """Write the script to `file`, readable by its owner alone."""
     file.touch(mode=0o600)
     file.chmod(0o600)  # it may have been there before
-    file.write_text(script(profile, recipe, folder, complete=complete), encoding="utf-8")
+    text = script(profile, recipe, folder, complete=complete)
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")

