@@ -21,19 +21,17 @@ _CA_BUNDLES = (
 _CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 # What everybody uses is no secret, and hiding it would make errors unreadable.
-_PUBLIC_HOSTS = {
+_ARCHIVES = {
     "archive.ubuntu.com",
     "deb.debian.org",
-    "127.0.0.1",
-    "::1",
     "download.pytorch.org",
     "files.pythonhosted.org",
-    "localhost",
     "pypi.org",
     "security.debian.org",
     "security.ubuntu.com",
     "snapshot.debian.org",
 }
+_PUBLIC_HOSTS = _ARCHIVES | {"127.0.0.1", "::1", "localhost"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +197,10 @@ def _private_parts(url: str) -> Iterator[str]:
         return
     if parts.hostname and parts.hostname not in _PUBLIC_HOSTS:
         yield from (url, url.rstrip("/"), parts.netloc, parts.hostname)
+    if parts.hostname not in _ARCHIVES:
+        # Tools mask the credentials themselves, so the URL does not stand there as it was given.
+        place = parts.netloc.rpartition("@")[2] + parts.path.rstrip("/")
+        yield from (place,) if parts.path.rstrip("/") else ()
     # Without a password, the user's name is a token. Shorter ones are not told from other words.
     for secret in (parts.password or parts.username or "", parts.netloc.rpartition("@")[0]):
         yield from (text for text in (secret, unquote(secret)) if len(text) > 3)

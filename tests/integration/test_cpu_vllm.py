@@ -26,11 +26,12 @@ def statuses(report: dict[str, Any]) -> dict[str, str]:
     return {check["name"]: check["status"] for check in report["checks"]}
 
 
-def test_image_serves(imgbuild: Callable[..., Imgbuild]) -> None:
-    engine("buildah")
+@pytest.mark.parametrize("name", ["buildah", pytest.param("docker", marks=pytest.mark.slow)])
+def test_image_serves(name: str, imgbuild: Callable[..., Imgbuild]) -> None:
+    engine(name)
     run = imgbuild(REPOSITORY)
-    run("build", "--matrix", "cpu-vllm", "--engine", "buildah")
-    report = run("smoke", "--matrix", "cpu-vllm", "--engine", "buildah", "--json").json()[0]
+    run("build", "--matrix", "cpu-vllm", "--engine", name)
+    report = run("smoke", "--matrix", "cpu-vllm", "--engine", name, "--json").json()[0]
     found = statuses(report)
     assert report["passed"]
     assert [found[name] for name in SERVED] == ["passed"] * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import os
@@ -9,10 +10,13 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -29,7 +33,14 @@ from tests.integration.conftest import REPOSITORY, Imgbuild, engine
 pytestmark = pytest.mark.engine
 ENGINES = ("buildah", "docker", "apptainer")
 # What a site keeps for itself. None of it may be found in an image, a label, a history or a log.
-PLANTED = ("planted-wheels", "planted-ca", "planted-password", "planted.invalid")
+PLANTED = (
+    "planted-wheels",
+    "planted-ca",
+    "planted-password",
+    "planted.invalid",
+    "planted-index",
+    "planted-token",
+)
 
 
 @pytest.fixture(params=ENGINES)
@@ -42,17 +53,44 @@ def made(name: str, folder: Path) -> Engine:
     return Apptainer(folder / "dist") if name == "apptainer" else engines.choose(name)
 
 
+class _Index(BaseHTTPRequestHandler):
+    """A package index that has nothing, and keeps what was asked of it."""
+
+    asked: ClassVar[list[tuple[str, str]]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append((self.path, self.headers.get("Authorization", "")))
+        self.send_error(404)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its own name
+        pass
+
+
 @pytest.fixture
-def site_env(tmp_path: Path) -> dict[str, str]:
-    """Settings of a site with secrets: a wheel folder, a CA bundle, credentials, a proxy rule."""
+def index() -> Iterator[int]:
+    """The port of an index on this host."""
+    _Index.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Index) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+@pytest.fixture
+def site_env(tmp_path: Path, index: int) -> dict[str, str]:
+    """Settings of a site with secrets: an index, a wheel folder, a CA, logins, a proxy rule."""
     wheels = tmp_path / "planted-wheels"
     wheels.mkdir()
     bundle = tmp_path / "planted-ca.crt"
     own = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
-    bundle.write_text(own.read_text())
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    make += ["-nodes", "-keyout", "/dev/null", "-subj", "/CN=planted"]
+    made = subprocess.run(make, capture_output=True, text=True, check=True).stdout
+    bundle.write_text(own.read_text() + made)
     netrc = tmp_path / "netrc"
     netrc.write_text("machine planted.invalid login somebody password planted-password\n")
     return {
+        "UV_INDEX": f"http://somebody:planted-token@127.0.0.1:{index}/planted-index/simple",
         "UV_FIND_LINKS": str(wheels),
         "PIP_FIND_LINKS": str(wheels),
         "SSL_CERT_FILE": str(bundle),
@@ -71,6 +109,8 @@ def test_engine_contract(
 ) -> None:
     """One build, and all that must hold of it: rebuilding a base for each would take minutes."""
     run = imgbuild(project, **site_env)
+    # Another first layer, so that nothing is taken from a cache and every step sees the site.
+    another_first_layer(project, tmp_path.name)
     tags = () if name == "apptainer" else ("--tag", "extra")
     built = run("build", "--engine", name, "--force", "--json", *tags).json()[0]
     assert built["changed"]
@@ -96,11 +136,22 @@ def test_engine_contract(
     served_and_stopped(chosen, reference)
 
     log = next((tmp_path / "state/imgbuild/logs").iterdir()).read_bytes()
+    login = base64.b64encode(b"somebody:planted-token").decode()
+    assert ("/planted-index/simple/packaging/", f"Basic {login}") in _Index.asked, "no step saw it"
     contents = b"".join(image_bytes(name, reference, tmp_path))
     assert b"packaging" in contents, "the scan reads the image"
-    for planted in PLANTED:
+    certificate = Path(site_env["SSL_CERT_FILE"]).read_text().splitlines()[-4]  # a line of it
+    for planted in (*PLANTED, certificate):
         assert planted.encode() not in contents, f"{planted} is in the image"
         assert planted.encode() not in log, f"{planted} is in the log"
+
+
+def another_first_layer(project: Path, mark: str) -> None:
+    """Make the project's OS layer, and so all after it, one that no build has made yet."""
+    (project / "templates/os").mkdir()
+    family = (REPOSITORY / "templates/os/debian.j2").read_text()
+    family = family.replace("useradd ", f"echo {mark}-{time.time_ns()}\nuseradd ")
+    (project / "templates/os/debian.j2").write_text(family)
 
 
 def version(chosen: Engine, reference: str) -> str:
@@ -215,11 +266,7 @@ def test_wheels_in_a_folder_are_enough(
     cache.mkdir()
     nowhere = "http://127.0.0.1:9/simple"
     run = imgbuild(project, PIP_INDEX_URL=nowhere, UV_DEFAULT_INDEX=nowhere, TMPDIR=str(cache))
-    # Another first layer, so that no later one is cached.
-    (project / "templates/os").mkdir()
-    family = (REPOSITORY / "templates/os/debian.j2").read_text()
-    family = family.replace("useradd ", f"echo {tmp_path.name}\nuseradd ")
-    (project / "templates/os/debian.j2").write_text(family)
+    another_first_layer(project, tmp_path.name)
     built = run("build", "--engine", "buildah", "--json").json()[0]
     assert built["changed"]
 

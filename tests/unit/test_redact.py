@@ -22,6 +22,12 @@ LINES: list[tuple[SiteProfile, str, str]] = [
     (INDEX, "GET https://user:s3cret%21@pkgs.corp.invalid:8443/simple/torch/", "GET <site>torch/"),
     (INDEX, "GET https://pkgs.corp.invalid/files/a.whl", "GET https://<site>/files/a.whl"),
     (INDEX, "https://user:****@pkgs.corp.invalid/", "https://<site>@<site>/"),
+    (INDEX, "https://****@pkgs.corp.invalid:8443/simple/torch/", "https://<site>@<site>/torch/"),
+    (
+        site(extra_indexes=("http://me:tok3n@127.0.0.1:3141/team/simple",)),
+        "http://****@127.0.0.1:3141/team/simple/torch, 127.0.0.1:3141",
+        "http://<site>@<site>/torch, 127.0.0.1:3141",
+    ),
     (INDEX, "cannot resolve PKGS.corp.invalid", "cannot resolve <site>"),
     (INDEX, "password s3cret%21 or s3cret! is wrong", "password <site> or <site> is wrong"),
     # Credentials of any URL, also of one that was never configured.
