@@ -37,10 +37,11 @@ clean:
 # pip and not uv: pip already knows this site's index and CA.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip 2>&1 | grep -v '^WARNING: Location' || true
-	$(BIN)/pip install --quiet --editable . 2>&1 | grep -v '^WARNING: Location' || true
-	@$(BIN)/imgbuild --version && touch $@
+	$(BIN)/pip install -qq --upgrade pip
+	$(BIN)/pip install -qq --editable .
+	@$(BIN)/imgbuild --version
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --group dev 2>&1 | grep -v '^WARNING: Location' || true
-	@$(BIN)/ruff --version && touch $@
+	$(BIN)/pip install -qq --group dev
+	@touch $@

@@ -160,6 +160,7 @@ class WheelLayer(Fact):
 
     name: Name
     packages: tuple[Text, ...]
+    license: Text | None = None  # SPDX, where it is another than the framework's
     why: Text
 
     def holds(self, distribution: str) -> bool:

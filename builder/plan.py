@@ -66,15 +66,22 @@ def plan(matrix: Matrix, cell: Cell, lock: Lock, *, uv_lock: str, kind: BaseKind
         venv=VENV,
         user=USER,
         env=tuple(sorted({**cell.stack.env, **cell.framework.env}.items())),
-        labels=_labels(cell, lock, os_name),
+        labels=_labels(cell, lock, os_name, _licenses(matrix, cell, lock)),
         entrypoint=("tini", "--", python, f"{RUNTIME}/entrypoint.py", *server.command, "--"),
         health=(python, f"{RUNTIME}/health.py", str(server.port), server.health),
         port=server.port,
     )
 
 
-def _labels(cell: Cell, lock: Lock, os_name: str) -> tuple[tuple[str, str], ...]:
-    """Labels that are known before a build; engines add created, revision and the base."""
+def _licenses(matrix: Matrix, cell: Cell, lock: Lock) -> str:
+    """An SPDX expression: the framework's licence and those of the layers that have their own."""
+    there = {part.name for part in lock.layers}
+    own = [layer.license for layer in matrix.layers if layer.license and layer.name in there]
+    return " AND ".join(dict.fromkeys([cell.framework.license, *own]))
+
+
+def _labels(cell: Cell, lock: Lock, os_name: str, licenses: str) -> tuple[tuple[str, str], ...]:
+    """Labels that are known before a build; the build adds the time and the base."""
     gpu = cell.gpu
     on = gpu.title if gpu else cell.stack.title
     description = f"{cell.framework.title} {cell.release.version} for {on}"
@@ -82,7 +89,7 @@ def _labels(cell: Cell, lock: Lock, os_name: str) -> tuple[tuple[str, str], ...]
         "org.opencontainers.image.title": cell.id,
         "org.opencontainers.image.description": description,
         "org.opencontainers.image.version": cell.release.version,
-        "org.opencontainers.image.licenses": cell.framework.license,
+        "org.opencontainers.image.licenses": licenses,
         "org.opencontainers.image.url": cell.framework.url,
         "org.opencontainers.image.source": cell.framework.url,
         "org.opencontainers.image.documentation": cell.framework.url,

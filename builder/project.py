@@ -18,6 +18,14 @@ def shipped() -> Path:
     return data if data.is_dir() else PACKAGE.parent
 
 
+def engines_script() -> str:
+    """The command that installs and starts engines, as a user here would type it."""
+    script = shipped() / "scripts" / "engines.sh"
+    here = Path.cwd()
+    shown = script.relative_to(here) if script.is_relative_to(here) else script
+    return f"bash {shown}"
+
+
 @dataclass(frozen=True)
 class Project:
     """A matrix file and the folder whose `images/` and `templates/` belong to it."""

@@ -13,9 +13,13 @@ say "Locks and rendered files are what matrix.yaml asks for"
 "$imgbuild" lock --check
 "$imgbuild" render --check
 
-if ! "$imgbuild" doctor --json | grep -qE '"(docker|buildah)": null'; then
+found=$("$imgbuild" doctor --json)
+if ! grep -qE '"(docker|buildah)": null' <<<"$found"; then
     say "No container engine here: installing Buildah and Podman"
     "$here/engines.sh" install buildah
+elif ! grep -q '"mmdebstrap": true' <<<"$found"; then
+    say "For a base without a registry: installing mmdebstrap"
+    "$here/engines.sh" install bootstrap || say "Going on without; a registry must answer"
 fi
 
 say "Building $cell"

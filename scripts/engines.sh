@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs and starts the engines that imgbuild builds and runs images with.
 #
-#   engines.sh install buildah|docker|apptainer|registry
+#   engines.sh install buildah|docker|apptainer|bootstrap|registry
 #   engines.sh start|stop docker
 #   engines.sh status
 #
@@ -37,6 +37,13 @@ install_buildah() {
     open_device /dev/net/tun
 }
 
+have_bootstrap() { have mmdebstrap; }
+
+install_bootstrap() {
+    need_admin "sudo apt-get install -y mmdebstrap" "sudo dnf install -y mmdebstrap"
+    apt_install mmdebstrap
+}
+
 have_registry() { have docker-registry skopeo; }
 
 install_registry() {
@@ -63,7 +70,7 @@ status() {
 report() { printf '%-10s %-10s %s\n' "$1" "${2:-missing}" "$3"; }
 
 case "$*" in
-    "install buildah" | "install docker" | "install apptainer" | "install registry") install_engine "$2" ;;
+    "install buildah" | "install docker" | "install apptainer" | "install bootstrap" | "install registry") install_engine "$2" ;;
     "start docker" | "stop docker") "$1_docker" ;;
     status) status ;;
     *) usage ;;

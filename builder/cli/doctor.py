@@ -9,6 +9,7 @@ import click
 from builder import engines, proc, site
 from builder.cli import options
 from builder.engines import host
+from builder.project import engines_script
 
 
 @click.command("doctor")
@@ -28,10 +29,11 @@ def command(*, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     for name, problem in found["engines"].items():  # type: ignore[attr-defined]
-        verb = "start" if problem and "daemon" in problem else "install"
-        hint = f"; scripts/engines.sh {verb} {name}" if problem else ""
+        verb = "start" if problem and "daemon" in problem and proc.find("dockerd") else "install"
+        hint = f"; {engines_script()} {verb} {name}" if problem else ""
         click.echo(f"{name:<11} {'ready' if problem is None else problem + hint}")
-    bootstrap = "ready" if found["mmdebstrap"] else "mmdebstrap not installed"
+    missing = f"mmdebstrap not installed; {engines_script()} install bootstrap"
+    bootstrap = "ready" if found["mmdebstrap"] else missing
     click.echo(f"{'bootstrap':<11} {bootstrap}")
     click.echo(f"{'gpu':<11} {'NVIDIA driver found' if found['gpu'] else 'none'}")
     for name, value in found["site"].items():  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from builder.engines.base import Archive, OnLine
 from builder.errors import BuildError
 from builder.model import OperatingSystem
 from builder.proc import Command
+from builder.project import engines_script
 from builder.site import SiteProfile, apt
 
 # Changes when what a bootstrapped base contains changes.
@@ -60,7 +61,8 @@ def _make(
     epoch: int,
 ) -> None:
     if not proc.find("mmdebstrap"):
-        raise BuildError("mmdebstrap is not installed", hint="scripts/engines.sh install buildah")
+        hint = f"`{engines_script()} install bootstrap` does it"
+        raise BuildError("mmdebstrap is not installed", hint=hint)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="imgbuild-base-", dir=target.parent))
     scratch = Path(tempfile.mkdtemp(prefix="imgbuild-base-"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -52,6 +53,16 @@ def test_renders_the_shipped_cells_anywhere(installed: Path, tmp_path: Path) -> 
         assert not same.diff_files
         assert not same.left_only
     assert run(installed, tmp_path, "lock", "--check").returncode == 0
+
+
+def test_it_brings_the_script_that_installs_engines(installed: Path, tmp_path: Path) -> None:
+    done = run(installed, tmp_path, "doctor")
+    assert done.returncode == 0, done.stderr
+    for command in re.findall(r"bash (\S+) (?:install|start) \w+", done.stdout):
+        assert Path(command) == installed / "builder/_data/scripts/engines.sh"
+    script = installed / "builder/_data/scripts/engines.sh"
+    shown = subprocess.run(["bash", script, "status"], capture_output=True, text=True, check=True)
+    assert "buildah" in shown.stdout
 
 
 def test_a_projects_own_files_hide_the_shipped(installed: Path, tmp_path: Path) -> None:

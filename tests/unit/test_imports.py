@@ -25,7 +25,7 @@ MAY: dict[str, set[str] | None] = {
     "lock": {"model", "errors", "proc", "project"},
     "render": {"model", "errors", "plan"},
     "site": {"model", "errors", "proc"},
-    "engines": {"model", "errors", "proc", "site"},
+    "engines": {"model", "errors", "proc", "project", "site"},
     "prepare": {"model", "errors", "project", "plan", "lock", "render", "engines"},
     "context": {"model", "errors", "lock", "site", "engines", "prepare"},
     "build": None,
