@@ -20,6 +20,7 @@ VERBS = {
     "build": "Build the images of cells.",
     "sif": "Make Apptainer images of built ones.",
     "smoke": "Prove built images by serving a tiny model.",
+    "clean": "Remove images that no longer are what would be built.",
     "doctor": "Show engines, GPU and site as imgbuild sees them.",
 }
 

@@ -23,7 +23,7 @@ SIF_FOLDER = Path("dist")  # where SIFs are written and looked for, unless the u
 
 def choose(name: str = "auto", sifs: Path = SIF_FOLDER) -> Engine:
     """The engine of that name, or the first of `auto` that works; raises UserError with why not."""
-    return next(_usable(name, sifs))
+    return next(usable(name, sifs))
 
 
 def require(engine: Engine) -> None:
@@ -37,7 +37,7 @@ def built(
 ) -> tuple[Engine, Image, Naming]:
     """The engine that holds an image with one of these contents; raises UserError if none does."""
     stale = ""
-    for engine in _usable(name, sifs):
+    for engine in usable(name, sifs):
         for naming in namings:
             if image := engine.find(naming):
                 return engine, image, naming
@@ -51,7 +51,7 @@ def built(
     )
 
 
-def _usable(name: str, sifs: Path) -> Iterator[Engine]:
+def usable(name: str, sifs: Path) -> Iterator[Engine]:
     """The engines of `name` that work here, one by one; raises UserError when there is none."""
     if name != "auto" and name not in ENGINES:
         raise UserError(f"unknown engine {name!r}", hint=nearest(name, [*ENGINES, "auto"]))
@@ -69,4 +69,4 @@ def _usable(name: str, sifs: Path) -> Iterator[Engine]:
         )
 
 
-__all__ = ["ENGINES", "SIF_FOLDER", "Engine", "built", "choose", "require"]
+__all__ = ["ENGINES", "SIF_FOLDER", "Engine", "built", "choose", "require", "usable"]

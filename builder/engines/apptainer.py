@@ -60,6 +60,13 @@ class Apptainer:
         file = self._file(naming)
         return Image(reference=str(file), size=file.stat().st_size) if file.is_file() else None
 
+    def held(self, naming: Naming) -> tuple[Image, ...]:
+        image = self.latest(naming)
+        return (image,) if image else ()
+
+    def remove(self, image: Image, naming: Naming) -> None:  # noqa: ARG002 - it is a file
+        Path(image.reference).unlink()
+
     def pull(self, reference: str, *, refresh: bool) -> Base:  # noqa: ARG002 - nothing is kept
         # A definition pulls while it builds.
         registry.reach(reference)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,12 @@ class Naming:
     @property
     def content_reference(self) -> str:
         return f"{self.repository}:{self.cell_id}-{self.content}"
+
+    def is_content(self, reference: str) -> bool:
+        """Whether a reference, without a registry's name, is a content tag of this cell."""
+        stem, _, content = reference.rpartition("-")
+        own = stem == f"{self.repository}:{self.cell_id}"
+        return own and re.fullmatch("[0-9a-f]{12}", content) is not None
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -143,6 +150,12 @@ class Engine(Protocol):
 
     def latest(self, naming: Naming) -> Image | None:
         """The image that bears the cell's own tag, whatever its content."""
+
+    def held(self, naming: Naming) -> tuple[Image, ...]:
+        """All images of this cell that are here, of any content, by their content's own names."""
+
+    def remove(self, image: Image, naming: Naming) -> None:
+        """Take the cell's names from an image; it goes unless it has one of the user's own."""
 
     def pull(self, reference: str, *, refresh: bool) -> Base:
         """A base from a registry, or the local copy of one unless `refresh`."""

@@ -42,6 +42,21 @@ class Buildah:
     def latest(self, naming: Naming) -> Image | None:
         return self._image(f"{naming.repository}:{naming.cell_id}")
 
+    def held(self, naming: Naming) -> tuple[Image, ...]:
+        rows = json.loads(self._capture("buildah", "images", "--json").stdout or "null") or []
+        return tuple(
+            Image(reference=name, size=_bytes(row["size"]))
+            for row in rows
+            for name in row.get("names") or ()
+            if naming.is_content(name.removeprefix("localhost/"))
+        )
+
+    def remove(self, image: Image, naming: Naming) -> None:
+        shown = self._capture("buildah", "images", "--json", image.reference).stdout
+        own = {image.reference, *map(_local, naming.references)}
+        names = own.intersection(*(row["names"] for row in json.loads(shown)))
+        self._capture("podman", "rmi", *sorted(names))
+
     def pull(self, reference: str, *, refresh: bool) -> Base:
         if refresh or self._image(reference, prefix="") is None:
             self._capture("buildah", "pull", "--quiet", "--policy", "always", reference)

@@ -62,6 +62,25 @@ class BuildKit:
     def latest(self, naming: Naming) -> Image | None:
         return self._image(f"{naming.repository}:{naming.cell_id}")
 
+    def held(self, naming: Naming) -> tuple[Image, ...]:
+        found = self._client.images.list(name=naming.repository)
+        return tuple(
+            Image(reference=tag, size=int(image.attrs["Size"]))
+            for image in found
+            for tag in image.tags
+            if naming.is_content(tag)
+        )
+
+    def remove(self, image: Image, naming: Naming) -> None:
+        import docker  # noqa: PLC0415
+
+        own = {image.reference, *naming.references}
+        try:
+            for name in sorted(own.intersection(self._client.images.get(image.reference).tags)):
+                self._client.images.remove(name)
+        except docker.errors.APIError as error:
+            raise BuildError(f"docker keeps {image.reference}: {error.explanation}") from None
+
     def pull(self, reference: str, *, refresh: bool) -> Base:
         if refresh or self._image(reference) is None:
             proc.capture(Command(args=("docker", "pull", "--quiet", reference), timeout=900))

@@ -145,6 +145,11 @@ def test_engine_contract(
         assert planted.encode() not in contents, f"{planted} is in the image"
         assert planted.encode() not in log, f"{planted} is in the log"
 
+    removed = run("clean", "--all", "--engine", name, "--json").json()
+    assert built["image"]["reference"] in [image["reference"] for image in removed]
+    assert run("clean", "--all", "--engine", name, "--json").json() == []
+    run("smoke", "--engine", name, code=2)
+
 
 def another_first_layer(project: Path, mark: str) -> None:
     """Make the project's OS layer, and so all after it, one that no build has made yet."""

@@ -42,6 +42,16 @@ class FakeEngine:
     def latest(self, naming: Naming) -> Image | None:
         return self.images.get(f"{naming.repository}:{naming.cell_id}")
 
+    def held(self, naming: Naming) -> tuple[Image, ...]:
+        held = {name: image for name, image in self.images.items() if naming.is_content(name)}
+        return tuple(Image(reference=name, size=image.size) for name, image in held.items())
+
+    def remove(self, image: Image, naming: Naming) -> None:
+        target = self.images[image.reference]
+        for name in {image.reference, *naming.references}:
+            if self.images.get(name) is target:
+                del self.images[name]
+
     def pull(self, reference: str, *, refresh: bool) -> Base:
         if self._no_base:
             raise self._no_base
