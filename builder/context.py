@@ -12,10 +12,12 @@ from pathlib import Path
 
 from builder import __version__, lock
 from builder.engines.base import CONTENT_LABEL, Base, BuildRequest
-from builder.errors import UserError
+from builder.errors import BuildError, UserError
 from builder.model import Cell
 from builder.prepare import Prepared, Workbench
 from builder.site import Fit, SiteProfile, pin_set, secret
+
+_LAST_SECOND = 253402300799  # of the year 9999, the last that dates can be written of
 
 
 @contextmanager
@@ -89,7 +91,7 @@ def _labels(prepared: Prepared, base: Base, when: int) -> dict[str, str]:
 def epoch(cell: Cell) -> int:
     """Seconds: SOURCE_DATE_EPOCH, or the day that the cell's packages were taken from."""
     if given := os.environ.get("SOURCE_DATE_EPOCH"):
-        if not given.isdigit():
+        if not (given.isascii() and given.isdigit() and int(given) <= _LAST_SECOND):
             raise UserError(f"SOURCE_DATE_EPOCH is {given!r}, not a number of seconds")
         return int(given)
     day = cell.build.exclude_newer
@@ -103,4 +105,7 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)  # a link to a link would dangle inside
     except OSError:
-        shutil.copyfile(source, target)
+        try:
+            shutil.copyfile(source, target)
+        except OSError as error:  # it names the source, which is the site's own
+            raise BuildError(f"cannot copy a wheel to {target.parent}: {error.strerror}") from None

@@ -18,6 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._]*(-[a-z0-9._]+)*$")]
 Version = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)*([a-z]+\d+|\.post\d+)?$")]
+# https://www.debian.org/doc/debian-policy/ch-controlfields.html#source
+OsPackage = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
+# No credentials: they are the site's, and a matrix is committed.
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s@\"'`$\\]+$")]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 
 
@@ -47,8 +51,8 @@ class Fact(BaseModel):
 class Archive(Fact):
     """Where a distribution's packages come from, as its images name it."""
 
-    mirror: Text
-    security: Text  # where the suite's security fixes are
+    mirror: Url
+    security: Url  # where the suite's security fixes are
     suite: Name
     components: tuple[Name, ...] = ("main",)
 
@@ -91,7 +95,7 @@ class Gpu(Fact):
 class Index(Fact):
     """A package index beside the default one, and the packages that only it has."""
 
-    url: Text
+    url: Url
     packages: tuple[Name, ...]
     why: Text
 
@@ -125,9 +129,9 @@ class Release(Fact):
 class Server(Fact):
     """How the framework is started and asked how it is."""
 
-    command: tuple[Text, ...]
+    command: Annotated[tuple[Text, ...], Field(min_length=1)]
     port: Annotated[int, Field(gt=0, lt=65536)]
-    health: Text
+    health: Annotated[str, StringConstraints(pattern=r"^/\S*$")]
 
 
 class SmokeRun(Fact):
@@ -135,7 +139,7 @@ class SmokeRun(Fact):
 
     args: tuple[str, ...]
     env: dict[str, str] = Field(default_factory=dict)
-    shm_mb: Annotated[int, Field(gt=0)]  # MiB of /dev/shm
+    shm_mb: Annotated[int, Field(gt=0, le=1 << 20)]  # MiB of /dev/shm
     module: Name  # imports without a GPU
     help: tuple[Text, ...]  # prints the server's help without a GPU
     help_env: dict[str, str] = Field(default_factory=dict)
@@ -145,10 +149,10 @@ class Framework(Fact):
     """An inference server: how it is installed, started, asked and proven."""
 
     title: Text
-    url: Text
+    url: Url
     license: Text
     server: Server
-    packages: dict[Literal["debian"], tuple[Text, ...]]
+    packages: dict[Literal["debian"], tuple[OsPackage, ...]]
     core: tuple[Name, ...]  # distributions that make up the framework's own layer
     env: dict[str, str] = Field(default_factory=dict)
     smoke: dict[AcceleratorName, SmokeRun]
@@ -160,7 +164,8 @@ class WheelLayer(Fact):
 
     name: Name
     packages: tuple[Text, ...]
-    license: Text | None = None  # SPDX, where it is another than the framework's
+    # Pattern of distributions -> SPDX, where users must heed more than the framework's licence.
+    licenses: dict[Text, Text] = Field(default_factory=dict)
     why: Text
 
     def holds(self, distribution: str) -> bool:

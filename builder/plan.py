@@ -6,6 +6,8 @@ then the wheels from CUDA's libraries up to the framework, then imgbuild's own r
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 from builder.model import (
     Account,
     BaseKind,
@@ -74,10 +76,14 @@ def plan(matrix: Matrix, cell: Cell, lock: Lock, *, uv_lock: str, kind: BaseKind
 
 
 def _licenses(matrix: Matrix, cell: Cell, lock: Lock) -> str:
-    """An SPDX expression: the framework's licence and those of the layers that have their own."""
-    there = {part.name for part in lock.layers}
-    own = [layer.license for layer in matrix.layers if layer.license and layer.name in there]
-    return " AND ".join(dict.fromkeys([cell.framework.license, *own]))
+    """An SPDX expression: the framework's licence, and those that matrix.yaml names beside it."""
+    named = [
+        spdx
+        for layer in matrix.layers
+        for pattern, spdx in layer.licenses.items()
+        if any(fnmatchcase(distribution, pattern) for distribution in lock.pins)
+    ]
+    return " AND ".join(dict.fromkeys([cell.framework.license, *named]))
 
 
 def _labels(cell: Cell, lock: Lock, os_name: str, licenses: str) -> tuple[tuple[str, str], ...]:

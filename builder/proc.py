@@ -77,26 +77,31 @@ def capture(command: Command, *, check: bool = True) -> Result:
     """Run to the end and return what was printed.
 
     Raises BuildError when the program is missing, exceeds its time, or, with `check`, fails.
+    An interrupt asks the whole process group to end, so that it can clean up after itself.
     """
     LOG.info("$ %s", command)
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command.args,
             env=command.environment,
             cwd=command.cwd,
-            input=command.stdin,
-            stdin=subprocess.DEVNULL if command.stdin is None else None,
-            capture_output=True,
+            stdin=subprocess.DEVNULL if command.stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=command.timeout,
-            check=False,
+            start_new_session=True,
         )
     except OSError as error:
         raise _unstartable(command, error) from None
-    except subprocess.TimeoutExpired:
-        raise BuildError(f"`{command}` took longer than {command.timeout:g} s") from None
-    result = Result(code=done.returncode, stdout=done.stdout, stderr=command.redact(done.stderr))
+    try:
+        stdout, stderr = process.communicate(command.stdin, timeout=command.timeout)
+    except BaseException as error:
+        end_group(process)
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise BuildError(f"`{command}` took longer than {command.timeout:g} s") from None
+        raise
+    result = Result(code=process.returncode, stdout=stdout, stderr=command.redact(stderr))
     if check and result.code:
         tail = (result.stderr or command.redact(result.stdout)).splitlines()[-TAIL_LINES:]
         raise BuildError(f"`{command}` failed with exit code {result.code}", tail=tail)

@@ -81,6 +81,7 @@ def main() -> None:
         try:
             code = imgbuild.main(prog_name="imgbuild", standalone_mode=False)
         except BaseException as error:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # one Ctrl-C is enough
             code = _tell(error)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -107,6 +108,8 @@ def _tell(error: BaseException) -> int:
             return 130
         case BrokenPipeError():
             raise error
+        case SystemExit():  # click's own, where a reader of the help goes away
+            return int(error.code or 0)
         case OSError():
             # A full disk or a folder that cannot be written is the host's business, no defect.
             where = f"{error.filename}: " if error.filename else ""

@@ -83,11 +83,14 @@ def command(
         click.echo(json.dumps([dataclasses.asdict(result) for result in results], indent=2))
 
 
-_TAG = re.compile(r"^(?:[a-z0-9][a-zA-Z0-9._:/-]*:)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")
+# https://pkg.go.dev/github.com/distribution/reference: [host[:port]/]path:tag
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST = r"[A-Za-z0-9][A-Za-z0-9.-]*(?::\d{1,5})?"
+_TAG = re.compile(rf"(?:(?:{_HOST}/)?{_PART}(?:/{_PART})*:)?[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}")
 
 
 def _check_tag(tag: str) -> None:
-    if not _TAG.match(tag):
+    if not _TAG.fullmatch(tag):
         raise UserError(f"--tag: {tag!r} is no tag", hint="give T or NAME:T")
     if tag.rpartition(":")[2] == "latest":
         raise UserError("--tag: latest names another image every week", hint="give a version")

@@ -30,7 +30,7 @@ sif_folder = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=SIF_FOLDER,
     show_default=True,
-    help="Folder of SIF files (apptainer only).",
+    help="Folder of SIF files; other engines keep images in their own store.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 

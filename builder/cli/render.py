@@ -38,7 +38,7 @@ def command(file: Path | None, selector: str | None, *, check: bool, output: Pat
                 diff=diff,
                 hint="run `imgbuild render`, and delete what no cell owns",
             )
-        say(f"render: {len(cells)} cells are up to date")
+        say(f"render: up to date: {', '.join(cell.id for cell in cells)}")
         return
     for written in render.write(images, rendered):
         click.echo(written)

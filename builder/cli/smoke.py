@@ -30,7 +30,11 @@ _MARKS = {Status.PASSED: "ok", Status.FAILED: "FAILED", Status.SKIPPED: "skipped
 @options.sif_folder
 @click.option("--static", is_flag=True, help="Leave out the checks that start a server.")
 @click.option(
-    "--timeout", default=600.0, show_default=True, help="Seconds until the server must be healthy."
+    "--timeout",
+    type=click.FloatRange(min=1, max=86400),
+    default=600.0,
+    show_default=True,
+    help="Seconds until the server must be healthy.",
 )
 @options.as_json
 def command(

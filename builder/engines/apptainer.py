@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -91,26 +92,31 @@ class Apptainer:
 
     def convert(self, naming: Naming, source: str, on_line: OnLine) -> Image:
         """A SIF of what `source` names, as "oci-archive:FILE"."""
-        return self._build(naming, source, [], None, on_line)
+        transport, _, file = source.partition(":")
+        # A SIF remembers what it was made from: a name, not a path of this host.
+        name = f"{transport}:{Path(file).name}"
+        return self._build(naming, name, [], Path(file).parent, on_line)
 
     def _build(
-        self, naming: Naming, source: str, options: list[str], cwd: Path | None, on_line: OnLine
+        self, naming: Naming, source: str, options: list[str], cwd: Path, on_line: OnLine
     ) -> Image:
         target = self._file(naming).absolute()
         target.parent.mkdir(parents=True, exist_ok=True)
         # Aside and renamed: a SIF of that name is always whole.
         aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        # An interrupted build leaves its tree here, where we clean up.
+        scratch = Path(tempfile.mkdtemp(prefix="imgbuild-sif-"))
+        env = {**host.apptainer_env(), "APPTAINER_TMPDIR": str(scratch), "TMPDIR": str(scratch)}
         args = ("apptainer", "build", "--force", "--disable-cache", "--mksquashfs-args", _SQUASHFS)
         try:
             proc.stream(
-                Command(
-                    args=(*args, *options, str(aside), source), env=host.apptainer_env(), cwd=cwd
-                ),
+                Command(args=(*args, *options, str(aside), source), env=env, cwd=cwd),
                 on_line,
             )
             aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
+            shutil.rmtree(scratch, ignore_errors=True)
         return Image(reference=str(self._file(naming)), size=target.stat().st_size)
 
     def tag(self, image: Image, naming: Naming) -> tuple[str, ...]:  # noqa: ARG002 - it is a file

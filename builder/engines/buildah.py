@@ -134,10 +134,11 @@ class Buildah:
 
     def archive(self, image: Image, target: Path) -> str:
         """Write an image as an OCI archive for Apptainer; returns its transport name."""
-        self._capture(
-            "buildah", "push", "--quiet", "--disable-compression", "--format", "oci",
-            image.reference, f"oci-archive:{target}",
-        )  # fmt: skip
+        args = ("buildah", "push", "--quiet", "--disable-compression", "--format", "oci")
+        # Beside the archive: what an interrupted export leaves goes with the caller's folder.
+        env = {**host.containers_env(), "TMPDIR": str(target.parent)}
+        names = (image.reference, f"oci-archive:{target}")
+        proc.capture(Command(args=(*args, *names), env=env, timeout=900))
         return f"oci-archive:{target}"
 
     def _image(self, reference: str, prefix: str = "localhost/") -> Image | None:

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import socket
+import tempfile
 from pathlib import Path
 
 _CAP_SYS_RESOURCE = 24  # bit of linux/capability.h
@@ -42,12 +43,20 @@ def free_port() -> int:
 
 def cache_dir() -> Path:
     """imgbuild's folder for what it can make again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imgbuild"
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "imgbuild"
 
 
 def state_dir() -> Path:
     """imgbuild's folder for logs."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "imgbuild"
+    return Path(os.environ.get("XDG_STATE_HOME") or _home() / ".local/state") / "imgbuild"
+
+
+def _home() -> Path:
+    """This user's home; CI runs things as users that nobody has heard of, without one."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"imgbuild-home-{os.getuid()}"
 
 
 def containers_conf() -> str | None:

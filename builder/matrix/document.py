@@ -57,7 +57,8 @@ def read(file: Path) -> Document:
         hint = close if close.startswith("did") else ""
         raise UserError("no such file", place=Place(file), hint=hint) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read: {error}", place=Place(file)) from None
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot be read: {why}", place=Place(file)) from None
     document = Document(file, None, {}, {})
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
@@ -25,6 +25,7 @@ def misfits(matrix: Matrix) -> Iterator[Misfit]:
     yield from _texts(matrix.model_dump(mode="json", by_alias=True), ())
     yield from _systems(matrix)
     yield from _stacks(matrix)
+    yield from _twice(("layers",), [layer.name for layer in matrix.layers])
     for index, layer in enumerate(matrix.layers):
         if layer.name in _OWN_LAYERS:
             yield ("layers", index, "name"), f": {layer.name!r} is a layer of imgbuild's own"
@@ -36,8 +37,16 @@ def misfits(matrix: Matrix) -> Iterator[Misfit]:
         yield from _variables((*path, "env"), framework.env)
         for family in sorted(families - set(framework.packages)):
             yield (*path, "packages"), f" lacks the key {family!r}"
+        versions = [release.version for release in framework.releases]
+        yield from _twice((*path, "releases"), versions)
         for index, release in enumerate(framework.releases):
             yield from _release((*path, "releases", index), release, framework)
+
+
+def _twice(path: Key, names: Sequence[str]) -> Iterator[Misfit]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield (*path, index), f": {name!r} is there already"
 
 
 def _systems(matrix: Matrix) -> Iterator[Misfit]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -112,10 +113,24 @@ def _take(text: str, names: Iterable[str]) -> tuple[str | None, str]:
     return None, text
 
 
+def _exists(matrix: Matrix, text: str) -> bool:
+    """Whether each part of a cell id is known."""
+    stack, rest = _take(text, matrix.stacks)
+    framework, rest = _take(rest, matrix.frameworks)
+    for names in (matrix.gpus, matrix.os):
+        _, rest = _take(rest, names)
+    return None not in (stack, framework) and not rest
+
+
 def _unknown(
     matrix: Matrix, text: str, what: str, part: str, *, known: Iterable[str], place: Place | None
 ) -> UserError:
-    similar = nearest(text, set(matrix.cells) - {text})  # it may be one of these itself
-    if not similar.startswith("did"):
-        similar = nearest(part, known)
+    close = difflib.get_close_matches(part, known, n=1, cutoff=0.5)
+    mended = text.replace(part, close[0], 1) if close else text
+    if mended != text and _exists(matrix, mended):
+        similar = f"did you mean {mended!r}?"
+    else:
+        similar = nearest(text, set(matrix.cells) - {text})  # it may be one of these itself
+        if not similar.startswith("did"):
+            similar = nearest(part, known)
     return UserError(f"unknown cell {text!r}: {what} {part!r}", place=place, hint=similar)

@@ -180,7 +180,7 @@ def discover(env: Mapping[str, str] | None = None, root: Path = Path("/")) -> Si
         no_index=settings.no_index,
         offline=settings.offline,
         ca=ca,
-        netrc=netrc if netrc.is_file() else None,
+        netrc=netrc if netrc.is_file() and os.access(netrc, os.R_OK) else None,
         proxies=proxies,
         apt_options=apt.options(root),
         apt_login=apt.login(root),

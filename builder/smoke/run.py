@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import sys
 import time
 import urllib.error
@@ -250,5 +251,7 @@ def tiny_model() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     script = (sys.executable, "-I", "-B", str(RUNTIME / "tinymodel.py"))
     golden = proc.capture(Command(args=(*script, str(folder / "model"), "--json"), timeout=300))
-    (folder / "golden.json").write_text(golden.stdout, encoding="utf-8")
+    aside = folder / f"golden.json.{os.getpid()}"
+    aside.write_text(golden.stdout, encoding="utf-8")
+    aside.replace(folder / "golden.json")
     return folder / "model"

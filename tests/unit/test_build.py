@@ -164,3 +164,7 @@ def test_source_date_epoch_must_be_a_number(run: Run, monkeypatch: pytest.Monkey
     monkeypatch.setitem(os.environ, "SOURCE_DATE_EPOCH", "yesterday")
     with pytest.raises(UserError, match="'yesterday', not a number of seconds"):
         run(FakeEngine())
+    for odd in ("²", "9" * 21):
+        monkeypatch.setitem(os.environ, "SOURCE_DATE_EPOCH", odd)
+        with pytest.raises(UserError):
+            run(FakeEngine())

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,8 @@ def test_every_error_is_told_in_one_line(
         ("reg:5000/x/y:latest", "latest names another image every week"),
         ("reg:5000/x/y", "is no tag"),
         ("two words", "is no tag"),
+        ("line\n", "is no tag"),
+        ("a//b:c", "is no tag"),
         ("", "is no tag"),
     ],
 )
@@ -187,18 +190,41 @@ def test_a_reader_that_goes_away_is_no_success_and_no_traceback(tmp_path: Path) 
 
 
 def test_a_defect_is_told_also_without_a_home(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    """As an arbitrary uid has none, without a passwd entry."""
+
     def fail(*_: object) -> None:
         raise RuntimeError("oops")
 
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", fail)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(engines, "choose", fail)
     assert run(monkeypatch, "build") == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.endswith("RuntimeError('oops'); please report the lines above")
+    (log,) = tmp_path.rglob("defect.log")
+    assert "RuntimeError: oops" in log.read_text()
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"please report {log}")
+
+
+@pytest.mark.python
+def test_a_reader_that_leaves_the_help_is_no_defect() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "builder.cli", "build", "--help"]
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("seconds", ["0", "-5", "soon"])
+def test_a_useless_time_out_is_refused(
+    seconds: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert run(monkeypatch, "smoke", "--timeout", seconds) == 2
+    assert capsys.readouterr().err.startswith("imgbuild: --timeout: ")
 
 
 def test_one_image_is_not_smoked_as_all_cells(

@@ -62,6 +62,31 @@ MISTAKES = {
     "schema of the future": Mistake(
         "\nschema: 1", "\nschema: 2", "schema: unknown value 2; known: 1", "schema: 2"
     ),
+    "cell whose framework is misspelt": Mistake(
+        "  - cpu-vllm\n",
+        "  - cpu-vlm\n",
+        "unknown cell 'cpu-vlm': no framework 'vlm'; did you mean 'cpu-vllm'?",
+        "cpu-vlm",
+    ),
+    "package that a shell would read": Mistake(
+        "python3-dev, tini]",
+        'python3-dev, "tini; rm -rf /"]',
+        "frameworks.vllm.packages.debian[6]: 'tini; rm -rf /' is not a valid name or version",
+        "rm -rf",
+    ),
+    "URL with a password": Mistake(
+        "url: https://download.pytorch.org/whl/cpu",
+        "url: https://u:p@own.invalid/whl/cpu",
+        "frameworks.vllm.releases[0].builds[0].index.url: 'https://u:p@own.invalid/whl/cpu' "
+        "is not a valid name or version",
+        "own.invalid",
+    ),
+    "layer that is there already": Mistake(
+        "  - name: torch\n",
+        "  - name: cuda\n",
+        "layers[1]: 'cuda' is there already",
+        'packages: ["torch"+-1',
+    ),
     "schema in quotes": Mistake(
         "\nschema: 1",
         '\nschema: "1"',
