@@ -23,6 +23,7 @@ from builder.engines.base import (
     Naming,
     OnLine,
     Run,
+    environment_options,
 )
 from builder.errors import BuildError
 from builder.model import BaseKind
@@ -125,12 +126,12 @@ class Apptainer:
     def call(
         self, image: str, args: tuple[str, ...], env: Mapping[str, str], *, gpus: bool
     ) -> Result:
-        options = [*_CONTAINED, *_environment(env), *(("--nv",) if gpus else ())]
+        options = [*_CONTAINED, *environment_options(env), *(("--nv",) if gpus else ())]
         return self._capture("exec", *options, image, *args, check=False)
 
     def start(self, run: Run) -> Container:
         port = host.free_port()
-        options = [*_CONTAINED, *_environment(run.env), *(("--nv",) if run.gpus else ())]
+        options = [*_CONTAINED, *environment_options(run.env), *(("--nv",) if run.gpus else ())]
         for folder, target in run.mounts.items():
             options += ["--bind", f"{folder}:{target}:ro"]
         folder = Path(tempfile.mkdtemp(prefix="imgbuild-sif-"))
@@ -149,10 +150,6 @@ class Apptainer:
 
 # As strict as a cluster may be: no home, no host folders, no host environment.
 _CONTAINED = ("--containall", "--no-home", "--cleanenv")
-
-
-def _environment(env: Mapping[str, str]) -> list[str]:
-    return [part for name, value in env.items() for part in ("--env", f"{name}={value}")]
 
 
 class _ApptainerProcess:

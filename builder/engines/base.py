@@ -109,6 +109,11 @@ class Run:
         return [arg.replace("{port}", str(port)).replace("{host}", host) for arg in self.args]
 
 
+def environment_options(env: Mapping[str, str]) -> list[str]:
+    """`--env` as docker, podman and apptainer all take it."""
+    return [part for name, value in env.items() for part in ("--env", f"{name}={value}")]
+
+
 class Container(Protocol):
     """A running container with one server in it."""
 

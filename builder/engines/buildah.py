@@ -19,6 +19,7 @@ from builder.engines.base import (
     Naming,
     OnLine,
     Run,
+    environment_options,
 )
 from builder.errors import BuildError
 from builder.model import BaseKind
@@ -116,7 +117,7 @@ class Buildah:
             "--entrypoint",
             args[0],
         ]
-        command += [*_environment(env), *_gpus(gpus=gpus), image, *args[1:]]
+        command += [*environment_options(env), *_gpus(gpus=gpus), image, *args[1:]]
         return proc.capture(
             Command(args=tuple(command), env=host.containers_env(), timeout=300), check=False
         )
@@ -125,7 +126,12 @@ class Buildah:
         # The host's network: Podman's own needs firewall tools that small hosts do not have.
         port = host.free_port()
         command = ["podman", "run", "--detach", "--no-healthcheck", "--network", "host"]
-        command += ["--shm-size", f"{run.shm_mb}m", *_environment(run.env), *_gpus(gpus=run.gpus)]
+        command += [
+            "--shm-size",
+            f"{run.shm_mb}m",
+            *environment_options(run.env),
+            *_gpus(gpus=run.gpus),
+        ]
         for folder, target in run.mounts.items():
             command += ["--volume", f"{folder}:{target}:ro"]
         command += [run.image, *run.arguments(port)]
@@ -190,10 +196,6 @@ def _isolation() -> list[str]:
     if not host.is_root():
         return ["--isolation", "chroot"]
     return ["--runtime", "runc"] if shutil.which("runc") else []
-
-
-def _environment(env: Mapping[str, str]) -> list[str]:
-    return [part for name, value in env.items() for part in ("--env", f"{name}={value}")]
 
 
 def _gpus(*, gpus: bool) -> list[str]:

@@ -18,6 +18,7 @@ from builder.engines.base import (
     Naming,
     OnLine,
     Run,
+    environment_options,
 )
 from builder.errors import BuildError
 from builder.model import BaseKind
@@ -135,7 +136,7 @@ class BuildKit:
         self, image: str, args: tuple[str, ...], env: Mapping[str, str], *, gpus: bool
     ) -> Result:
         command = ["docker", "run", "--rm", "--network", "none", "--entrypoint", args[0]]
-        command += [part for name, value in env.items() for part in ("--env", f"{name}={value}")]
+        command += environment_options(env)
         command += ["--gpus", "all"] if gpus else []
         return proc.capture(Command(args=(*command, image, *args[1:]), timeout=300), check=False)
 

@@ -114,6 +114,13 @@ class SiteProfile:
                 if page.is_file():
                     yield from _linked(page)
 
+    @property
+    def netrc_text(self) -> str:
+        """.netrc in whatever encoding it is: `secret.write` gives it back byte for byte."""
+        if self.netrc is None:
+            return ""
+        return self.netrc.read_text(encoding="utf-8", errors="surrogateescape")
+
     def redact(self, line: str) -> str:
         """Replace everything that only this site has by <site>."""
         return self._private.sub("<site>", line)
@@ -130,8 +137,7 @@ class SiteProfile:
         direct = re.split(r"[\s,]+", self.proxies.get("no_proxy", "").lower())
         found |= {host for host in direct if "." in host.strip(".")} - _PUBLIC_HOSTS
         found |= {str(path) for path in (*self.wheel_dirs, *self.file_indexes)} - {"/"}
-        netrc = _text(self.netrc) if self.netrc else ""
-        found |= set(re.findall(r"\bpassword\s+(\S{4,})", netrc + self.apt_login))
+        found |= set(re.findall(r"\bpassword\s+(\S{4,})", self.netrc_text + self.apt_login))
         longest_first = sorted(filter(None, found), key=len, reverse=True)
         credentials = r"(?<=//)[^/@\s]+(?=@)"
         return re.compile("|".join([*map(re.escape, longest_first), credentials]), re.IGNORECASE)
@@ -225,11 +231,3 @@ def _linked(page: Path) -> Iterator[Path]:
         file = (page.parent / unquote(href)).resolve()
         if file.suffix == ".whl" and file.is_file():
             yield file
-
-
-def _text(file: Path) -> str:
-    """A file that may be in any encoding, and comes out of `secret.write` byte for byte."""
-    try:
-        return file.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return ""

@@ -44,8 +44,7 @@ def script(profile: SiteProfile, recipe: Recipe, folder: str, *, complete: bool 
         lines += _file(f"{folder}/apt.conf", "\n".join(apt) + "\n")
         env["APT_CONFIG"] = f"{folder}/apt.conf"
     if profile.netrc:
-        text = profile.netrc.read_text(encoding="utf-8", errors="surrogateescape")
-        lines += _file(f"{folder}/netrc", text)
+        lines += _file(f"{folder}/netrc", profile.netrc_text)
         env["NETRC"] = f"{folder}/netrc"
     env |= _pip(profile)
     env |= profile.uv_env(recipe.cell.build.index, recipe.lock.pins, Fit.of(recipe.os))
