@@ -152,10 +152,14 @@ def test_engine_contract(
 
 
 def another_first_layer(project: Path, mark: str) -> None:
-    """Make the project's OS layer, and so all after it, one that no build has made yet."""
+    """Make the project's OS layer, and so all after it, one that no build has made yet.
+
+    A file of it has to differ: BuildKit finds its cache by content too, so a command that differs
+    and leaves the same files behind would give the old layers to the steps after it.
+    """
     (project / "templates/os").mkdir()
     family = (REPOSITORY / "templates/os/debian.j2").read_text()
-    family = family.replace("useradd ", f"echo {mark}-{time.time_ns()}\nuseradd ")
+    family = family.replace("useradd ", f"echo {mark}-{time.time_ns()} > /etc/another-layer\nuseradd ")
     (project / "templates/os/debian.j2").write_text(family)
 
 
