@@ -15,6 +15,9 @@ from builder.errors import ImgbuildError, UserError, nearest
 
 # Verb -> what `imgbuild --help` says of it. The module of a verb has its name.
 VERBS = {
+    "matrix": "List what can be built, and what cannot and why.",
+    "explain": "Say why a cell is what it is, with sources.",
+    "plan": "Show the layers, settings and labels of a cell.",
     "lock": "Resolve and hash-lock the wheels of each cell.",
     "render": "Write images/<cell>/ from matrix.yaml, or check it.",
     "build": "Build the images of cells.",

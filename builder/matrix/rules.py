@@ -6,8 +6,9 @@ release; when there is none, the reasons of all candidates become the error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -28,7 +29,12 @@ class Candidate:
     systems: tuple[OperatingSystem, ...]
 
 
-Rule = Callable[[Candidate], str | None]
+class Rule(Protocol):
+    """A function whose docstring says what it demands, and which answers why that is not met."""
+
+    __name__: str
+
+    def __call__(self, candidate: Candidate, /) -> str | None: ...
 
 
 def accelerator(candidate: Candidate) -> str | None:
@@ -87,11 +93,49 @@ def glibc(candidate: Candidate) -> str | None:
 RULES: tuple[Rule, ...] = (gpu_wanted, accelerator, driver, gpu_code, python, glibc)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the rules say of one build: rule name -> its objection; empty where it fits."""
+
+    release: Release
+    build: Build
+    objections: dict[str, str]
+
+
+def summary(rule: Rule) -> str:
+    """What a rule demands, in one sentence."""
+    return (rule.__doc__ or "").strip().splitlines()[0]
+
+
 def objections(candidate: Candidate) -> Iterator[str]:
     """Each reason why this build cannot serve, in the order of RULES."""
     for rule in RULES:
         if why := rule(candidate):
             yield why
+
+
+def judge(candidate: Candidate) -> Verdict:
+    """What every rule says of one build."""
+    found = {rule.__name__: why for rule in RULES if (why := rule(candidate))}
+    return Verdict(release=candidate.release, build=candidate.build, objections=found)
+
+
+def verdicts(
+    framework: Framework, stack: Stack, gpu: Gpu | None, systems: tuple[OperatingSystem, ...]
+) -> Iterator[Verdict]:
+    """What the rules say of each build, the newest release first."""
+    for release in sorted(framework.releases, key=lambda r: Version(r.version), reverse=True):
+        for build in release.builds:
+            yield judge(
+                Candidate(
+                    framework=framework,
+                    release=release,
+                    build=build,
+                    stack=stack,
+                    gpu=gpu,
+                    systems=systems,
+                )
+            )
 
 
 def choose(
@@ -103,20 +147,10 @@ def choose(
 ) -> tuple[Release, Build]:
     """The newest release with a build that no rule refuses; raises UserError with the reasons."""
     reasons: dict[str, list[str]] = {}
-    newest_first = sorted(framework.releases, key=lambda r: Version(r.version), reverse=True)
-    for release in newest_first:
-        for build in release.builds:
-            candidate = Candidate(
-                framework=framework,
-                release=release,
-                build=build,
-                stack=stack,
-                gpu=gpu,
-                systems=systems,
-            )
-            why = next(objections(candidate), None)
-            if why is None:
-                return release, build
-            reasons.setdefault(why, []).append(release.version)
+    for verdict in verdicts(framework, stack, gpu, systems):
+        if not verdict.objections:
+            return verdict.release, verdict.build
+        why = next(iter(verdict.objections.values()))
+        reasons.setdefault(why, []).append(verdict.release.version)
     told = [f"{', '.join(dict.fromkeys(versions))}: {why}" for why, versions in reasons.items()]
     raise UserError(f"no release of {framework.title} fits {cell_id}", hint="; ".join(told))

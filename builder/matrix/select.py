@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,8 +49,40 @@ def parse_id(matrix: Matrix, text: str, place: Place | None = None) -> CellId:
 
 
 def cell(matrix: Matrix, text: str) -> Cell:
-    """The cell of an id, with the release that the rules choose; raises UserError."""
+    """The cell of an id, with the release that the rules choose.
+
+    Raises UserError; where the rules refuse, it has their reasons and the nearest cell that they
+    admit.
+    """
     parts = parse_id(matrix, text)
+    try:
+        return resolve(matrix, parts)
+    except UserError as error:
+        near = _nearest_possible(matrix, parts)
+        hint = f"{error.hint}; the nearest that fits is {near!r}" if near else error.hint
+        raise UserError(error.what, hint=hint) from None
+
+
+def _nearest_possible(matrix: Matrix, parts: CellId) -> str | None:
+    """An admitted cell that differs in one part: the OS, the stack (the nearest), or no GPU."""
+    stacks = list(matrix.stacks)
+    here = stacks.index(parts.stack)
+    by_distance = sorted(stacks, key=lambda name: abs(stacks.index(name) - here))
+    candidates = [dataclasses.replace(parts, os=name) for name in (None, *matrix.os)]
+    candidates += [dataclasses.replace(parts, stack=name) for name in by_distance]
+    candidates.append(dataclasses.replace(parts, gpu=None))
+    for candidate in candidates:
+        # A stack's own OS has no name in an id.
+        own = parse_id(matrix, str(candidate))
+        try:
+            return resolve(matrix, own).id
+        except UserError:
+            continue
+    return None
+
+
+def resolve(matrix: Matrix, parts: CellId) -> Cell:
+    """The cell of known parts; raises UserError with the rules' reasons when they admit none."""
     stack = matrix.stacks[parts.stack]
     framework = matrix.frameworks[parts.framework]
     gpu = matrix.gpus[parts.gpu] if parts.gpu else None
@@ -87,7 +120,7 @@ def select(matrix: Matrix, selector: str | None) -> tuple[Cell, ...]:
         return tuple(cell(matrix, text) for text in matrix.cells)
     wanted: dict[str, None] = {}
     for part in filter(None, (piece.strip() for piece in selector.split(","))):
-        if any(sign in part for sign in "*?["):
+        if is_glob(part):
             matches = [text for text in matrix.cells if fnmatchcase(text, part)]
             if not matches:
                 raise UserError(
@@ -101,6 +134,11 @@ def select(matrix: Matrix, selector: str | None) -> tuple[Cell, ...]:
     order = {text: index for index, text in enumerate(matrix.cells)}
     chosen = sorted(wanted, key=lambda text: (order.get(text, len(order)), text))
     return tuple(cell(matrix, text) for text in chosen)
+
+
+def is_glob(text: str) -> bool:
+    """Whether a part of a selector is a pattern, and no id."""
+    return any(sign in text for sign in "*?[")
 
 
 def _take(text: str, names: Iterable[str]) -> tuple[str | None, str]:

@@ -159,7 +159,9 @@ def another_first_layer(project: Path, mark: str) -> None:
     """
     (project / "templates/os").mkdir()
     family = (REPOSITORY / "templates/os/debian.j2").read_text()
-    family = family.replace("useradd ", f"echo {mark}-{time.time_ns()} > /etc/another-layer\nuseradd ")
+    family = family.replace(
+        "useradd ", f"echo {mark}-{time.time_ns()} > /etc/another-layer\nuseradd "
+    )
     (project / "templates/os/debian.j2").write_text(family)
 
 

@@ -331,7 +331,8 @@ MISTAKES = {
         CELLS,
         CELLS + "  - cpu-vllm-h100\n",
         "no release of vLLM fits cpu-vllm-h100; "
-        "0.32.0, 0.19.1: the stack has no CUDA for NVIDIA H100",
+        "0.32.0, 0.19.1: the stack has no CUDA for NVIDIA H100; "
+        "the nearest that fits is 'cuda12.2-vllm-h100'",
         "cpu-vllm-h100",
     ),
 }

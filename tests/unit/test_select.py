@@ -76,7 +76,8 @@ def test_an_impossible_cell_says_why(matrix: Matrix) -> None:
         cell(matrix, "cpu-vllm-h100")
     assert str(error.value) == (
         "no release of vLLM fits cpu-vllm-h100; "
-        "0.32.0, 0.19.1: the stack has no CUDA for NVIDIA H100"
+        "0.32.0, 0.19.1: the stack has no CUDA for NVIDIA H100; "
+        "the nearest that fits is 'cuda12.2-vllm-h100'"
     )
 
 

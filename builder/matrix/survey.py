@@ -1,0 +1,74 @@
+"""Every combination that the axes allow, and what the rules say of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from builder.errors import UserError, nearest
+from builder.matrix.select import CellId, is_glob, parse_id, resolve
+from builder.model import Cell, Matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One combination: the cell that it is, or why it is none."""
+
+    id: str
+    parts: CellId
+    published: bool
+    cell: Cell | None
+    why: str  # "" where there is a cell
+
+
+def survey(matrix: Matrix, selector: str | None) -> tuple[Row, ...]:
+    """What the rules say of each combination that `selector` names, in the order of the axes.
+
+    None or "all" is every combination on its stack's own OS, and every published cell. Other than
+    `select`, a glob picks among all combinations, on every OS: also those that nobody publishes.
+    Raises UserError for a part that names nothing.
+    """
+    if selector in (None, "all"):
+        return tuple(
+            row(matrix, parts)
+            for parts in combinations(matrix)
+            if parts.os is None or str(parts) in matrix.cells
+        )
+    wanted = [piece.strip() for piece in (selector or "").split(",") if piece.strip()]
+    everything = {str(parts): parts for parts in combinations(matrix)}
+    ids: dict[str, CellId] = {}
+    for part in wanted:
+        if is_glob(part):
+            found = {text: parts for text, parts in everything.items() if fnmatchcase(text, part)}
+            if not found:
+                raise UserError(f"no combination matches {part!r}", hint=nearest(part, everything))
+            ids |= found
+        else:
+            parts = parse_id(matrix, part)
+            ids[str(parts)] = parts
+    if not ids:
+        raise UserError(f"{selector!r} selects nothing", hint="give ids or globs")
+    order = {text: index for index, text in enumerate(everything)}
+    return tuple(row(matrix, ids[text]) for text in sorted(ids, key=order.__getitem__))
+
+
+def combinations(matrix: Matrix) -> Iterator[CellId]:
+    """The product of all axes; the stack's own OS stands as None, and comes first."""
+    for stack_name, stack in matrix.stacks.items():
+        systems = (None, *(name for name in matrix.os if name != stack.os))
+        for framework in matrix.frameworks:
+            for gpu in (None, *matrix.gpus):
+                for os in systems:
+                    yield CellId(stack=stack_name, framework=framework, gpu=gpu, os=os)
+
+
+def row(matrix: Matrix, parts: CellId) -> Row:
+    """Ask the rules about one combination."""
+    text = str(parts)
+    published = text in matrix.cells
+    try:
+        found = resolve(matrix, parts)
+    except UserError as error:
+        return Row(id=text, parts=parts, published=published, cell=None, why=error.hint)
+    return Row(id=text, parts=parts, published=published, cell=found, why="")
