@@ -23,6 +23,7 @@ OsPackage = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
 # No credentials: they are the site's, and a matrix is committed.
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s@\"'`$\\]+$")]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+Arch = Literal["amd64", "arm64"]  # as OCI images name CPU architectures
 
 
 class Accelerator(StrEnum):
@@ -89,6 +90,8 @@ class Gpu(Fact):
 
     title: Text
     sm: Version  # compute capability, as "9.0"
+    driver: Version | None = None  # the oldest that knows it; None: CUDA 12's first does
+    arch: Arch = "amd64"  # of the CPU beside it
     source: Text
 
 

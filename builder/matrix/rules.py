@@ -16,6 +16,8 @@ from packaging.version import Version
 from builder.errors import UserError
 from builder.model import Build, Framework, Gpu, OperatingSystem, Release, Stack, version_key
 
+LOCKED_ARCH = "amd64"  # lock.py asks for x86-64 wheels
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
@@ -90,7 +92,32 @@ def glibc(candidate: Candidate) -> str | None:
     return None
 
 
-RULES: tuple[Rule, ...] = (gpu_wanted, accelerator, driver, gpu_code, python, glibc)
+def gpu_driver(candidate: Candidate) -> str | None:
+    """The stack's driver knows the GPU: Blackwell came with CUDA 12.8's."""
+    gpu, have = candidate.gpu, candidate.stack.driver
+    if gpu and gpu.driver and have and version_key(have) < version_key(gpu.driver):
+        return f"{gpu.title} needs driver {gpu.driver}, the stack promises {have}"
+    return None
+
+
+def architecture(candidate: Candidate) -> str | None:
+    """The CPU beside the GPU is one that locks are made for: amd64."""
+    if candidate.gpu and candidate.gpu.arch != LOCKED_ARCH:
+        gpu = candidate.gpu
+        return f"{gpu.title} has an {gpu.arch} CPU, and wheels are locked for {LOCKED_ARCH} only"
+    return None
+
+
+RULES: tuple[Rule, ...] = (
+    gpu_wanted,
+    architecture,
+    gpu_driver,
+    accelerator,
+    driver,
+    gpu_code,
+    python,
+    glibc,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,12 +64,21 @@ def cell(matrix: Matrix, text: str) -> Cell:
 
 
 def _nearest_possible(matrix: Matrix, parts: CellId) -> str | None:
-    """An admitted cell that differs in one part: the OS, the stack (the nearest), or no GPU."""
+    """An admitted cell that differs in one part: the OS, the stack or that it names no GPU.
+
+    Stacks for which the cell is published come first, then the nearest, then the newer.
+    """
     stacks = list(matrix.stacks)
     here = stacks.index(parts.stack)
-    by_distance = sorted(stacks, key=lambda name: abs(stacks.index(name) - here))
+
+    def by_distance(other: CellId) -> tuple[bool, int, int]:
+        index = stacks.index(other.stack)
+        return (str(other) not in matrix.cells, abs(index - here), -index)
+
     candidates = [dataclasses.replace(parts, os=name) for name in (None, *matrix.os)]
-    candidates += [dataclasses.replace(parts, stack=name) for name in by_distance]
+    candidates += sorted(
+        (dataclasses.replace(parts, stack=name) for name in stacks), key=by_distance
+    )
     candidates.append(dataclasses.replace(parts, gpu=None))
     for candidate in candidates:
         # A stack's own OS has no name in an id.

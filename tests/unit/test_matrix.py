@@ -50,7 +50,7 @@ MISTAKES = {
     "unknown key, nothing near": Mistake(
         'sm: "8.0"',
         'qqq: "8.0"',
-        "unknown key 'qqq' in gpus.a100; known: sm, source, title",
+        "unknown key 'qqq' in gpus.a100; known: arch, driver, sm, source, title",
         "qqq:",
     ),
     "the field's name in Python": Mistake(
@@ -113,10 +113,10 @@ MISTAKES = {
         "- name: framework",
     ),
     "bootstrapped as one that is bootstrapped as another": Mistake(
-        "bootstrap_as: debian12",
-        "bootstrap_as: ubuntu22.04",
+        "bootstrap_as: debian12\n",
+        "bootstrap_as: ubuntu22.04\n",
         "os.ubuntu22.04.bootstrap_as: 'ubuntu22.04' is itself bootstrapped as another",
-        "bootstrap_as:",
+        "bootstrap_as: ubuntu22.04",
     ),
     "number, where YAML drops a zero": Mistake(
         'python: "3.10"',
@@ -203,11 +203,9 @@ MISTAKES = {
         "  a100:\n", "  A100:\n", "gpus.A100: 'A100' is not a valid name or version", "A100:"
     ),
     "bad version": Mistake(
-        'sm: "8.9"', 'sm: "v8.9"', "gpus.l40s.sm: 'v8.9' is not a valid name or version", "v8.9"
+        'sm: "8.6"', 'sm: "v8.6"', "gpus.a10.sm: 'v8.6' is not a valid name or version", "v8.6"
     ),
-    "missing required key": Mistake(
-        '    sm: "8.9"\n', "", "gpus.l40s lacks the key 'sm'", "  l40s:"
-    ),
+    "missing required key": Mistake('    sm: "8.6"\n', "", "gpus.a10 lacks the key 'sm'", "  a10:"),
     "missing required key, in a list": Mistake(
         '        glibc: "2.31"\n        source: metadata of vllm 0.19.1',
         "        source: metadata of vllm 0.19.1",
@@ -216,25 +214,26 @@ MISTAKES = {
     ),
     "unknown OS of a stack": Mistake(
         "    accelerator: cpu\n    os: debian12",
-        "    accelerator: cpu\n    os: debian21",
-        "stacks.cpu.os: unknown name 'debian21'; did you mean 'debian12'?",
-        "debian21",
+        "    accelerator: cpu\n    os: debian42",
+        "stacks.cpu.os: unknown name 'debian42'; did you mean 'debian12'?",
+        "debian42",
     ),
     "unknown OS of a base": Mistake(
         "      ubuntu22.04: docker.io",
-        "      ubuntu24.04: docker.io",
-        "stacks.cuda12.2.bases.ubuntu24.04: unknown name 'ubuntu24.04'; "
-        "did you mean 'ubuntu22.04'?",
-        "ubuntu24.04",
+        "      ubuntu26.04: docker.io",
+        "stacks.cuda12.2.bases.ubuntu26.04: unknown name 'ubuntu26.04'; "
+        "did you mean 'ubuntu24.04'?",
+        "ubuntu26.04",
     ),
     "unknown OS to bootstrap": Mistake(
-        "bootstrap_as: debian12",
-        "bootstrap_as: fedora",
-        "os.ubuntu22.04.bootstrap_as: unknown name 'fedora'; known: debian12, ubuntu22.04",
+        "bootstrap_as: debian12\n",
+        "bootstrap_as: fedora\n",
+        "os.ubuntu22.04.bootstrap_as: unknown name 'fedora'; "
+        "known: debian12, debian13, ubuntu22.04, ubuntu24.04",
         "fedora",
     ),
     "SM without a minor version": Mistake(
-        'sm: "8.9"', 'sm: "9"', "gpus.l40s.sm: '9' is not like \"9.0\"", 'sm: "9"'
+        'sm: "8.6"', 'sm: "9"', "gpus.a10.sm: '9' is not like \"9.0\"", 'sm: "9"'
     ),
     "SM without a minor version, in a list": Mistake(
         'sms: ["7.0", ',
@@ -332,7 +331,7 @@ MISTAKES = {
         CELLS + "  - cpu-vllm-h100\n",
         "no release of vLLM fits cpu-vllm-h100; "
         "0.32.0, 0.19.1: the stack has no CUDA for NVIDIA H100; "
-        "the nearest that fits is 'cuda12.2-vllm-h100'",
+        "the nearest that fits is 'cuda13.0-vllm-h100'",
         "cpu-vllm-h100",
     ),
 }
@@ -382,8 +381,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_the_first_of_several_mistakes_is_told(tmp_path: Path) -> None:
-    file = edited(tmp_path, ('sm: "8.9"', "sm: 9"), ("port: 8000", 'port: "8000"'))
-    with pytest.raises(UserError, match=r"gpus\.l40s\.sm: 9 without quotes"):
+    file = edited(tmp_path, ('sm: "8.6"', "sm: 9"), ("port: 8000", 'port: "8000"'))
+    with pytest.raises(UserError, match=r"gpus\.a10\.sm: 9 without quotes"):
         load(file)
 
 

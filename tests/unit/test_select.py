@@ -50,8 +50,8 @@ MISSES = {
     "cpu--vllm": "unknown cell 'cpu--vllm': no framework '-vllm'; did you mean 'cpu-vllm'?",
     "cuda13.0-sglang": "unknown cell 'cuda13.0-sglang': no framework 'sglang'; "
     "did you mean 'cuda13.0-vllm'?",
-    "cuda13.0-vllm-h200": "unknown cell 'cuda13.0-vllm-h200': no GPU or OS 'h200'; "
-    "did you mean 'cuda13.0-vllm-h100'?",
+    "cuda13.0-vllm-h900": "unknown cell 'cuda13.0-vllm-h900': no GPU or OS 'h900'; "
+    "did you mean 'cuda13.0-vllm-h200'?",
     # The OS stands behind the GPU.
     "cuda12.2-vllm-debian12-a100": "unknown cell 'cuda12.2-vllm-debian12-a100': "
     "no GPU or OS 'a100'; did you mean 'cuda13.0-vllm-h100'?",
@@ -77,7 +77,7 @@ def test_an_impossible_cell_says_why(matrix: Matrix) -> None:
     assert str(error.value) == (
         "no release of vLLM fits cpu-vllm-h100; "
         "0.32.0, 0.19.1: the stack has no CUDA for NVIDIA H100; "
-        "the nearest that fits is 'cuda12.2-vllm-h100'"
+        "the nearest that fits is 'cuda13.0-vllm-h100'"
     )
 
 

@@ -35,11 +35,34 @@ def test_admitted_cells_keep_the_facts(matrix: Matrix) -> None:
             assert build.driver_floor
             assert version_key(stack.driver) >= version_key(build.driver_floor)
         if gpu:
+            assert gpu.arch == "amd64"
+            assert stack.driver
+            assert version_key(stack.driver) >= version_key(gpu.driver or "0")
             major, minor = gpu.sm.split(".")
             same = [sm.split(".")[1] for sm in build.sms if sm.split(".")[0] == major]
             assert any(int(have) <= int(minor) for have in same)
         for os in (row.cell.os, row.cell.bootstrap_os):
             assert version_key(os.glibc) >= version_key(row.cell.release.glibc)
+
+
+# cell -> the release that the rules choose, or words of their refusal
+KNOWN = {
+    "cuda13.0-vllm-v100": "0.19.1",  # the last release with code for SM 7.0
+    "cuda12.1-vllm-t4": "0.19.1",
+    "cuda12.8-vllm-b200": "0.19.1",
+    "cuda13.0-vllm-b300": "0.32.0",
+    "cuda12.6-vllm-b200": "NVIDIA B200 needs driver 570.26, the stack promises 560.28.03",
+    "cuda12.8-vllm-b300": "NVIDIA B300 needs driver 575.51.03",
+    "cuda13.0-vllm-gh200": "NVIDIA GH200 has an arm64 CPU",
+    "cpu-vllm-ubuntu22.04": "it needs Python >=3.11,<3.15, Ubuntu 22.04 (jammy) has 3.10",
+    "cuda13.0-vllm-debian13": "0.32.0",
+}
+
+
+@pytest.mark.parametrize(("text", "answer"), KNOWN.items())
+def test_what_the_rules_say(matrix: Matrix, text: str, answer: str) -> None:
+    (row,) = survey(matrix, text)
+    assert (row.cell.release.version == answer) if row.cell else (answer in row.why)
 
 
 def test_published_cells_are_there(matrix: Matrix) -> None:
