@@ -114,7 +114,8 @@ class Build(Fact):
     exclude_newer: datetime.date
     index: Index | None = None
     driver_floor: Version | None = None
-    sms: tuple[Version, ...] = ()
+    sms: tuple[Version, ...] = ()  # that torch's own kernels are compiled for
+    kernel_sms: tuple[Version, ...] = ()  # that the framework's own are; () where nobody looked
     why: Text | None = None
     source: Text
 

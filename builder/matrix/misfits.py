@@ -87,8 +87,9 @@ def _build(path: Key, build: Build, framework: Framework) -> Iterator[Misfit]:
         for key in ("driver_floor", "sms"):
             if not getattr(build, key):
                 yield path, f" lacks the key {key!r}: the rules choose by it"
-    for index, sm in enumerate(build.sms):
-        yield from _sm((*path, "sms", index), sm)
+    for key, sms in (("sms", build.sms), ("kernel_sms", build.kernel_sms)):
+        for index, sm in enumerate(sms):
+            yield from _sm((*path, key, index), sm)
     if build.accelerator not in framework.smoke:
         known = ", ".join(framework.smoke) or "none"
         yield (*path, "accelerator"), f": {build.accelerator} has no smoke settings (only {known})"

@@ -6,7 +6,7 @@ release; when there is none, the reasons of all candidates become the error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,19 +54,34 @@ def driver(candidate: Candidate) -> str | None:
     return None
 
 
+def runs_on(sms: Iterable[str], sm: str) -> bool:
+    """Whether machine code for any of `sms` runs on `sm`: same major, minor not above its own.
+
+    https://docs.nvidia.com/cuda/cuda-c-programming-guide/#binary-compatibility
+    """
+    major, minor = version_key(sm)
+    return any(
+        have_major == major and have_minor <= minor
+        for have_major, have_minor in map(version_key, sms)
+    )
+
+
 def gpu_code(candidate: Candidate) -> str | None:
     """The wheels hold machine code for the GPU: same major SM, minor not above its own."""
-    if candidate.gpu is None or candidate.build.accelerator != "cuda":
+    gpu, build = candidate.gpu, candidate.build
+    if gpu is None or build.accelerator != "cuda" or runs_on(build.sms, gpu.sm):
         return None
-    major, minor = version_key(candidate.gpu.sm)
-    for sm in candidate.build.sms:
-        have_major, have_minor = version_key(sm)
-        if have_major == major and have_minor <= minor:
-            return None
-    have = ", ".join(candidate.build.sms)
-    return (
-        f"its {candidate.build.name} wheels have GPU code for SM {have}, not for {candidate.gpu.sm}"
-    )
+    have = ", ".join(build.sms)
+    return f"its {build.name} wheels have GPU code for SM {have}, not for {gpu.sm}"
+
+
+def kernel_code(candidate: Candidate) -> str | None:
+    """The framework's own kernels hold machine code for the GPU too, not torch's alone."""
+    gpu, build = candidate.gpu, candidate.build
+    if gpu is None or not build.kernel_sms or runs_on(build.kernel_sms, gpu.sm):
+        return None
+    have = ", ".join(build.kernel_sms)
+    return f"its own kernels in {build.name} have GPU code for SM {have}, not for {gpu.sm}"
 
 
 def gpu_wanted(candidate: Candidate) -> str | None:
@@ -115,6 +130,7 @@ RULES: tuple[Rule, ...] = (
     accelerator,
     driver,
     gpu_code,
+    kernel_code,
     python,
     glibc,
 )

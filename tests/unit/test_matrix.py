@@ -236,8 +236,8 @@ MISTAKES = {
         'sm: "8.6"', 'sm: "9"', "gpus.a10.sm: '9' is not like \"9.0\"", 'sm: "9"'
     ),
     "SM without a minor version, in a list": Mistake(
-        'sms: ["7.0", ',
-        'sms: ["7", ',
+        ' sms: ["7.0", ',
+        ' sms: ["7", ',
         "frameworks.vllm.releases[1].builds[0].sms[0]: '7' is not like \"9.0\"",
         'sms: ["7",',
     ),

@@ -281,3 +281,11 @@ def test_every_choice_holds_and_a_newer_release_never_makes_it_older(
     at = data.draw(st.integers(0, len(rows)))
     with_added, _ = choose([*rows[:at], added, *rows[at:]])
     assert Version(with_added.version) >= Version(release.version)
+
+
+def test_the_frameworks_own_kernels_are_asked_too(matrix: Matrix) -> None:
+    base = candidate(matrix, "cuda13.0-vllm-a100", "0.32.0", "cu130")
+    assert rules.kernel_code(base) is None
+    assert rules.kernel_code(changed(base, build={"kernel_sms": ()})) is None
+    why = rules.kernel_code(changed(base, build={"kernel_sms": ("9.0", "10.0")}))
+    assert why == "its own kernels in cu130 have GPU code for SM 9.0, 10.0, not for 8.0"
