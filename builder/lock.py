@@ -37,7 +37,7 @@ def read(project: Project, matrix: Matrix, closure: Closure) -> Lock:
     raise UserError(
         f"no lock for {closure.id}",
         place=Place(project.locks / closure.id),
-        hint="run `imgbuild lock`, which asks the package index",
+        hint="run `imgbuild lock --matrix CELL`, which asks the package index",
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from builder.errors import UserError, nearest
+from builder.errors import UserError
 from builder.matrix.select import CellId, is_glob, parse_id, resolve
 from builder.model import Cell, Matrix
 
@@ -42,7 +42,9 @@ def survey(matrix: Matrix, selector: str | None) -> tuple[Row, ...]:
         if is_glob(part):
             found = {text: parts for text, parts in everything.items() if fnmatchcase(text, part)}
             if not found:
-                raise UserError(f"no combination matches {part!r}", hint=nearest(part, everything))
+                known = [f"{stack}-{name}" for stack in matrix.stacks for name in matrix.frameworks]
+                hint = f"ids begin with {', '.join(known)}"
+                raise UserError(f"no combination matches {part!r}", hint=hint)
             ids |= found
         else:
             parts = parse_id(matrix, part)

@@ -281,7 +281,7 @@ def test_a_missing_lock_is_told_with_where_it_would_be(tmp_path: Path, matrix: M
     assert str(error.value) == (
         f"{tmp_path}/images/locks/vllm-0.32.0-cpu-py312-x86_64: "
         "no lock for vllm-0.32.0-cpu-py312-x86_64; "
-        "run `imgbuild lock`, which asks the package index"
+        "run `imgbuild lock --matrix CELL`, which asks the package index"
     )
 
 

@@ -103,10 +103,18 @@ def test_the_impossible_names_the_nearest(matrix: Matrix) -> None:
     assert cell(matrix, near).gpu is matrix.gpus["h100"]
 
 
-@pytest.mark.parametrize("selector", ["nothing-*", " , "])
-def test_nothing_selected(matrix: Matrix, selector: str) -> None:
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(
+    ("selector", "says"),
+    [
+        ("nothing-*", "no combination matches 'nothing-*'; ids begin with cpu-vllm, "),
+        (" , ", "' , ' selects nothing; give ids or globs"),
+        ("cpu-vlm", "unknown cell 'cpu-vlm': no framework 'vlm'; did you mean 'cpu-vllm'?"),
+    ],
+)
+def test_nothing_selected(matrix: Matrix, selector: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
         survey(matrix, selector)
+    assert str(caught.value).startswith(says)
 
 
 def test_matrix_table(
