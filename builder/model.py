@@ -223,6 +223,11 @@ class Cell:
     build: Build
 
     @property
+    def registry_base(self) -> str:
+        """The image that a registry serves for it: the stack's own, else the OS's."""
+        return self.stack.bases.get(self.os_name, self.os.image)
+
+    @property
     def tag(self) -> str:
         """Tag suffix that names version and stack, as `0.32.0-cpu`."""
         parts = [self.release.version, self.stack_name]

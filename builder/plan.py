@@ -61,7 +61,7 @@ def plan(matrix: Matrix, cell: Cell, lock: Lock, *, uv_lock: str, kind: BaseKind
         kind=kind,
         os_name=os_name,
         os=os,
-        base=cell.stack.bases.get(os_name, os.image) if registry else os.image,
+        base=cell.registry_base if registry else os.image,
         lock=lock,
         uv_lock=uv_lock,
         layers=tuple(layers),

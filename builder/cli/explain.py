@@ -24,7 +24,7 @@ def command(cell_id: str, file: Path | None, *, as_json: bool) -> None:
 
     A cell that the rules refuse is an error that has their reasons and the nearest that fits.
     """
-    _, loaded, _ = options.load(file, None)
+    _, loaded = options.open_matrix(file)
     told = explained(loaded, matrix.cell(loaded, cell_id))
     click.echo(json.dumps(told, indent=2) if as_json else _text(told))
 
@@ -74,7 +74,7 @@ def explained(loaded: Matrix, cell: Cell) -> dict[str, Any]:
             "source": cell.os.source,
             "without a registry": cell.bootstrap_os_name,
         },
-        "base": cell.stack.bases.get(cell.os_name, cell.os.image),
+        "base": cell.registry_base,
         "driver": {"needed": cell.build.driver_floor, "promised": cell.stack.driver},
         "gpu": {"sm": cell.gpu.sm, "source": cell.gpu.source} if cell.gpu else None,
         "gpus": covered,

@@ -29,7 +29,7 @@ def command(file: Path | None, selector: str | None, shape: str) -> None:
     Without --matrix: every combination on its stack's own OS. A glob here picks among all
     combinations, also on other systems and unpublished.
     """
-    _, loaded, _ = options.load(file, None)
+    _, loaded = options.open_matrix(file)
     rows = matrix.survey(loaded, selector)
     if shape == "github":
         include = [_job(row) for row in rows if row.published and row.cell]

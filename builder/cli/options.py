@@ -48,6 +48,11 @@ def engine(*names: str) -> Callable[[_Command], _Command]:
 
 def load(file: Path | None, selector: str | None) -> tuple[Project, Matrix, tuple[Cell, ...]]:
     """The project, its matrix and the chosen cells."""
-    project = Project.find(file)
-    loaded = matrix.load(project.matrix_file)
+    project, loaded = open_matrix(file)
     return project, loaded, matrix.select(loaded, selector)
+
+
+def open_matrix(file: Path | None) -> tuple[Project, Matrix]:
+    """The project and its matrix."""
+    project = Project.find(file)
+    return project, matrix.load(project.matrix_file)

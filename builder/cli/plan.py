@@ -28,7 +28,7 @@ from builder.prepare import Prepared, Workbench
 @options.as_json
 def command(cell_id: str, file: Path | None, base: str, *, as_json: bool) -> None:
     """Show what CELL is made of: layers and steps, environment, labels, entrypoint."""
-    project, loaded, _ = options.load(file, None)
+    project, loaded = options.open_matrix(file)
     cell = matrix.cell(loaded, cell_id)
     planned = _plain(Workbench(project, loaded).prepare(cell, BaseKind(base)))
     click.echo(json.dumps(planned, indent=2) if as_json else _text(planned))

@@ -138,7 +138,10 @@ RULES: tuple[Rule, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the rules say of one build: rule name -> its objection; empty where it fits."""
+    """What the rules say of one build: rule name -> its objection, in the order of RULES.
+
+    Empty where it fits.
+    """
 
     release: Release
     build: Build
@@ -148,13 +151,6 @@ class Verdict:
 def summary(rule: Rule) -> str:
     """What a rule demands, in one sentence."""
     return (rule.__doc__ or "").strip().splitlines()[0]
-
-
-def objections(candidate: Candidate) -> Iterator[str]:
-    """Each reason why this build cannot serve, in the order of RULES."""
-    for rule in RULES:
-        if why := rule(candidate):
-            yield why
 
 
 def judge(candidate: Candidate) -> Verdict:

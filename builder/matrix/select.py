@@ -44,8 +44,13 @@ def parse_id(matrix: Matrix, text: str, place: Place | None = None) -> CellId:
     if rest:
         known = {**matrix.gpus, **matrix.os}
         raise _unknown(matrix, text, "no GPU or OS", rest, known=known, place=place)
-    own_os = None if os == matrix.stacks[stack].os else os
-    return CellId(stack=stack, framework=framework, gpu=gpu, os=own_os)
+    return _normal(matrix, CellId(stack=stack, framework=framework, gpu=gpu, os=os))
+
+
+def _normal(matrix: Matrix, parts: CellId) -> CellId:
+    """The one id of a combination: a stack's own OS has no name in it."""
+    own = parts.os == matrix.stacks[parts.stack].os
+    return dataclasses.replace(parts, os=None) if own else parts
 
 
 def cell(matrix: Matrix, text: str) -> Cell:
@@ -81,10 +86,8 @@ def _nearest_possible(matrix: Matrix, parts: CellId) -> str | None:
     )
     candidates.append(dataclasses.replace(parts, gpu=None))
     for candidate in candidates:
-        # A stack's own OS has no name in an id.
-        own = parse_id(matrix, str(candidate))
         try:
-            return resolve(matrix, own).id
+            return resolve(matrix, _normal(matrix, candidate)).id
         except UserError:
             continue
     return None
@@ -128,7 +131,7 @@ def select(matrix: Matrix, selector: str | None) -> tuple[Cell, ...]:
     if selector in (None, "all"):
         return tuple(cell(matrix, text) for text in matrix.cells)
     wanted: dict[str, None] = {}
-    for part in filter(None, (piece.strip() for piece in selector.split(","))):
+    for part in pieces(selector):
         if is_glob(part):
             matches = [text for text in matrix.cells if fnmatchcase(text, part)]
             if not matches:
@@ -143,6 +146,11 @@ def select(matrix: Matrix, selector: str | None) -> tuple[Cell, ...]:
     order = {text: index for index, text in enumerate(matrix.cells)}
     chosen = sorted(wanted, key=lambda text: (order.get(text, len(order)), text))
     return tuple(cell(matrix, text) for text in chosen)
+
+
+def pieces(selector: str) -> list[str]:
+    """The ids and globs of a selector."""
+    return [piece.strip() for piece in selector.split(",") if piece.strip()]
 
 
 def is_glob(text: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from builder.errors import UserError
-from builder.matrix.select import CellId, is_glob, parse_id, resolve
+from builder.matrix.select import CellId, is_glob, parse_id, pieces, resolve
 from builder.model import Cell, Matrix
 
 
@@ -29,16 +29,15 @@ def survey(matrix: Matrix, selector: str | None) -> tuple[Row, ...]:
     `select`, a glob picks among all combinations, on every OS: also those that nobody publishes.
     Raises UserError for a part that names nothing.
     """
-    if selector in (None, "all"):
+    if selector is None or selector == "all":
         return tuple(
             row(matrix, parts)
             for parts in combinations(matrix)
             if parts.os is None or str(parts) in matrix.cells
         )
-    wanted = [piece.strip() for piece in (selector or "").split(",") if piece.strip()]
     everything = {str(parts): parts for parts in combinations(matrix)}
     ids: dict[str, CellId] = {}
-    for part in wanted:
+    for part in pieces(selector):
         if is_glob(part):
             found = {text: parts for text, parts in everything.items() if fnmatchcase(text, part)}
             if not found:

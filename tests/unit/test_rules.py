@@ -157,7 +157,7 @@ def test_the_newest_release_that_fits_is_chosen(
 
 def test_why_cuda_12_2_does_not_get_the_newest_release(matrix: Matrix) -> None:
     refused = candidate(matrix, "cuda12.2-vllm", "0.32.0", "cu130")
-    assert list(rules.objections(refused)) == [
+    assert list(rules.judge(refused).objections.values()) == [
         "its cu130 wheels need driver 580.65.06, the stack promises 535.104.05",
         "it needs Python >=3.11,<3.15, Ubuntu 22.04 (jammy) has 3.10",
     ]
