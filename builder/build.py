@@ -15,8 +15,8 @@ from pathlib import Path
 from builder import context
 from builder.engines.base import Archive, Base, Engine, Image
 from builder.engines.bootstrap import bootstrap
-from builder.engines.host import state_dir
-from builder.errors import BuildError
+from builder.engines.host import machine, state_dir
+from builder.errors import BuildError, UserError
 from builder.model import BaseKind, Cell, Recipe
 from builder.prepare import Prepared, Workbench
 from builder.site import SiteProfile
@@ -81,7 +81,12 @@ class Builder:
 
     def _build(self, cell: Cell, options: Options, progress: Progress) -> BuildResult:
         start = time.monotonic()
-        kinds = (options.base,) if options.base else (BaseKind.REGISTRY, BaseKind.BOOTSTRAP)
+        if cell.arch != (here := machine()):
+            raise UserError(
+                f"{cell.id} is for {cell.arch} CPUs; this machine has {here}",
+                hint=f"build it on an {cell.arch} machine; `imgbuild render` works anywhere",
+            )
+        kinds = (options.base,) if options.base else cell.kinds
         prepared = [
             self._bench.prepare(cell, kind, file=self._engine.file, tags=options.extra_tags)
             for kind in kinds
@@ -120,7 +125,11 @@ class Builder:
             try:
                 if recipe.kind is BaseKind.REGISTRY:
                     steps.begin(f"base {recipe.base}")
-                    base = self._engine.pull(recipe.base, refresh=options.refresh_base)
+                    base = self._engine.pull(
+                        recipe.base,
+                        refresh=options.refresh_base,
+                        copies=self._site.copies(recipe.base),
+                    )
                 else:
                     base = self._engine.load(self._archive(recipe, options, steps))
             except BuildError as error:

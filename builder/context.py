@@ -50,15 +50,18 @@ def staged(
 def _stage(bench: Workbench, prepared: Prepared, site: SiteProfile, target: Path) -> bool:
     """Fill the context; says whether every wheel of the recipe is in it."""
     recipe, project = prepared.recipe, bench.project
-    runtime = target / "builder" / "runtime"
     locks = target / "images" / "locks"
     wheels = target / "images" / "wheels"
-    for folder in (runtime, locks / recipe.lock.closure_id, wheels):
+    for folder in (locks / recipe.lock.closure_id, wheels):
         folder.mkdir(parents=True)
     for name, text in prepared.rendered.files.items():
         (target / name).write_text(text, encoding="utf-8")
-    for file in bench.runtime_files():
-        shutil.copyfile(file, runtime / file.name)
+    for file in bench.own_files(recipe):
+        folder = target / "builder" / file.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / file.name)
+    if not recipe.lock.layers:
+        return True
     shutil.copyfile(lock.tools_path(project), locks / lock.TOOLS)
     for layer in recipe.lock.layers:
         (locks / layer.path).write_text(layer.text, encoding="utf-8")
@@ -94,7 +97,7 @@ def epoch(cell: Cell) -> int:
         if not (given.isascii() and given.isdigit() and int(given) <= _LAST_SECOND):
             raise UserError(f"SOURCE_DATE_EPOCH is {given!r}, not a number of seconds")
         return int(given)
-    day = cell.build.exclude_newer
+    day = cell.build.date
     return int(datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp())
 
 

@@ -99,7 +99,8 @@ def inputs_digest(matrix: Matrix, closure: Closure) -> str:
         "requirements": build.requirements,
         "constraints": build.constraints,
         "exclude": build.exclude,
-        "exclude_newer": build.exclude_newer.isoformat(),
+        **({"sdists": build.sdists} if build.sdists else {}),
+        "exclude_newer": build.date.isoformat(),
         "index": build.index.url if build.index else None,
         "python": closure.python,
         "platform": platform(closure),
@@ -112,7 +113,7 @@ def inputs_digest(matrix: Matrix, closure: Closure) -> str:
 
 def platform(closure: Closure) -> str:
     """uv's name of the oldest platform that the closure must install on."""
-    return "x86_64-manylinux_" + closure.release.glibc.replace(".", "_")
+    return f"{closure.machine}-manylinux_{(closure.release.glibc or '').replace('.', '_')}"
 
 
 def resolve(
@@ -133,7 +134,8 @@ def resolve(
             "--python-platform",
             platform(closure),
         ]
-        args += ["--exclude-newer", _midnight(build.exclude_newer.isoformat())]
+        args += [part for name in build.sdists for part in ("--no-binary", name)]
+        args += ["--exclude-newer", _midnight(build.date.isoformat())]
         args += ["--index-strategy", "unsafe-best-match"]
         if build.constraints:
             args += ["--constraints", _write(folder / "constraints.txt", build.constraints)]
@@ -212,7 +214,7 @@ def _split(matrix: Matrix, closure: Closure, text: str) -> dict[str, str]:
             raise BuildError(f"uv answered with a line that is no pin: {block.splitlines()[0]!r}")
     header = (
         f"# {{layer}} layer of {closure.id}. {_NOTICE}\n"
-        f"# Packages as of {closure.build.exclude_newer.isoformat()}.\n"
+        f"# Packages as of {closure.build.date.isoformat()}.\n"
         f"# layers: {' '.join(name for name in _order(matrix) if name in blocks)}\n"
         f"# inputs: {inputs_digest(matrix, closure)}\n"
     )

@@ -16,6 +16,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from builder.errors import UserError
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._]*(-[a-z0-9._]+)*$")]
 Version = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)*([a-z]+\d+|\.post\d+)?$")]
 # https://www.debian.org/doc/debian-policy/ch-controlfields.html#source
@@ -24,6 +26,8 @@ OsPackage = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s@\"'`$\\]+$")]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Arch = Literal["amd64", "arm64"]  # as OCI images name CPU architectures
+Family = Literal["debian", "rhel", "suse"]  # of distributions: who installs packages alike
+AbsolutePath = Annotated[str, StringConstraints(pattern=r"^(/[\w.+-]+)+$")]
 
 
 class Accelerator(StrEnum):
@@ -31,6 +35,7 @@ class Accelerator(StrEnum):
 
     CPU = "cpu"
     CUDA = "cuda"
+    TPU = "tpu"
 
 
 # A tag or a digest is part of it.
@@ -62,12 +67,17 @@ class OperatingSystem(Fact):
     """A distribution: its image, its packages, and what it brings."""
 
     title: Text
-    family: Literal["debian"]
-    python: Version  # what `python3` of the distribution is
+    family: Family
+    python: Version  # of `interpreter`
+    interpreter: AbsolutePath = "/usr/bin/python3"
+    packages: tuple[OsPackage, ...]  # of every image: Python, its headers, TLS roots
+    pip: OsPackage = "python3-pip"
+    init: OsPackage | None = None  # reaps and forwards signals; a package and its program
     glibc: Version
     image: ImageReference  # the registry's image, tag included
-    archive: Archive
+    archive: Archive | None = None  # None: it cannot be bootstrapped, a registry must serve it
     bootstrap_as: Name | None = None  # the OS to bootstrap instead of this one
+    end_of_life: datetime.date  # the last day of its security fixes that need no contract
     source: Text
 
 
@@ -92,6 +102,7 @@ class Gpu(Fact):
     sm: Version  # compute capability, as "9.0"
     driver: Version | None = None  # the oldest that knows it; None: CUDA 12's first does
     arch: Arch = "amd64"  # of the CPU beside it
+    geforce: bool = False  # NVIDIA's forward compatibility leaves these out
     source: Text
 
 
@@ -103,37 +114,78 @@ class Index(Fact):
     why: Text
 
 
+class Wrapped(Fact):
+    """An upstream image that a cell takes as it is, with imgbuild's runtime on top."""
+
+    image: ImageReference
+    os: Name  # what it stands on
+    python: Text = "python3"  # for the runtime, which needs nothing but the standard library
+    released: datetime.date
+
+
 class Build(Fact):
-    """One set of wheels of a release: what to ask the resolver for, and where it runs."""
+    """One set of wheels of a release, or its image: what to ask for, and where it runs."""
 
     name: Name
     accelerator: AcceleratorName
-    requirements: tuple[Text, ...]
+    wrap: Wrapped | None = None  # None: it is installed from wheels
+    requirements: tuple[Text, ...] = ()
     constraints: tuple[Text, ...] = ()
     exclude: tuple[Name, ...] = ()
-    exclude_newer: datetime.date
+    sdists: tuple[Name, ...] = ()  # pure Python that upstream publishes as source alone
+    exclude_newer: datetime.date | None = None  # packages as of this day; None where it wraps
     index: Index | None = None
+    arches: tuple[Arch, ...] = ("amd64",)
+    python: Text | None = None  # a specifier, where it is narrower than the release's
+    cuda: Version | None = None  # of the toolkit that the wheels are built with
     driver_floor: Version | None = None
     sms: tuple[Version, ...] = ()  # that torch's own kernels are compiled for
     kernel_sms: tuple[Version, ...] = ()  # that the framework's own are; () where nobody looked
     why: Text | None = None
     source: Text
 
+    @property
+    def date(self) -> datetime.date:
+        """The day that it is of: everything in it was published by then."""
+        date = self.wrap.released if self.wrap else self.exclude_newer
+        assert date is not None  # noqa: S101 - misfits.py has refused it
+        return date
+
 
 class Release(Fact):
     """A framework's version, and the sets of wheels that it was published as."""
 
     version: Version
-    python: Text  # a specifier, as ">=3.11,<3.15"
-    glibc: Version  # highest manylinux floor in its closure
+    # Both None where every build is an image: it brings its own.
+    python: Text | None = None  # a specifier, as ">=3.11,<3.15"
+    glibc: Version | None = None  # highest manylinux floor in its closure
     builds: tuple[Build, ...]
     source: Text
+
+
+class Flags(Fact):
+    """What the server calls the options that everybody gives it; "" for an argument without one."""
+
+    model: str = "--model"
+    host: str = "--host"
+    port: str = "--port"
+
+    def arguments(self, model: str, host: str, port: str) -> tuple[str, ...]:
+        """The options with their values; those without a name come first."""
+        pairs = sorted(((self.model, model), (self.host, host), (self.port, port)), key=_named)
+        return tuple(part for pair in pairs for part in pair if part)
+
+
+def _named(pair: tuple[str, str]) -> bool:
+    return bool(pair[0])
 
 
 class Server(Fact):
     """How the framework is started and asked how it is."""
 
-    command: Annotated[tuple[Text, ...], Field(min_length=1)]
+    command: tuple[Text, ...] = ()
+    module: Name | None = None  # of builder/servers, where the framework brings no server
+    flags: Flags = Flags()
     port: Annotated[int, Field(gt=0, lt=65536)]
     health: Annotated[str, StringConstraints(pattern=r"^/\S*$")]
 
@@ -144,9 +196,11 @@ class SmokeRun(Fact):
     args: tuple[str, ...]
     env: dict[str, str] = Field(default_factory=dict)
     shm_mb: Annotated[int, Field(gt=0, le=1 << 20)]  # MiB of /dev/shm
-    module: Name  # imports without a GPU
+    module: Name | None = None  # imports without a GPU; None: upstream's image, which may have none
     help: tuple[Text, ...]  # prints the server's help without a GPU
     help_env: dict[str, str] = Field(default_factory=dict)
+    # What makes it serve on the CPU where its device is missing; None: it cannot.
+    cpu_env: dict[str, str] | None = None
 
 
 class Framework(Fact):
@@ -155,9 +209,11 @@ class Framework(Fact):
     title: Text
     url: Url
     license: Text
+    install: Literal["wheels", "wrap"] = "wheels"
+    note: Text | None = None  # what a user should know before choosing it
     server: Server
-    packages: dict[Literal["debian"], tuple[OsPackage, ...]]
-    core: tuple[Name, ...]  # distributions that make up the framework's own layer
+    packages: dict[Family, tuple[OsPackage, ...]] = Field(default_factory=dict)
+    core: tuple[Name, ...] = ()  # distributions that make up the framework's own layer
     env: dict[str, str] = Field(default_factory=dict)
     smoke: dict[AcceleratorName, SmokeRun]
     releases: tuple[Release, ...]
@@ -217,14 +273,39 @@ class Cell:
     framework: Framework
     gpu: Gpu | None
     os: OperatingSystem
-    bootstrap_os_name: str
-    bootstrap_os: OperatingSystem
+    # What to put together from packages where no registry answers; None: nothing can be.
+    bootstrap_os_name: str | None
+    bootstrap_os: OperatingSystem | None
     release: Release
     build: Build
 
     @property
+    def arch(self) -> Arch:
+        """The CPU that it is for."""
+        return self.gpu.arch if self.gpu else "amd64"
+
+    @property
+    def kinds(self) -> tuple[BaseKind, ...]:
+        """The kinds of base that it can stand on."""
+        return tuple(BaseKind) if self.bootstrap_os else (BaseKind.REGISTRY,)
+
+    def system(self, kind: BaseKind) -> tuple[str, OperatingSystem]:
+        """The name and the facts of the OS on that kind of base; raises UserError without one."""
+        if kind is BaseKind.REGISTRY:
+            return self.os_name, self.os
+        if self.bootstrap_os_name is None or self.bootstrap_os is None:
+            what = self.framework.title if self.build.wrap else self.os.title
+            raise UserError(
+                f"{self.id} cannot be bootstrapped: {what} comes from a registry only",
+                hint=f"its base is {self.registry_base}",
+            )
+        return self.bootstrap_os_name, self.bootstrap_os
+
+    @property
     def registry_base(self) -> str:
-        """The image that a registry serves for it: the stack's own, else the OS's."""
+        """The image that a registry serves for it: upstream's, the stack's own, else the OS's."""
+        if self.build.wrap:
+            return self.build.wrap.image
         return self.stack.bases.get(self.os_name, self.os.image)
 
     @property
@@ -235,15 +316,17 @@ class Cell:
         parts += [] if self.os_is_default else [self.os_name]
         return "-".join(parts)
 
-    def closure(self, kind: BaseKind) -> Closure:
-        """The set of wheels that this cell installs on that kind of base."""
-        os = self.os if kind is BaseKind.REGISTRY else self.bootstrap_os
+    def closure(self, kind: BaseKind) -> Closure | None:
+        """The set of wheels that this cell installs on that kind of base; None: it wraps."""
+        if self.build.wrap:
+            return None
         return Closure(
             framework_name=self.framework_name,
             framework=self.framework,
             release=self.release,
             build=self.build,
-            python=os.python,
+            python=self.system(kind)[1].python,
+            arch=self.arch,
         )
 
 
@@ -256,11 +339,18 @@ class Closure:
     release: Release
     build: Build
     python: str
+    arch: Arch = "amd64"
+
+    @property
+    def machine(self) -> str:
+        """The CPU as wheels name it."""
+        return {"amd64": "x86_64", "arm64": "aarch64"}[self.arch]
 
     @property
     def id(self) -> str:
         python = "py" + self.python.replace(".", "")
-        return f"{self.framework_name}-{self.release.version}-{self.build.name}-{python}-x86_64"
+        parts = (self.framework_name, self.release.version, self.build.name, python, self.machine)
+        return "-".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +358,7 @@ class Lock:
     """A closure's committed lock: its layers in order, each with its path and its pins."""
 
     closure_id: str
-    layers: tuple[LockLayer, ...]
+    layers: tuple[LockLayer, ...] = ()
 
     @property
     def pins(self) -> dict[str, str]:
@@ -333,6 +423,7 @@ class Wheels:
     lock: str  # relative to images/locks
     digest: str  # of the lock
     index: str | None
+    sdists: tuple[str, ...] = ()  # distributions that are built here, from their hashed source
     kind: str = "wheels"
 
 
@@ -346,8 +437,9 @@ class Fragment:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Copy builder/runtime into the image."""
+    """Copy a folder of builder/ into the image."""
 
+    source: str
     path: str
     kind: str = "runtime"
 
@@ -376,7 +468,8 @@ class Recipe:
     lock: Lock
     uv_lock: str  # relative to images/locks
     layers: tuple[Layer, ...]
-    venv: str
+    venv: str | None  # None: upstream's image has its own
+    python: str  # that imgbuild's own parts run with
     user: Account
     env: tuple[tuple[str, str], ...]
     labels: tuple[tuple[str, str], ...]

@@ -6,6 +6,7 @@ then the wheels from CUDA's libraries up to the framework, then imgbuild's own r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from builder.model import (
@@ -16,6 +17,7 @@ from builder.model import (
     Layer,
     Lock,
     Matrix,
+    OperatingSystem,
     OsPackages,
     Recipe,
     Runtime,
@@ -25,6 +27,7 @@ from builder.model import (
 
 VENV = "/opt/venv"
 RUNTIME = "/opt/imgbuild/runtime"
+SERVERS = "/opt/imgbuild/servers"
 # uid 1000 is what single-user hosts map; group 0 lets an arbitrary uid (OpenShift) write its home.
 USER = Account(name="imgbuild", uid=1000, home="/home/imgbuild")
 LABEL_PREFIX = "io.imgbuild"
@@ -32,47 +35,72 @@ LABEL_PREFIX = "io.imgbuild"
 
 def plan(matrix: Matrix, cell: Cell, lock: Lock, *, uv_lock: str, kind: BaseKind) -> Recipe:
     """Lay out the image of `cell` on a base of `kind`; `lock` is that of `cell.closure(kind)`."""
-    registry = kind is BaseKind.REGISTRY
-    os_name = cell.os_name if registry else cell.bootstrap_os_name
-    os = cell.os if registry else cell.bootstrap_os
-    why = {layer.name: layer.why for layer in matrix.layers}
-    why["framework"] = f"{cell.framework.title} itself, which changes most often"
-    index = cell.build.index
+    os_name, os = cell.system(kind)
+    wrap = cell.build.wrap
+    own_commands = Fragment(template=f"frameworks/{cell.framework_name}.j2")
     layers = [
         Layer(
             name="os",
-            why="packages of the distribution, and the user that the image runs as",
-            steps=(OsPackages(names=cell.framework.packages[os.family]), USER),
+            why="the user that the image runs as"
+            if wrap
+            else "packages of the distribution, and the user that the image runs as",
+            steps=(USER, own_commands) if wrap else (_packages(cell, os), USER),
         ),
+        *_wheels(matrix, cell, lock),
+        Layer(name="runtime", why="imgbuild's own part", steps=_own_parts(cell)),
     ]
-    for number, part in enumerate(lock.layers):
-        pinned = {name for name, _ in part.pins}
-        wanted = index if index and pinned & set(index.packages) else None
-        wheels = Wheels(lock=part.path, digest=part.digest, index=wanted.url if wanted else None)
-        last = part is lock.layers[-1]
-        fragment = (Fragment(template=f"frameworks/{cell.framework_name}.j2"),) if last else ()
-        venv = (Venv(path=VENV),) if number == 0 else ()
-        layers.append(Layer(name=part.name, why=why[part.name], steps=(*venv, wheels, *fragment)))
-    layers.append(Layer(name="runtime", why="imgbuild's own part", steps=(Runtime(path=RUNTIME),)))
+    python = wrap.python if wrap else f"{VENV}/bin/python3"
+    init = (os.init, "--") if os.init and not wrap else ()
     server = cell.framework.server
-    python = f"{VENV}/bin/python3"
+    command = (python, SERVERS, server.module) if server.module else server.command
     return Recipe(
         cell=cell,
         kind=kind,
         os_name=os_name,
         os=os,
-        base=cell.registry_base if registry else os.image,
+        base=cell.registry_base if kind is BaseKind.REGISTRY else os.image,
         lock=lock,
         uv_lock=uv_lock,
         layers=tuple(layers),
-        venv=VENV,
+        venv=None if wrap else VENV,
+        python=python,
         user=USER,
         env=tuple(sorted({**cell.stack.env, **cell.framework.env}.items())),
         labels=_labels(cell, lock, os_name, _licenses(matrix, cell, lock)),
-        entrypoint=("tini", "--", python, f"{RUNTIME}/entrypoint.py", *server.command, "--"),
+        entrypoint=(*init, python, f"{RUNTIME}/entrypoint.py", *command, "--"),
         health=(python, f"{RUNTIME}/health.py", str(server.port), server.health),
         port=server.port,
     )
+
+
+def _packages(cell: Cell, os: OperatingSystem) -> OsPackages:
+    init = (os.init,) if os.init else ()
+    return OsPackages(names=(*os.packages, *init, *cell.framework.packages[os.family]))
+
+
+def _own_parts(cell: Cell) -> tuple[Runtime, ...]:
+    servers = (Runtime(source="servers", path=SERVERS),) if cell.framework.server.module else ()
+    return (*servers, Runtime(source="runtime", path=RUNTIME))
+
+
+def _wheels(matrix: Matrix, cell: Cell, lock: Lock) -> Iterator[Layer]:
+    """A layer for each part of the lock; the last has the framework and its own commands."""
+    why = {layer.name: layer.why for layer in matrix.layers}
+    why["framework"] = f"{cell.framework.title} itself, which changes most often"
+    index = cell.build.index
+    for number, part in enumerate(lock.layers):
+        pinned = {name for name, _ in part.pins}
+        wanted = index if index and pinned & set(index.packages) else None
+        wheels = Wheels(
+            lock=part.path,
+            digest=part.digest,
+            index=wanted.url if wanted else None,
+            sdists=tuple(name for name in cell.build.sdists if name in pinned),
+        )
+        last = part is lock.layers[-1]
+        fragment = (Fragment(template=f"frameworks/{cell.framework_name}.j2"),) if last else ()
+        venv = (Venv(path=VENV),) if number == 0 else ()
+        yield Layer(name=part.name, why=why[part.name], steps=(*venv, wheels, *fragment))
 
 
 def _licenses(matrix: Matrix, cell: Cell, lock: Lock) -> str:
@@ -104,9 +132,10 @@ def _labels(cell: Cell, lock: Lock, os_name: str, licenses: str) -> tuple[tuple[
         "org.opencontainers.image.authors": f"{cell.framework.title}'s authors; image by imgbuild",
         "org.opencontainers.image.ref.name": cell.tag,
         f"{LABEL_PREFIX}.cell": cell.id,
-        f"{LABEL_PREFIX}.lock": lock.closure_id,
         f"{LABEL_PREFIX}.os": os_name,
     }
+    if lock.layers:
+        labels[f"{LABEL_PREFIX}.lock"] = lock.closure_id
     if cell.stack.driver:
         labels[f"{LABEL_PREFIX}.driver"] = f">={cell.stack.driver}"
     if gpu:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from builder import lock
 from builder.engines.base import Naming
-from builder.model import BaseKind, Cell, Matrix, Recipe
+from builder.model import BaseKind, Cell, Lock, Matrix, Recipe, Runtime
 from builder.plan import plan
 from builder.project import Project
 from builder.render import DOCKERFILE, RenderedImage, Renderer
@@ -38,12 +38,13 @@ class Workbench:
 
         `file` is the rendered file that an engine builds from.
         """
-        pinned = lock.read(self.project, self._matrix, cell.closure(kind))
+        closure = cell.closure(kind)
+        pinned = lock.read(self.project, self._matrix, closure) if closure else Lock(closure_id="")
         recipe = plan(self._matrix, cell, pinned, uv_lock=lock.TOOLS, kind=kind)
         rendered = self._renderer.render(recipe)
         naming = Naming(
             repository=recipe.repository,
-            cell_id=cell.id,
+            cell_id=cell.id.replace("@", "-"),  # no sign for a tag
             version_tag=cell.tag,
             content=self._content(recipe, rendered.files[file]),
             extra=tags,
@@ -53,19 +54,27 @@ class Workbench:
     def namings(self, cell: Cell, *files: str) -> tuple[Naming, ...]:
         """The names that a cell's image may bear, by kind of base and by the file it came from."""
         return tuple(
-            self.prepare(cell, kind, file=file).naming for file in files for kind in BaseKind
+            self.prepare(cell, kind, file=file).naming for file in files for kind in cell.kinds
         )
 
-    def runtime_files(self) -> list[Path]:
-        """What is copied into every image."""
-        return sorted(self.project.runtime.glob("*.py"))
+    def own_files(self, recipe: Recipe) -> list[Path]:
+        """What of builder/ is copied into an image."""
+        sources = [
+            step.source
+            for layer in recipe.layers
+            for step in layer.steps
+            if isinstance(step, Runtime)
+        ]
+        folders = [self.project.runtime.with_name(source) for source in sources]
+        return [file for folder in folders for file in sorted(folder.glob("*.py"))]
 
     def _content(self, recipe: Recipe, rendered: str) -> str:
         """12 hex digits over everything that decides an image, so that a tag can tell."""
         parts = [recipe.kind, rendered]
         parts += [layer.digest for layer in recipe.lock.layers]
-        parts.append(lock.tools_path(self.project).read_text(encoding="utf-8"))
-        for file in self.runtime_files():
+        if recipe.lock.layers:
+            parts.append(lock.tools_path(self.project).read_text(encoding="utf-8"))
+        for file in self.own_files(recipe):
             parts += [file.name, file.read_text(encoding="utf-8")]
         digest = hashlib.sha256()
         for part in parts:

@@ -12,7 +12,7 @@ import click
 from builder import matrix
 from builder.cli import options
 from builder.matrix import rules
-from builder.model import Cell, Matrix
+from builder.model import Cell, Gpu, Matrix
 
 
 @click.command("explain")
@@ -31,26 +31,21 @@ def command(cell_id: str, file: Path | None, *, as_json: bool) -> None:
 
 def explained(loaded: Matrix, cell: Cell) -> dict[str, Any]:
     """What there is to say of a cell, as plain data."""
-    systems = (cell.os, cell.bootstrap_os)
+    place = rules.Place(
+        stack=cell.stack,
+        gpu=cell.gpu,
+        systems=tuple(os for os in (cell.os, cell.bootstrap_os) if os),
+        os_named=not cell.os_is_default,
+    )
     passed_over = []
-    for verdict in rules.verdicts(cell.framework, cell.stack, cell.gpu, systems):
-        if verdict.build is cell.build:
+    for candidate in rules.candidates(cell.framework, place):
+        if candidate.build is cell.build:
             break
+        verdict = rules.judge(candidate)
         name = f"{verdict.release.version} {verdict.build.name}"
         passed_over.append({"release": name, "objections": verdict.objections})
-    here = rules.Candidate(
-        framework=cell.framework,
-        release=cell.release,
-        build=cell.build,
-        stack=cell.stack,
-        gpu=None,
-        systems=systems,
-    )
-    covered = [
-        name
-        for name, gpu in loaded.gpus.items()
-        if not rules.judge(dataclasses.replace(here, gpu=gpu)).objections
-    ]
+    here = rules.Candidate(release=cell.release, build=cell.build, place=place)
+    covered = [name for name, gpu in loaded.gpus.items() if _runs_on(here, gpu)]
     return {
         "cell": cell.id,
         "framework": {"name": cell.framework.title, "version": cell.release.version},
@@ -58,6 +53,7 @@ def explained(loaded: Matrix, cell: Cell) -> dict[str, Any]:
         "build": {
             "name": cell.build.name,
             "requirements": list(cell.build.requirements),
+            "image": cell.build.wrap.image if cell.build.wrap else None,
             "why": cell.build.why,
             "source": cell.build.source,
         },
@@ -79,8 +75,19 @@ def explained(loaded: Matrix, cell: Cell) -> dict[str, Any]:
         "gpu": {"sm": cell.gpu.sm, "source": cell.gpu.source} if cell.gpu else None,
         "gpus": covered,
         "passed over": passed_over,
-        "rules": {rule.__name__: rules.summary(rule) for rule in rules.RULES},
+        "note": cell.framework.note,
+        "rules": [
+            {"name": rule.name, "demands": rule.demands, "why": rule.why, "source": rule.source}
+            for rule in rules.RULES
+        ],
     }
+
+
+def _runs_on(candidate: rules.Candidate, gpu: Gpu) -> bool:
+    """Whether the same image runs on that GPU too."""
+    place = dataclasses.replace(candidate.place, gpu=gpu)
+    same_cpu = place.arch == candidate.place.arch
+    return same_cpu and not any(rules.objections(dataclasses.replace(candidate, place=place)))
 
 
 def _text(told: dict[str, Any]) -> str:
@@ -88,13 +95,18 @@ def _text(told: dict[str, Any]) -> str:
     rows = [
         ("stack", f"{stack['name']}: {stack['title']}", stack["source"]),
         ("release", f"{framework['name']} {framework['version']}", told["release"]["source"]),
-        ("wheels", f"{build['name']}: {', '.join(build['requirements'])}", build["source"]),
+        (
+            "image" if build["image"] else "wheels",
+            f"{build['name']}: {build['image'] or ', '.join(build['requirements'])}",
+            build["source"],
+        ),
     ]
     rows += [("", f"because it is {build['why']}", "")] if build["why"] else []
     rows += [
         ("os", f"{os['title']}: Python {os['python']}, glibc {os['glibc']}", os["source"]),
-        ("base", f"{told['base']}, without a registry {os['without a registry']}", ""),
+        ("base", f"{told['base']}, without a registry {os['without a registry'] or 'none'}", ""),
     ]
+    rows += [("note", told["note"], "")] if told["note"] else []
     if told["driver"]["needed"]:
         driver = told["driver"]
         text = f">={driver['needed']}; hosts of this stack have {driver['promised']} or newer"
@@ -110,5 +122,7 @@ def _text(told: dict[str, Any]) -> str:
         whys = "; ".join(f"{why} ({rule})" for rule, why in other["objections"].items())
         lines.append(f"  not       {other['release']}: {whys}")
     lines.append("  rules, which this cell keeps:")
-    lines += [f"    {name:<12} {sentence}" for name, sentence in told["rules"].items()]
+    for rule in told["rules"]:
+        lines.append(f"    {rule['name']:<14} {rule['demands']}")
+        lines.append(f"    {'':<14} Because {rule['why']}. [{rule['source']}]")
     return "\n".join(lines)

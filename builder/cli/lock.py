@@ -13,7 +13,7 @@ from builder import lock, site
 from builder.cli import options
 from builder.cli.progress import display, say
 from builder.errors import ImgbuildError
-from builder.model import BaseKind, Cell, Closure
+from builder.model import Cell, Closure
 
 
 @click.command("lock")
@@ -45,6 +45,9 @@ def command(file: Path | None, selector: str | None, *, check: bool) -> None:
             files = lock.resolve(matrix, closure, env, profile.redact)
         changed = lock.write(project.locks, closure.id, files)
         click.echo(f"{closure.id}: {'written' if changed else 'unchanged'}")
+    if not closures:
+        say("lock: nothing to do: these cells are upstream's images")
+        return
     env = profile.host_env(None, {}, _fit(closures[0]))
     tools = lock.resolve_tools(matrix, env, profile.redact)
     lock.write_tools(project.locks, tools)
@@ -67,14 +70,15 @@ def _local_wheels(
 
 
 def _fit(closure: Closure) -> site.Fit:
-    return site.Fit(python=closure.python, glibc=closure.release.glibc)
+    glibc = closure.release.glibc or ""
+    return site.Fit(python=closure.python, glibc=glibc, machine=closure.machine)
 
 
 def _closures(cells: tuple[Cell, ...]) -> list[Closure]:
     """Each closure once, for every kind of base that the cells may stand on."""
     found = {}
     for cell in cells:
-        for kind in BaseKind:
-            closure = cell.closure(kind)
-            found[closure.id] = closure
+        for kind in cell.kinds:
+            if closure := cell.closure(kind):
+                found[closure.id] = closure
     return list(found.values())

@@ -28,6 +28,7 @@ from builder.engines.base import (
 from builder.errors import BuildError
 from builder.model import BaseKind
 from builder.proc import Command, Result
+from builder.site import Mirror
 
 # zstd 3 takes a fifth of the default gzip's time for the same size.
 _SQUASHFS = "-comp zstd -Xcompression-level 3"
@@ -69,9 +70,9 @@ class Apptainer:
     def remove(self, image: Image, naming: Naming) -> None:  # noqa: ARG002 - it is a file
         Path(image.reference).unlink()
 
-    def pull(self, reference: str, *, refresh: bool) -> Base:  # noqa: ARG002 - nothing is kept
-        # A definition pulls while it builds.
-        registry.reach(reference)
+    def pull(self, reference: str, *, refresh: bool, copies: tuple[Mirror, ...] = ()) -> Base:  # noqa: ARG002 - nothing is kept
+        # A definition pulls while it builds, and Apptainer reads registries.conf itself.
+        registry.reach(reference, copies)
         return Base(kind=BaseKind.REGISTRY, name=reference, digest="", source=f"docker:{reference}")
 
     def load(self, archive: Archive) -> Base:

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from builder.model import BaseKind
 from builder.proc import Result
+from builder.site import Mirror
 
 OnLine = Callable[[str], None]
 # Our labels beside the OCI ones, set at build time.
@@ -162,8 +163,11 @@ class Engine(Protocol):
     def remove(self, image: Image, naming: Naming) -> None:
         """Take the cell's names from an image; it goes unless it has one of the user's own."""
 
-    def pull(self, reference: str, *, refresh: bool) -> Base:
-        """A base from a registry, or the local copy of one unless `refresh`."""
+    def pull(self, reference: str, *, refresh: bool, copies: tuple[Mirror, ...] = ()) -> Base:
+        """A base from a registry, or the local copy of one unless `refresh`.
+
+        `copies` are the site's own, to be tried first by an engine that does not know of them.
+        """
 
     def load(self, archive: Archive) -> Base:
         """A bootstrapped base."""

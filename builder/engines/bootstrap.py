@@ -12,6 +12,7 @@ from builder import proc
 from builder.engines import host, oci
 from builder.engines.base import Archive, OnLine
 from builder.errors import BuildError
+from builder.model import Archive as DebianArchive
 from builder.model import OperatingSystem
 from builder.proc import Command
 from builder.project import engines_script
@@ -41,18 +42,20 @@ def bootstrap(
 
     Raises BuildError when mmdebstrap is missing or fails.
     """
+    if os.archive is None:
+        raise BuildError(f"{os.title} cannot be bootstrapped", hint="a registry must serve it")
     asked = [_RECIPE, os.archive.model_dump(mode="json"), epoch]
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     stem = f"localhost/imgbuild-base:{name}"
     target = host.cache_dir() / "bases" / f"{name}-{key}.oci.tar"
     if not target.is_file() or refresh:
-        _make(os, site, target, on_line, name=stem, epoch=epoch)
+        _make(os.archive, site, target, on_line, name=stem, epoch=epoch)
     digest = oci.manifest_digest(target)
     return Archive(path=target, name=oci.named(stem, digest), digest=digest)
 
 
 def _make(
-    os: OperatingSystem,
+    packages: DebianArchive,
     site: SiteProfile,
     target: Path,
     on_line: OnLine,
@@ -69,7 +72,7 @@ def _make(
     try:
         scratch.chmod(0o755)  # an ordinary user's mmdebstrap works there as somebody else
         rootfs = work / "rootfs.tar"
-        sources = "\n".join(apt.lines(os.archive, {}))
+        sources = "\n".join(apt.lines(packages, {}))
         args = ["mmdebstrap", "--variant=apt", "--format=tar"]
         args += [f"--aptopt={option.rstrip(';')}" for option in site.apt_options]
         if site.ca:
@@ -81,7 +84,7 @@ def _make(
             args.append(f'--aptopt=Dir::Etc::netrc "{login}"')
         args += [f'--customize-hook=rm -f "$1"/{file}' for file in _HOST_FILES]
         args.append(f"--customize-hook=echo '{sources}' > \"$1\"/etc/apt/sources.list")
-        args += [os.archive.suite, str(rootfs), *apt.lines(os.archive, site.apt_sources)]
+        args += [packages.suite, str(rootfs), *apt.lines(packages, site.apt_sources)]
         # A TMPDIR of its own: an interrupted mmdebstrap leaves its tree where we clean up.
         env = {"SOURCE_DATE_EPOCH": str(epoch), "TMPDIR": str(scratch), **site.proxies}
         proc.stream(Command(args=tuple(args), env=env, redact=site.redact), on_line)

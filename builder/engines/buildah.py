@@ -24,6 +24,7 @@ from builder.engines.base import (
 from builder.errors import BuildError
 from builder.model import BaseKind
 from builder.proc import Command, Result
+from builder.site import Mirror
 
 
 class Buildah:
@@ -58,7 +59,7 @@ class Buildah:
         names = own.intersection(*(row["names"] for row in json.loads(shown)))
         self._capture("podman", "rmi", *sorted(names))
 
-    def pull(self, reference: str, *, refresh: bool) -> Base:
+    def pull(self, reference: str, *, refresh: bool, copies: tuple[Mirror, ...] = ()) -> Base:  # noqa: ARG002 - it reads registries.conf itself
         if refresh or self._image(reference, prefix="") is None:
             self._capture("buildah", "pull", "--quiet", "--policy", "always", reference)
         found = self._capture("buildah", "images", "--json", reference).stdout

@@ -23,6 +23,7 @@ from builder.engines.base import (
 from builder.errors import BuildError
 from builder.model import BaseKind
 from builder.proc import Command, Result
+from builder.site import Mirror
 
 if TYPE_CHECKING:
     import docker
@@ -82,16 +83,28 @@ class BuildKit:
         except docker.errors.APIError as error:
             raise BuildError(f"docker keeps {image.reference}: {error.explanation}") from None
 
-    def pull(self, reference: str, *, refresh: bool) -> Base:
-        if refresh or self._image(reference) is None:
-            proc.capture(Command(args=("docker", "pull", "--quiet", reference), timeout=900))
-        digests = self._inspect(reference).get("RepoDigests") or [""]
+    def pull(self, reference: str, *, refresh: bool, copies: tuple[Mirror, ...] = ()) -> Base:
+        # Docker itself knows mirrors of Docker Hub alone.
+        sources = (*(copy.reference for copy in copies), reference)
+        here = next((source for source in sources if self._image(source)), None)
+        source = here if here and not refresh else self._pulled(sources)
+        digests = self._inspect(source).get("RepoDigests") or [""]
         return Base(
             kind=BaseKind.REGISTRY,
             name=reference,
             digest=digests[0].rpartition("@")[2],
-            source=reference,
+            source=source,
         )
+
+    def _pulled(self, sources: tuple[str, ...]) -> str:
+        """The first of `sources` that can be pulled; raises BuildError for the last."""
+        for source in sources[:-1]:
+            try:
+                return self._pulled((source,))
+            except BuildError:
+                continue
+        proc.capture(Command(args=("docker", "pull", "--quiet", sources[-1]), timeout=900))
+        return sources[-1]
 
     def load(self, archive: Archive) -> Base:
         if self._image(archive.name) is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import shutil
 import socket
@@ -29,9 +30,25 @@ def lacks_sys_resource(status: Path = Path("/proc/self/status")) -> bool:
     return False
 
 
+def machine() -> str:
+    """This machine's CPU, as OCI images name it."""
+    name = platform.machine()
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(name, name)
+
+
 def has_gpu() -> bool:
     """Whether an NVIDIA driver answers on this host."""
     return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()  # the latter under WSL2
+
+
+def has_tpu() -> bool:
+    """Whether this is a TPU VM: their chips are /dev/accel*, on newer generations VFIO groups."""
+    if Path("/dev/accel0").exists():
+        return True
+    return _GOOGLE.is_file() and "Google" in _GOOGLE.read_text() and Path("/dev/vfio/0").exists()
+
+
+_GOOGLE = Path("/sys/class/dmi/id/product_name")
 
 
 def free_port() -> int:

@@ -50,6 +50,12 @@ def _references(matrix: Matrix) -> Iterable[tuple[Key, str, Iterable[str]]]:
         yield ("stacks", name, "os"), stack.os, matrix.os
         for os_name in stack.bases:
             yield ("stacks", name, "bases", os_name), os_name, matrix.os
+    for name, framework in matrix.frameworks.items():
+        for i, release in enumerate(framework.releases):
+            for j, build in enumerate(release.builds):
+                if build.wrap:
+                    path = ("frameworks", name, "releases", i, "builds", j, "wrap", "os")
+                    yield path, build.wrap.os, matrix.os
 
 
 def _check_cells(matrix: Matrix, document: Document) -> None:

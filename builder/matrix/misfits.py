@@ -35,8 +35,11 @@ def misfits(matrix: Matrix) -> Iterator[Misfit]:
     for name, framework in matrix.frameworks.items():
         path: Key = ("frameworks", name)
         yield from _variables((*path, "env"), framework.env)
-        for family in sorted(families - set(framework.packages)):
-            yield (*path, "packages"), f" lacks the key {family!r}"
+        if framework.install == "wheels":
+            for family in sorted(families - set(framework.packages)):
+                yield (*path, "packages"), f" lacks the key {family!r}"
+        if bool(framework.server.command) == bool(framework.server.module):
+            yield (*path, "server"), " needs either a command or a module of builder/servers"
         versions = [release.version for release in framework.releases]
         yield from _twice((*path, "releases"), versions)
         for index, release in enumerate(framework.releases):
@@ -76,13 +79,26 @@ def _image(path: Key, image: str) -> Iterator[Misfit]:
 def _release(path: Key, release: Release, framework: Framework) -> Iterator[Misfit]:
     if not _parses(Version, release.version):
         yield (*path, "version"), f": {release.version!r} is not a version"
-    if not _parses(SpecifierSet, release.python):
+    for key in ("python", "glibc") if framework.install == "wheels" else ():
+        if getattr(release, key) is None:
+            yield path, f" lacks the key {key!r}: the rules choose by it"
+    if release.python and not _parses(SpecifierSet, release.python):
         yield (*path, "python"), f': {release.python!r} is not like ">=3.11,<3.15"'
     for index, build in enumerate(release.builds):
         yield from _build((*path, "builds", index), build, framework)
 
 
 def _build(path: Key, build: Build, framework: Framework) -> Iterator[Misfit]:
+    wraps = framework.install == "wrap"
+    if build.python and not _parses(SpecifierSet, build.python):
+        yield (*path, "python"), f': {build.python!r} is not like ">=3.11,<3.15"'
+    for key in ("wrap",) if wraps else ("requirements", "exclude_newer"):
+        if not getattr(build, key):
+            yield path, f" lacks the key {key!r}: install is {framework.install!r}"
+    if build.wrap and not wraps:
+        yield (*path, "wrap"), ": install is 'wheels'"
+    if build.wrap:
+        yield from _image((*path, "wrap", "image"), build.wrap.image)
     if build.accelerator is Accelerator.CUDA:
         for key in ("driver_floor", "sms"):
             if not getattr(build, key):
@@ -90,7 +106,11 @@ def _build(path: Key, build: Build, framework: Framework) -> Iterator[Misfit]:
     for key, sms in (("sms", build.sms), ("kernel_sms", build.kernel_sms)):
         for index, sm in enumerate(sms):
             yield from _sm((*path, key, index), sm)
-    if build.accelerator not in framework.smoke:
+    run = framework.smoke.get(build.accelerator)
+    if run and not run.module and not wraps:
+        place: Key = (*path[:2], "smoke", str(build.accelerator))
+        yield place, " lacks the key 'module': a smoke test imports it"
+    if run is None:
         known = ", ".join(framework.smoke) or "none"
         yield (*path, "accelerator"), f": {build.accelerator} has no smoke settings (only {known})"
 

@@ -6,52 +6,156 @@ release; when there is none, the reasons of all candidates become the error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache, lru_cache
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from builder.errors import UserError
-from builder.model import Build, Framework, Gpu, OperatingSystem, Release, Stack, version_key
+from builder.model import (
+    Arch,
+    Build,
+    Framework,
+    Gpu,
+    OperatingSystem,
+    Release,
+    Stack,
+    version_key,
+)
 
-LOCKED_ARCH = "amd64"  # lock.py asks for x86-64 wheels
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a build would run."""
+
+    stack: Stack
+    gpu: Gpu | None
+    systems: tuple[OperatingSystem, ...]  # those that its wheels go into
+    os_named: bool = False  # the user asked for one, other than the stack's own
+
+    @property
+    def arch(self) -> Arch:
+        return self.gpu.arch if self.gpu else "amd64"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A build of a release, before the rules have spoken, and where it would run."""
 
-    framework: Framework
     release: Release
     build: Build
-    stack: Stack
-    gpu: Gpu | None
-    systems: tuple[OperatingSystem, ...]
+    place: Place
 
 
-class Rule(Protocol):
-    """A function whose docstring says what it demands, and which answers why that is not met."""
-
-    __name__: str
-
-    def __call__(self, candidate: Candidate, /) -> str | None: ...
+Check = Callable[[Candidate], str | None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What must hold, why, who says so, and the check that answers how it does not."""
+
+    name: str
+    demands: str
+    why: str
+    source: str
+    check: Check
+
+
+RULES: list[Rule] = []
+
+
+def _rule(why: str, source: str) -> Callable[[Check], Check]:
+    """A check becomes a rule; its docstring's first line is what it demands."""
+
+    def register(check: Check) -> Check:
+        demands = (check.__doc__ or "").strip().splitlines()[0]
+        RULES.append(
+            Rule(name=check.__name__, demands=demands, why=why, source=source, check=check)
+        )
+        return check
+
+    return register
+
+
+@_rule(
+    why="a GPU in a cell's name would promise what the stack cannot use",
+    source="imgbuild's own: a cell's name must be true",
+)
+def gpu_wanted(candidate: Candidate) -> str | None:
+    """A GPU is named only where the stack can use it."""
+    place = candidate.place
+    if place.gpu and place.stack.accelerator != "cuda":
+        return f"the stack has no CUDA for {place.gpu.title}"
+    return None
+
+
+@_rule(
+    why="an upstream image brings its own system; another cannot be put under it",
+    source="imgbuild's own: what is wrapped stays as it is",
+)
+def own_system(candidate: Candidate) -> str | None:
+    """No OS is asked of a framework that is an upstream image."""
+    if candidate.build.wrap and candidate.place.os_named:
+        return f"it is an upstream image, which stands on {candidate.build.wrap.os}"
+    return None
+
+
+@_rule(
+    why="wheels and images hold machine code for one kind of CPU; GH200 and GB200 have Grace (arm64)",
+    source="wheels' platform tags on pypi.org; developer.nvidia.com/grace-cpu",
+)
+def architecture(candidate: Candidate) -> str | None:
+    """The CPU beside the GPU is one that the build was made for."""
+    place, build = candidate.place, candidate.build
+    if place.arch in build.arches:
+        return None
+    beside = place.gpu.title if place.gpu else "the stack"
+    made = ", ".join(build.arches)
+    return f"its {build.name} build is for {made} CPUs, {beside} has an {place.arch} one"
+
+
+@_rule(
+    why="an older driver does not see the GPU at all: Blackwell came with CUDA 12.8's, R570",
+    source="CUDA release notes, new features and table 3 (docs.nvidia.com/cuda)",
+)
+def gpu_driver(candidate: Candidate) -> str | None:
+    """The stack's driver knows the GPU."""
+    gpu, have = candidate.place.gpu, candidate.place.stack.driver
+    if gpu and gpu.driver and have and version_key(have) < version_key(gpu.driver):
+        return f"{gpu.title} needs driver {gpu.driver}, the stack promises {have}"
+    return None
+
+
+@_rule(
+    why="wheels for one accelerator do not compute on another",
+    source="each release's own metadata on pypi.org",
+)
 def accelerator(candidate: Candidate) -> str | None:
-    """The wheels are for the stack's accelerator."""
-    if candidate.build.accelerator is not candidate.stack.accelerator:
-        return f"its {candidate.build.name} wheels are for {candidate.build.accelerator}"
+    """The build is for the stack's accelerator."""
+    if candidate.build.accelerator is not candidate.place.stack.accelerator:
+        return f"its {candidate.build.name} build is for {candidate.build.accelerator}"
     return None
 
 
+@_rule(
+    why="within a CUDA major version the first driver runs them all (minor-version compatibility);"
+    " across it only NVIDIA's cuda-compat libraries help, on data-center GPUs, and no image here"
+    " has them",
+    source="CUDA compatibility guide, minor-version and forward compatibility"
+    " (docs.nvidia.com/deploy/cuda-compatibility)",
+)
 def driver(candidate: Candidate) -> str | None:
-    """CUDA's minor-version compatibility: wheels need the first driver of their major version."""
-    floor, have = candidate.build.driver_floor, candidate.stack.driver
-    if floor and have and version_key(have) < version_key(floor):
-        return f"its {candidate.build.name} wheels need driver {floor}, the stack promises {have}"
-    return None
+    """The stack's driver is at least the first of the CUDA major version of the build."""
+    build, place = candidate.build, candidate.place
+    floor, have = build.driver_floor, place.stack.driver
+    if not floor or not have or version_key(have) >= version_key(floor):
+        return None
+    told = f"its {build.name} build needs driver {floor}, the stack promises {have}"
+    if place.gpu and place.gpu.geforce:
+        told += f", and {place.gpu.title} has no forward compatibility"
+    return told
 
 
 def runs_on(sms: Iterable[str], sm: str) -> bool:
@@ -60,80 +164,77 @@ def runs_on(sms: Iterable[str], sm: str) -> bool:
     https://docs.nvidia.com/cuda/cuda-c-programming-guide/#binary-compatibility
     """
     major, minor = version_key(sm)
-    return any(
-        have_major == major and have_minor <= minor
-        for have_major, have_minor in map(version_key, sms)
-    )
+    return any(m == major and n <= minor for m, n in map(version_key, sms))
 
 
+@_rule(
+    why='a GPU without machine code for it ends in "no kernel image is available"; PTX is no way'
+    " out, since minor-version compatibility excludes its compiler",
+    source="CUDA programming guide, binary compatibility; torch.cuda.get_arch_list() of each build",
+)
 def gpu_code(candidate: Candidate) -> str | None:
-    """The wheels hold machine code for the GPU: same major SM, minor not above its own."""
-    gpu, build = candidate.gpu, candidate.build
+    """The build holds machine code for the GPU: same major SM, minor not above its own."""
+    gpu, build = candidate.place.gpu, candidate.build
     if gpu is None or build.accelerator != "cuda" or runs_on(build.sms, gpu.sm):
         return None
-    have = ", ".join(build.sms)
-    return f"its {build.name} wheels have GPU code for SM {have}, not for {gpu.sm}"
+    return f"its {build.name} build has GPU code for SM {', '.join(build.sms)}, not for {gpu.sm}"
 
 
+@_rule(
+    why="a framework compiles kernels of its own, often for fewer GPUs than torch does",
+    source="cubins found in each framework's wheels",
+)
 def kernel_code(candidate: Candidate) -> str | None:
     """The framework's own kernels hold machine code for the GPU too, not torch's alone."""
-    gpu, build = candidate.gpu, candidate.build
+    gpu, build = candidate.place.gpu, candidate.build
     if gpu is None or not build.kernel_sms or runs_on(build.kernel_sms, gpu.sm):
         return None
     have = ", ".join(build.kernel_sms)
     return f"its own kernels in {build.name} have GPU code for SM {have}, not for {gpu.sm}"
 
 
-def gpu_wanted(candidate: Candidate) -> str | None:
-    """A GPU is named only where the stack can use it."""
-    if candidate.gpu and candidate.stack.accelerator != "cuda":
-        return f"the stack has no CUDA for {candidate.gpu.title}"
-    return None
+@cache
+def _specifier(text: str) -> SpecifierSet:
+    return SpecifierSet(text)
 
 
+@_rule(
+    why="the image uses the distribution's Python, which its vendor keeps patched",
+    source="Requires-Python of each release on pypi.org; the distribution's package index",
+)
 def python(candidate: Candidate) -> str | None:
-    """The distribution's own Python is one that the release supports."""
-    for os in candidate.systems:
-        if os.python not in SpecifierSet(candidate.release.python):
-            return f"it needs Python {candidate.release.python}, {os.title} has {os.python}"
+    """The distribution has a Python that the release supports."""
+    wanted = candidate.build.python or candidate.release.python
+    for os in candidate.place.systems if wanted and not candidate.build.wrap else ():
+        if os.python not in _specifier(wanted or ""):
+            return f"it needs Python {wanted}, {os.title} has {os.python}"
     return None
 
 
+@_rule(
+    why='older ones end in "GLIBC_2.xx not found" at import',
+    source="PEP 600: the highest manylinux tag among the wheels of the closure",
+)
 def glibc(candidate: Candidate) -> str | None:
     """The distribution's C library is not older than the wheels' manylinux floor."""
-    for os in candidate.systems:
-        if version_key(os.glibc) < version_key(candidate.release.glibc):
-            return f"it needs glibc {candidate.release.glibc}, {os.title} has {os.glibc}"
+    wanted = candidate.release.glibc
+    for os in candidate.place.systems if wanted and not candidate.build.wrap else ():
+        if version_key(os.glibc) < version_key(wanted or ""):
+            return f"it needs glibc {wanted}, {os.title} has {os.glibc}"
     return None
 
 
-def gpu_driver(candidate: Candidate) -> str | None:
-    """The stack's driver knows the GPU: Blackwell came with CUDA 12.8's."""
-    gpu, have = candidate.gpu, candidate.stack.driver
-    if gpu and gpu.driver and have and version_key(have) < version_key(gpu.driver):
-        return f"{gpu.title} needs driver {gpu.driver}, the stack promises {have}"
-    return None
-
-
-def architecture(candidate: Candidate) -> str | None:
-    """The CPU beside the GPU is one that locks are made for: amd64."""
-    if candidate.gpu and candidate.gpu.arch != LOCKED_ARCH:
-        gpu = candidate.gpu
-        return f"{gpu.title} has an {gpu.arch} CPU, and wheels are locked for {LOCKED_ARCH} only"
-    return None
-
-
-RULES: tuple[Rule, ...] = (
-    gpu_wanted,
-    architecture,
-    gpu_driver,
-    accelerator,
-    driver,
-    gpu_code,
-    kernel_code,
-    python,
-    glibc,
+@_rule(
+    why="a system without security fixes is no base for a new image",
+    source="the distribution's life-cycle page, named in its row",
 )
+def system_support(candidate: Candidate) -> str | None:
+    """The distribution still got security fixes when the build's packages were published."""
+    date = candidate.build.date
+    for os in candidate.place.systems if not candidate.build.wrap else ():
+        if os.end_of_life < date:
+            return f"it is of {date}, {os.title} has had no fixes since {os.end_of_life}"
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,48 +249,57 @@ class Verdict:
     objections: dict[str, str]
 
 
-def summary(rule: Rule) -> str:
-    """What a rule demands, in one sentence."""
-    return (rule.__doc__ or "").strip().splitlines()[0]
+def objections(candidate: Candidate) -> Iterator[tuple[str, str]]:
+    """Name and reason of each rule that objects, asked one by one."""
+    for rule in RULES:
+        if why := rule.check(candidate):
+            yield rule.name, why
 
 
 def judge(candidate: Candidate) -> Verdict:
     """What every rule says of one build."""
-    found = {rule.__name__: why for rule in RULES if (why := rule(candidate))}
-    return Verdict(release=candidate.release, build=candidate.build, objections=found)
+    return Verdict(
+        release=candidate.release, build=candidate.build, objections=dict(objections(candidate))
+    )
 
 
-def verdicts(
-    framework: Framework, stack: Stack, gpu: Gpu | None, systems: tuple[OperatingSystem, ...]
-) -> Iterator[Verdict]:
-    """What the rules say of each build, the newest release first."""
-    for release in sorted(framework.releases, key=lambda r: Version(r.version), reverse=True):
-        for build in release.builds:
-            yield judge(
-                Candidate(
-                    framework=framework,
-                    release=release,
-                    build=build,
-                    stack=stack,
-                    gpu=gpu,
-                    systems=systems,
-                )
-            )
+def candidates(
+    framework: Framework, place: Place, version: str | None = None
+) -> Iterator[Candidate]:
+    """Each build of the framework, the newest release first; `version` leaves one release."""
+    for release in _newest_first(framework.releases):
+        if version in (None, release.version):
+            for build in release.builds:
+                yield Candidate(release=release, build=build, place=place)
+
+
+@lru_cache(maxsize=256)
+def _newest_first_versions(versions: tuple[str, ...]) -> tuple[int, ...]:
+    """Indexes of versions, the newest first."""
+    return tuple(
+        sorted(range(len(versions)), key=lambda index: Version(versions[index]), reverse=True)
+    )
+
+
+def _newest_first(releases: tuple[Release, ...]) -> Iterator[Release]:
+    for index in _newest_first_versions(tuple(release.version for release in releases)):
+        yield releases[index]
 
 
 def choose(
-    cell_id: str,
-    framework: Framework,
-    stack: Stack,
-    gpu: Gpu | None,
-    systems: tuple[OperatingSystem, ...],
+    cell_id: str, framework: Framework, place: Place, version: str | None = None
 ) -> tuple[Release, Build]:
-    """The newest release with a build that no rule refuses; raises UserError with the reasons."""
+    """The newest release with a build that no rule refuses; raises UserError with the reasons.
+
+    `version` leaves only that release to choose from.
+    """
     reasons: dict[str, list[str]] = {}
-    for verdict in verdicts(framework, stack, gpu, systems):
-        if not verdict.objections:
-            return verdict.release, verdict.build
-        why = next(iter(verdict.objections.values()))
-        reasons.setdefault(why, []).append(verdict.release.version)
+    for candidate in candidates(framework, place, version):
+        first = next(objections(candidate), None)
+        if first is None:
+            return candidate.release, candidate.build
+        reasons.setdefault(first[1], []).append(candidate.release.version)
     told = [f"{', '.join(dict.fromkeys(versions))}: {why}" for why, versions in reasons.items()]
-    raise UserError(f"no release of {framework.title} fits {cell_id}", hint="; ".join(told))
+    name = framework.title
+    what = f"{name} {version} does not fit" if version else f"no release of {name} fits"
+    raise UserError(f"{what} {cell_id}", hint="; ".join(told))

@@ -1,4 +1,4 @@
-"""Cell ids and selectors: `<stack>-<framework>[-<gpu>][-<os>]`, ids, globs and commas."""
+"""Cell ids and selectors: `<stack>-<framework>[-<gpu>][-<os>][@<version>]`, globs and commas."""
 
 from __future__ import annotations
 
@@ -24,19 +24,25 @@ class CellId:
     framework: str
     gpu: str | None
     os: str | None
+    version: str | None = None  # a release that the user chose; None: the rules choose
 
     def __str__(self) -> str:
-        return "-".join(filter(None, (self.stack, self.framework, self.gpu, self.os)))
+        parts = "-".join(filter(None, (self.stack, self.framework, self.gpu, self.os)))
+        return f"{parts}@{self.version}" if self.version else parts
 
 
 def parse_id(matrix: Matrix, text: str, place: Place | None = None) -> CellId:
     """Take a cell id apart; raises UserError that names the part nobody knows."""
-    stack, rest = _take(text, matrix.stacks)
+    name, _, version = text.partition("@")
+    stack, rest = _take(name, matrix.stacks)
     if stack is None:
         raise _unknown(
             matrix, text, "no stack", text.partition("-")[0], known=matrix.stacks, place=place
         )
     framework, rest = _take(rest, matrix.frameworks)
+    if framework is None and not rest:
+        known = ", ".join(f"{stack}-{name}" for name in matrix.frameworks)
+        raise UserError(f"cell {text!r} names no framework", place=place, hint=f"known: {known}")
     if framework is None:
         raise _unknown(matrix, text, "no framework", rest, known=matrix.frameworks, place=place)
     gpu, rest = _take(rest, matrix.gpus)
@@ -44,7 +50,15 @@ def parse_id(matrix: Matrix, text: str, place: Place | None = None) -> CellId:
     if rest:
         known = {**matrix.gpus, **matrix.os}
         raise _unknown(matrix, text, "no GPU or OS", rest, known=known, place=place)
-    return _normal(matrix, CellId(stack=stack, framework=framework, gpu=gpu, os=os))
+    releases = [release.version for release in matrix.frameworks[framework].releases]
+    if "@" in text and version not in releases:
+        raise UserError(
+            f"unknown cell {text!r}: no release {version!r} of {framework}",
+            place=place,
+            hint=nearest(version, releases),
+        )
+    parts = CellId(stack=stack, framework=framework, gpu=gpu, os=os, version=version or None)
+    return _normal(matrix, parts)
 
 
 def _normal(matrix: Matrix, parts: CellId) -> CellId:
@@ -80,7 +94,8 @@ def _nearest_possible(matrix: Matrix, parts: CellId) -> str | None:
         index = stacks.index(other.stack)
         return (str(other) not in matrix.cells, abs(index - here), -index)
 
-    candidates = [dataclasses.replace(parts, os=name) for name in (None, *matrix.os)]
+    candidates = [dataclasses.replace(parts, version=None)] if parts.version else []
+    candidates += [dataclasses.replace(parts, os=name) for name in (None, *matrix.os)]
     candidates += sorted(
         (dataclasses.replace(parts, stack=name) for name in stacks), key=by_distance
     )
@@ -99,11 +114,17 @@ def resolve(matrix: Matrix, parts: CellId) -> Cell:
     framework = matrix.frameworks[parts.framework]
     gpu = matrix.gpus[parts.gpu] if parts.gpu else None
     os_name = parts.os or stack.os
-    os = matrix.os[os_name]
-    bootstrap_os_name = os.bootstrap_as or os_name
-    bootstrap_os = matrix.os[bootstrap_os_name]
+    bootstrap_os_name = _bootstrapped(matrix, os_name)
+    place = rules.Place(
+        stack=stack,
+        gpu=gpu,
+        systems=tuple(matrix.os[name] for name in (os_name, bootstrap_os_name) if name),
+        os_named=parts.os is not None,
+    )
     cell_id = str(parts)
-    release, build = rules.choose(cell_id, framework, stack, gpu, (os, bootstrap_os))
+    release, build = rules.choose(cell_id, framework, place, parts.version)
+    if build.wrap:
+        os_name, bootstrap_os_name = build.wrap.os, None
     return Cell(
         id=cell_id,
         stack_name=parts.stack,
@@ -114,12 +135,18 @@ def resolve(matrix: Matrix, parts: CellId) -> Cell:
         stack=stack,
         framework=framework,
         gpu=gpu,
-        os=os,
+        os=matrix.os[os_name],
         bootstrap_os_name=bootstrap_os_name,
-        bootstrap_os=bootstrap_os,
+        bootstrap_os=matrix.os[bootstrap_os_name] if bootstrap_os_name else None,
         release=release,
         build=build,
     )
+
+
+def _bootstrapped(matrix: Matrix, os_name: str) -> str | None:
+    """The OS to put together from packages in place of `os_name`, if any can be."""
+    name = matrix.os[os_name].bootstrap_as or os_name
+    return name if matrix.os[name].archive else None
 
 
 def select(matrix: Matrix, selector: str | None) -> tuple[Cell, ...]:

@@ -51,7 +51,10 @@ def survey(matrix: Matrix, selector: str | None) -> tuple[Row, ...]:
     if not ids:
         raise UserError(f"{selector!r} selects nothing", hint="give ids or globs")
     order = {text: index for index, text in enumerate(everything)}
-    return tuple(row(matrix, ids[text]) for text in sorted(ids, key=order.__getitem__))
+    return tuple(
+        row(matrix, ids[text])
+        for text in sorted(ids, key=lambda text: order[text.partition("@")[0]])
+    )
 
 
 def combinations(matrix: Matrix) -> Iterator[CellId]:

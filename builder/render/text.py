@@ -14,6 +14,7 @@ from builder.model import Layer, Recipe, Wheels
 
 DOCKERFILE = "Dockerfile"
 DEFINITION = "apptainer.def"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,10 @@ class Renderer:
 
     def render(self, recipe: Recipe) -> RenderedImage:
         """Both files of a recipe; raises UserError for a broken template, with its line."""
-        cuda = "/usr/local/cuda/bin:" if recipe.cell.stack.accelerator == "cuda" else ""
-        path = (
-            f"{recipe.venv}/bin:{cuda}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        )
         context = {
             "recipe": recipe,
             "labels": dict(recipe.labels),
-            "environment": {
-                "HOME": recipe.user.home,
-                "PATH": path,
-                "VIRTUAL_ENV": recipe.venv,
-                **dict(recipe.env),
-            },
+            "environment": _environment(recipe),
             "smoke": recipe.cell.framework.smoke[recipe.cell.stack.accelerator],
         }
         files = {name: self._template(f"{name}.j2", context) for name in (DOCKERFILE, DEFINITION)}
@@ -68,6 +60,16 @@ class Renderer:
         except jinja2.UndefinedError as error:
             place = _template_place(error, name)
             raise UserError(f"bad template: {error.message}", place=place) from None
+
+
+def _environment(recipe: Recipe) -> dict[str, str]:
+    """What the image sets; one that wraps another keeps that one's PATH."""
+    env = {"HOME": recipe.user.home}
+    if recipe.venv:
+        cuda = "/usr/local/cuda/bin:" if recipe.cell.stack.accelerator == "cuda" else ""
+        env["PATH"] = f"{recipe.venv}/bin:{cuda}{_PATH}"
+        env["VIRTUAL_ENV"] = recipe.venv
+    return {**env, **dict(recipe.env)}
 
 
 def _template_place(error: jinja2.UndefinedError, name: str) -> Place:

@@ -6,6 +6,7 @@ history line or log holds any of it.
 
 from builder.site import apt
 from builder.site.profile import SiteProfile, discover
+from builder.site.registries import Mirror
 from builder.site.wheels import Fit, pin_set
 
-__all__ = ["Fit", "SiteProfile", "apt", "discover", "pin_set"]
+__all__ = ["Fit", "Mirror", "SiteProfile", "apt", "discover", "pin_set"]

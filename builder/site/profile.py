@@ -11,7 +11,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from builder.model import Index, OperatingSystem
-from builder.site import apt, python
+from builder.site import apt, python, registries
+from builder.site.registries import Mirror, Registry
 from builder.site.wheels import Fit, pin_set
 
 _CA_BUNDLES = (
@@ -52,6 +53,11 @@ class SiteProfile:
     apt_options: tuple[str, ...] = ()
     apt_login: str = ""  # auth.conf: netrc lines for mirrors that ask
     apt_sources: Mapping[str, str]  # canonical mirror URL -> this site's
+    registries: tuple[Registry, ...] = ()  # where copies of other registries' images are
+
+    def copies(self, reference: str) -> tuple[Mirror, ...]:
+        """This site's copies of an image, in the order in which they are to be tried."""
+        return next((found for r in self.registries if (found := r.copies(reference))), ())
 
     def uv_env(self, index: Index | None, pins: Mapping[str, str], fit: Fit) -> dict[str, str]:
         """Variables that point uv at this site's indexes; `index` is one that the wheels need.
@@ -130,6 +136,7 @@ class SiteProfile:
         """Longest first, so that a URL goes before the host in it."""
         urls = {self.default_index or "", *self.extra_indexes, *self.find_links}
         urls |= {*self.insecure_hosts, *self.apt_sources.values()}
+        urls |= {m.reference.partition("/")[0] for r in self.registries for m in r.mirrors}
         urls |= {url for name, url in self.proxies.items() if name != "no_proxy"}
         urls |= set(re.findall(r"\w+://[^\s\"]+", " ".join(self.apt_options)))
         found = {part for url in urls for part in _private_parts(url)}
@@ -144,7 +151,7 @@ class SiteProfile:
 
     def apt_list(self, os: OperatingSystem) -> str:
         """sources.list lines for `os` from this site's mirrors, or "" when it uses the usual."""
-        if os.archive.mirror not in self.apt_sources:
+        if os.archive is None or os.archive.mirror not in self.apt_sources:
             return ""
         return "\n".join(apt.lines(os.archive, self.apt_sources)) + "\n"
 
@@ -191,6 +198,7 @@ def discover(env: Mapping[str, str] | None = None, root: Path = Path("/")) -> Si
         apt_options=apt.options(root),
         apt_login=apt.login(root),
         apt_sources=apt.mirrors(root),
+        registries=registries.read(env, root, home),
     )
 
 

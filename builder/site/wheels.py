@@ -19,10 +19,11 @@ _LEGACY = {5: "manylinux1", 12: "manylinux2010", 17: "manylinux2014"}
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A Python ("3.11") on an x86-64 Linux with a glibc ("2.36")."""
+    """A Python ("3.11") on a Linux with a glibc ("2.36"), on a CPU as wheels name it."""
 
     python: str
     glibc: str
+    machine: str = "x86_64"
 
     @classmethod
     def of(cls, os: OperatingSystem) -> Fit:
@@ -31,10 +32,10 @@ class Fit:
     @cached_property
     def _tags(self) -> frozenset[Tag]:
         python = tuple(int(part) for part in self.python.split(".")[:2])
-        platforms = ["linux_x86_64"]
+        platforms = [f"linux_{self.machine}"]
         for minor in range(int(self.glibc.split(".")[1]), 4, -1):
-            platforms.append(f"manylinux_2_{minor}_x86_64")
-            platforms += [f"{_LEGACY[minor]}_x86_64"] if minor in _LEGACY else []
+            platforms.append(f"manylinux_2_{minor}_{self.machine}")
+            platforms += [f"{_LEGACY[minor]}_{self.machine}"] if minor in _LEGACY else []
         interpreter = "cp" + "".join(map(str, python))
         return frozenset(
             [

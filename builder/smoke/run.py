@@ -61,7 +61,7 @@ def smoke(
         ("help", subject.help),
         ("nvidia-smi", subject.nvidia_smi),
     ]
-    if cell.stack.accelerator is Accelerator.CUDA:
+    if cell.stack.accelerator is Accelerator.CUDA and not cell.build.wrap:
         probes.insert(2, ("gpu-code", subject.gpu_code))
     checks = []
     for name, probe in probes:
@@ -98,6 +98,7 @@ class _Subject:
         self._recipe = cell.framework.smoke[cell.stack.accelerator]
         self._for_gpus = cell.stack.accelerator is Accelerator.CUDA
         self._gpu = host.has_gpu() and self._for_gpus
+        self._missing = _missing_device(cell.stack.accelerator)
 
     def user(self) -> str:
         uid = self._call("id", "-u").strip()
@@ -109,6 +110,8 @@ class _Subject:
 
     def imports(self) -> str:
         module = self._recipe.module
+        if module is None:
+            raise Skip("it is upstream's image, whose modules are its own affair")
         version = self._call("python3", "-c", f"import {module}; print({module}.__version__)")
         found = version.strip().splitlines()[-1]
         if not found.startswith(self._cell.release.version):
@@ -140,8 +143,8 @@ class _Subject:
 
     def serve(self, on_check: OnCheck, timeout: float) -> Iterator[Check]:
         """Start, wait for health, compare the answers, stop; each a check of its own."""
-        if self._for_gpus and not self._gpu:
-            detail = "needs an NVIDIA GPU, and there is none; --static leaves this check out"
+        if self._missing and self._recipe.cpu_env is None:
+            detail = f"needs {self._missing}, and there is none; --static leaves this check out"
             yield Check(name="serve", status=Status.FAILED, detail=detail, seconds=0.0)
             return
         on_check("start")
@@ -169,21 +172,20 @@ class _Subject:
             Run(
                 image=self._image,
                 args=(
-                    "--model",
-                    MODEL_PATH,
+                    *self._cell.framework.server.flags.arguments(MODEL_PATH, "{host}", "{port}"),
                     *self._recipe.args,
-                    "--host",
-                    "{host}",
-                    "--port",
-                    "{port}",
                 ),
                 port=self._cell.framework.server.port,
-                env=self._recipe.env,
+                env={**self._recipe.env, **self._cpu_env()},
                 mounts={tiny_model(): MODEL_PATH},
                 shm_mb=self._recipe.shm_mb,
                 gpus=self._gpu,
             )
         )
+
+    def _cpu_env(self) -> dict[str, str]:
+        """What makes the server use the CPU where its own device is missing."""
+        return (self._recipe.cpu_env or {}) if self._missing else {}
 
     def _healthy(self, container: Container, timeout: float) -> str:
         start = time.monotonic()
@@ -191,7 +193,8 @@ class _Subject:
         while (waited := time.monotonic() - start) < timeout:
             try:
                 with _OPENER.open(url, timeout=5):
-                    return f"200 after {waited:.1f} s"
+                    where = f", on the CPU: {self._missing} is not here" if self._missing else ""
+                    return f"200 after {waited:.1f} s{where}"
             except (OSError, ValueError, http.client.HTTPException):
                 pass
             if (code := container.exit_code()) is not None:
@@ -200,11 +203,22 @@ class _Subject:
         raise BuildError(f"not healthy after {timeout:g} s", tail=_tail(container))
 
     def _call(self, *args: str, env: dict[str, str] | None = None) -> str:
-        result = self._engine.call(self._image, args, env or {}, gpus=self._gpu)
+        result = self._engine.call(
+            self._image, args, {**self._cpu_env(), **(env or {})}, gpus=self._gpu
+        )
         if result.code:
             tail = (result.stderr or result.stdout).splitlines()[-LOG_TAIL:]
             raise BuildError(f"`{' '.join(args)}` exits {result.code}", tail=tail)
         return result.stdout
+
+
+def _missing_device(accelerator: Accelerator) -> str | None:
+    """What a server of that kind computes on and this host has not."""
+    if accelerator is Accelerator.CUDA and not host.has_gpu():
+        return "an NVIDIA GPU"
+    if accelerator is Accelerator.TPU and not host.has_tpu():
+        return "a TPU"
+    return None
 
 
 def _compare(container: Container) -> str:

@@ -19,21 +19,19 @@ class Forbidden(BaseException):
 
 
 def edited(tmp_path: Path, *edits: tuple[str, str]) -> Path:
-    """A copy of the committed matrix.yaml with each edit made in exactly one place."""
+    """A copy of the committed matrix.yaml with each edit made once, where it first stands."""
     text = (ROOT / "matrix.yaml").read_text()
     for old, new in edits:
-        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in matrix.yaml"
-        text = text.replace(old, new)
+        assert old in text, f"{old!r} is not in matrix.yaml"
+        text = text.replace(old, new, 1)
     file = tmp_path / "matrix.yaml"
     file.write_text(text)
     return file
 
 
 def line_of(file: Path, part: str) -> int:
-    """The line (1-based) of the only line that holds `part`."""
-    found = [n for n, line in enumerate(file.read_text().splitlines(), 1) if part in line]
-    assert len(found) == 1, f"{part!r} stands in lines {found}"
-    return found[0]
+    """The line (1-based) of the first line that holds `part`."""
+    return next(n for n, line in enumerate(file.read_text().splitlines(), 1) if part in line)
 
 
 def recipe_of(

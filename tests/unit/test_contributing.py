@@ -36,8 +36,11 @@ def test_a_made_up_os_is_a_row_too(tmp_path: Path) -> None:
     title: Debian 99
     family: debian
     python: "3.13"
+    packages: [ca-certificates, python3, python3-dev]
+    init: tini
     glibc: "2.41"
     image: docker.io/library/debian:99-slim
+    end_of_life: 2040-06-30
     archive:
       mirror: http://deb.debian.org/debian
       security: http://deb.debian.org/debian-security

@@ -30,11 +30,14 @@ HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
 
 
 def closure_of(matrix: Matrix, cell_id: str, kind: BaseKind = BaseKind.REGISTRY) -> Closure:
-    return cell(matrix, cell_id).closure(kind)
+    closure = cell(matrix, cell_id).closure(kind)
+    assert closure
+    return closure
 
 
 def closures_of(matrix: Matrix) -> list[Closure]:
-    return [c.closure(kind) for c in select(matrix, None) for kind in BaseKind]
+    cells = select(matrix, None)
+    return [found for c in cells for kind in c.kinds if (found := c.closure(kind))]
 
 
 @pytest.fixture

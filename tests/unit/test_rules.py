@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,8 +14,16 @@ from packaging.version import Version
 
 from builder.errors import UserError
 from builder.matrix import cell, rules
-from builder.matrix.rules import Candidate
-from builder.model import Accelerator, Build, Framework, Matrix, Release, version_key
+from builder.matrix.rules import Candidate, Place
+from builder.model import (
+    Accelerator,
+    Build,
+    Framework,
+    Matrix,
+    OperatingSystem,
+    Release,
+    version_key,
+)
 
 VERSIONS_IN_ORDER = ["9.9", "12", "12.2", "12.9", "12.10", "12.10.1", "13.0", "525.60.13"]
 
@@ -30,20 +40,21 @@ def candidate(matrix: Matrix, cell_id: str, version: str, build: str) -> Candida
     framework = matrix.frameworks["vllm"]
     release = next(r for r in framework.releases if r.version == version)
     return Candidate(
-        framework=framework,
         release=release,
         build=next(b for b in release.builds if b.name == build),
-        stack=stack,
-        gpu=matrix.gpus[gpu[0]] if gpu else None,
-        systems=(matrix.os[stack.os],),
+        place=Place(
+            stack=stack,
+            gpu=matrix.gpus[gpu[0]] if gpu else None,
+            systems=(matrix.os[stack.os],),
+        ),
     )
 
 
 # rule, cell, release, build -> its objection
-ALONE: list[tuple[rules.Rule, str, str, str, str | None]] = [
+ALONE: list[tuple[rules.Check, str, str, str, str | None]] = [
     (rules.accelerator, "cpu-vllm", "0.32.0", "cpu", None),
-    (rules.accelerator, "cpu-vllm", "0.32.0", "cu130", "its cu130 wheels are for cuda"),
-    (rules.accelerator, "cuda13.0-vllm", "0.32.0", "cpu", "its cpu wheels are for cpu"),
+    (rules.accelerator, "cpu-vllm", "0.32.0", "cu130", "its cu130 build is for cuda"),
+    (rules.accelerator, "cuda13.0-vllm", "0.32.0", "cpu", "its cpu build is for cpu"),
     (rules.driver, "cuda13.0-vllm", "0.32.0", "cu130", None),
     (rules.driver, "cuda12.2-vllm", "0.19.1", "cu128", None),
     (
@@ -51,7 +62,7 @@ ALONE: list[tuple[rules.Rule, str, str, str, str | None]] = [
         "cuda12.2-vllm",
         "0.32.0",
         "cu130",
-        "its cu130 wheels need driver 580.65.06, the stack promises 535.104.05",
+        "its cu130 build needs driver 580.65.06, the stack promises 535.104.05",
     ),
     (rules.driver, "cpu-vllm", "0.32.0", "cpu", None),
     (rules.gpu_code, "cuda13.0-vllm-h100", "0.32.0", "cu130", None),
@@ -75,15 +86,28 @@ ALONE: list[tuple[rules.Rule, str, str, str, str | None]] = [
 
 @pytest.mark.parametrize(("rule", "cell_id", "version", "build", "says"), ALONE)
 def test_a_rule_alone(
-    matrix: Matrix, rule: rules.Rule, cell_id: str, version: str, build: str, says: str | None
+    matrix: Matrix, rule: rules.Check, cell_id: str, version: str, build: str, says: str | None
 ) -> None:
     assert rule(candidate(matrix, cell_id, version, build)) == says
 
 
 def changed(base: Candidate, **updates: dict[str, object]) -> Candidate:
-    """`base` with other values in some of its facts."""
-    facts = {name: getattr(base, name).model_copy(update=new) for name, new in updates.items()}
-    return Candidate(**{**vars(base), **facts})
+    """`base` with other values in some of its facts, its place's among them."""
+
+    def copies(of: Candidate | Place) -> dict[str, Any]:
+        return {
+            name: getattr(of, name).model_copy(update=new)
+            for name, new in updates.items()
+            if hasattr(of, name)
+        }
+
+    place = replace(base.place, **copies(base.place))
+    return replace(base, place=place, **copies(base))
+
+
+def on(base: Candidate, *systems: OperatingSystem) -> Candidate:
+    """`base` on other systems."""
+    return replace(base, place=replace(base.place, systems=systems))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +129,7 @@ def test_machine_code_runs_on_its_major_sm_from_its_minor_on(
     base = candidate(matrix, "cuda13.0-vllm-h100", "0.32.0", "cu130")
     why = rules.gpu_code(changed(base, gpu={"sm": sm}, build={"sms": sms}))
     have = ", ".join(sms)
-    assert why == (None if fits else f"its cu130 wheels have GPU code for SM {have}, not for {sm}")
+    assert why == (None if fits else f"its cu130 build has GPU code for SM {have}, not for {sm}")
 
 
 @pytest.mark.parametrize(
@@ -116,9 +140,9 @@ def test_glibc_is_compared_by_its_numbers(
     matrix: Matrix, have: str, floor: str, fits: bool
 ) -> None:
     base = candidate(matrix, "cpu-vllm", "0.32.0", "cpu")
-    os = base.systems[0].model_copy(update={"glibc": have})
+    os = base.place.systems[0].model_copy(update={"glibc": have})
     given_ = changed(base, release={"glibc": floor})
-    why = rules.glibc(Candidate(**{**vars(given_), "systems": (os,)}))
+    why = rules.glibc(on(given_, os))
     title = "Debian 12 (bookworm)"
     assert why == (None if fits else f"it needs glibc {floor}, {title} has {have}")
 
@@ -134,7 +158,7 @@ def test_drivers_are_compared_by_their_numbers(matrix: Matrix, have: str, fits: 
 def test_every_system_that_the_image_may_stand_on_must_fit(matrix: Matrix) -> None:
     base = candidate(matrix, "cpu-vllm", "0.32.0", "cpu")
     both = (matrix.os["debian12"], matrix.os["ubuntu22.04"])
-    why = rules.python(Candidate(**{**vars(base), "systems": both}))
+    why = rules.python(on(base, *both))
     assert why == "it needs Python >=3.11,<3.15, Ubuntu 22.04 (jammy) has 3.10"
 
 
@@ -158,7 +182,7 @@ def test_the_newest_release_that_fits_is_chosen(
 def test_why_cuda_12_2_does_not_get_the_newest_release(matrix: Matrix) -> None:
     refused = candidate(matrix, "cuda12.2-vllm", "0.32.0", "cu130")
     assert list(rules.judge(refused).objections.values()) == [
-        "its cu130 wheels need driver 580.65.06, the stack promises 535.104.05",
+        "its cu130 build needs driver 580.65.06, the stack promises 535.104.05",
         "it needs Python >=3.11,<3.15, Ubuntu 22.04 (jammy) has 3.10",
     ]
 
@@ -166,12 +190,14 @@ def test_why_cuda_12_2_does_not_get_the_newest_release(matrix: Matrix) -> None:
 def test_when_nothing_fits_every_candidate_has_its_reason(matrix: Matrix) -> None:
     stack = matrix.stacks["cuda12.2"].model_copy(update={"driver": "470.57.02"})
     with pytest.raises(UserError) as error:
-        rules.choose("x-vllm", matrix.frameworks["vllm"], stack, None, (matrix.os["debian12"],))
+        place = Place(stack=stack, gpu=None, systems=(matrix.os["debian12"],))
+        rules.choose("x-vllm", matrix.frameworks["vllm"], place)
     assert str(error.value) == (
         "no release of vLLM fits x-vllm; "
-        "0.32.0: its cpu wheels are for cpu; "
-        "0.32.0: its cu130 wheels need driver 580.65.06, the stack promises 470.57.02; "
-        "0.19.1: its cu128 wheels need driver 525.60.13, the stack promises 470.57.02"
+        "0.32.0: its cpu build is for cpu; "
+        "0.32.0: its cu130 build needs driver 580.65.06, the stack promises 470.57.02; "
+        "0.32.0: its tpu build is for tpu; "
+        "0.19.1: its cu128 build needs driver 525.60.13, the stack promises 470.57.02"
     )
 
 
@@ -197,8 +223,8 @@ def test_newest_is_meant_as_python_orders_versions(
     matrix: Matrix, versions: tuple[str, ...]
 ) -> None:
     framework = released(matrix.frameworks["vllm"], *versions)
-    systems = (matrix.os["debian12"],)
-    release, _ = rules.choose("x", framework, matrix.stacks["cpu"], None, systems)
+    place = Place(stack=matrix.stacks["cpu"], gpu=None, systems=(matrix.os["debian12"],))
+    release, _ = rules.choose("x", framework, place)
     assert release.version == "0.10.0"
 
 
@@ -235,21 +261,22 @@ def releases(draw: st.DrawFn, base: Release) -> Release:
 
 
 def fits(release: Release, build: Build, where: Candidate) -> bool:
-    """All rules once more, written another way."""
-    cuda = where.stack.accelerator == "cuda"
-    if (build.accelerator == "cuda") != cuda or (where.gpu and not cuda):
+    """The rules that these draws can break, once more and written another way."""
+    place = where.place
+    cuda = place.stack.accelerator == "cuda"
+    if (build.accelerator == "cuda") != cuda or (place.gpu and not cuda):
         return False
     floor = build.driver_floor
-    if cuda and floor and Version(where.stack.driver or "") < Version(floor):
+    if cuda and floor and Version(place.stack.driver or "") < Version(floor):
         return False
-    if where.gpu:
-        sm = Version(where.gpu.sm)
+    if place.gpu:
+        sm = Version(place.gpu.sm)
         if not any(v.major == sm.major and v <= sm for v in map(Version, build.sms)):
             return False
     return all(
-        SpecifierSet(release.python).contains(os.python)
-        and Version(os.glibc) >= Version(release.glibc)
-        for os in where.systems
+        SpecifierSet(release.python or "").contains(os.python)
+        and Version(os.glibc) >= Version(release.glibc or "0")
+        for os in place.systems
     )
 
 
@@ -267,7 +294,7 @@ def test_every_choice_holds_and_a_newer_release_never_makes_it_older(
 
     def choose(rows: list[Release]) -> tuple[Release, Build]:
         made = framework.model_copy(update={"releases": tuple(rows)})
-        return rules.choose(cell_id, made, where.stack, where.gpu, where.systems)
+        return rules.choose(cell_id, made, where.place)
 
     if not fitting:
         with pytest.raises(UserError, match=f"no release of vLLM fits {cell_id}"):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from builder.errors import UserError
 from builder.matrix import cell, survey
 from builder.matrix.survey import combinations
-from builder.model import Matrix, version_key
+from builder.model import Build, Cell, Framework, Matrix, version_key
 from tests.unit.test_cli import run
 
 
@@ -27,22 +30,31 @@ def test_each_combination_is_a_cell_or_has_a_reason(matrix: Matrix) -> None:
 def test_admitted_cells_keep_the_facts(matrix: Matrix) -> None:
     """Recomputed from the tables alone, without the rules."""
     for row in survey(matrix, "*"):
-        if not row.cell:
-            continue
-        stack, build, gpu = row.cell.stack, row.cell.build, row.cell.gpu
-        assert build.accelerator == stack.accelerator
-        if stack.driver:
-            assert build.driver_floor
-            assert version_key(stack.driver) >= version_key(build.driver_floor)
-        if gpu:
-            assert gpu.arch == "amd64"
-            assert stack.driver
-            assert version_key(stack.driver) >= version_key(gpu.driver or "0")
-            major, minor = gpu.sm.split(".")
-            same = [sm.split(".")[1] for sm in build.sms if sm.split(".")[0] == major]
-            assert any(int(have) <= int(minor) for have in same)
-        for os in (row.cell.os, row.cell.bootstrap_os):
-            assert version_key(os.glibc) >= version_key(row.cell.release.glibc)
+        if row.cell:
+            assert not list(broken_facts(row.cell)), row.id
+
+
+def broken_facts(found: Cell) -> Iterator[str]:
+    """Names of the facts that a cell contradicts."""
+    stack, build, gpu = found.stack, found.build, found.gpu
+    have = Version(stack.driver or "0")
+    yield from ["accelerator"] if build.accelerator != stack.accelerator else []
+    yield from ["driver"] if Version(build.driver_floor or "0") > have else []
+    if gpu:
+        yield from ["arch"] if gpu.arch not in build.arches else []
+        yield from ["GPU's driver"] if Version(gpu.driver or "0") > have else []
+        sm = Version(gpu.sm)
+        for sms in filter(None, (build.sms, build.kernel_sms)):
+            if not any(v.major == sm.major and v <= sm for v in map(Version, sms)):
+                yield "SM"
+    if build.wrap:
+        yield from ["OS"] if not found.os_is_default else []
+        return
+    for os in filter(None, (found.os, found.bootstrap_os)):
+        wanted = SpecifierSet(build.python or found.release.python or "")
+        yield from ["Python"] if os.python not in wanted else []
+        yield from ["glibc"] if Version(os.glibc) < Version(found.release.glibc or "0") else []
+        yield from ["end of life"] if build.date > os.end_of_life else []
 
 
 # cell -> the release that the rules choose, or words of their refusal
@@ -53,9 +65,18 @@ KNOWN = {
     "cuda13.0-vllm-b300": "0.32.0",
     "cuda12.6-vllm-b200": "NVIDIA B200 needs driver 570.26, the stack promises 560.28.03",
     "cuda12.8-vllm-b300": "NVIDIA B300 needs driver 575.51.03",
-    "cuda13.0-vllm-gh200": "NVIDIA GH200 has an arm64 CPU",
+    "cuda13.0-vllm-gh200": "its cu130 build is for amd64 CPUs, NVIDIA GH200 has an arm64 one",
     "cpu-vllm-ubuntu22.04": "it needs Python >=3.11,<3.15, Ubuntu 22.04 (jammy) has 3.10",
     "cuda13.0-vllm-debian13": "0.32.0",
+    "cuda13.0-sglang-t4": "its own kernels in cu128 have GPU code for SM 8.0",  # no Turing
+    "cuda12.8-sglang-rocky8": "0.5.10.post1",
+    "cuda13.0-vllm-rocky8": "it needs glibc 2.31, Rocky Linux 8 has 2.28",
+    "cuda13.0-vllm-ubuntu20.04": "it needs Python >=3.11,<3.15, Ubuntu 20.04 (focal) has 3.8",
+    "cuda13.0-deepspeed-opensuse15": "it is of 2026-10-25, openSUSE Leap 15.6 has had no fixes",
+    "tpu-vllm": "it needs Python ==3.12, Debian 12 (bookworm) has 3.11",
+    "tpu-vllm-ubuntu24.04": "0.32.0",
+    "cuda13.0-vllm@0.19.1": "0.19.1",
+    "cuda12.2-vllm@0.32.0": "its cu130 build needs driver 580.65.06",
 }
 
 
@@ -69,30 +90,34 @@ def test_published_cells_are_there(matrix: Matrix) -> None:
     assert {row.id for row in survey(matrix, None) if row.published} == set(matrix.cells)
 
 
-@given(floor=st.sampled_from(["525.60.13", "535.104.05", "580.65.06", "999.0"]))
-def test_a_constraint_never_adds_cells(matrix: Matrix, floor: str) -> None:
+@given(
+    floor=st.sampled_from(["525.60.13", "535.104.05", "580.65.06", "999.0"]),
+    stack=st.sampled_from(["cuda12.1", "cuda12.8", "cuda13.0"]),
+    system=st.sampled_from(["", "-debian13", "-rocky9"]),
+)
+def test_a_constraint_never_adds_cells(matrix: Matrix, floor: str, stack: str, system: str) -> None:
     """Raising the driver that wheels need takes cells away, and makes none."""
-    before = {row.id for row in survey(matrix, "*") if row.cell}
-    framework = matrix.frameworks["vllm"]
-    releases = tuple(
-        release.model_copy(
-            update={
-                "builds": tuple(
-                    build.model_copy(
-                        update={"driver_floor": max(build.driver_floor, floor, key=version_key)}
-                    )
-                    if build.driver_floor
-                    else build
-                    for build in release.builds
-                )
-            }
+    frameworks = {name: stricter(facts, floor) for name, facts in matrix.frameworks.items()}
+    other = matrix.model_copy(update={"frameworks": frameworks})
+    wanted = f"{stack}-*{system}"
+    before = {row.id for row in survey(matrix, wanted) if row.cell}
+    assert {row.id for row in survey(other, wanted) if row.cell} <= before
+
+
+def stricter(framework: Framework, floor: str) -> Framework:
+    """`framework` with wheels that need at least this driver."""
+
+    def raised(build: Build) -> Build:
+        own = build.driver_floor
+        return build.model_copy(
+            update={"driver_floor": max(own, floor, key=version_key) if own else None}
         )
+
+    releases = tuple(
+        release.model_copy(update={"builds": tuple(map(raised, release.builds))})
         for release in framework.releases
     )
-    stricter = matrix.model_copy(
-        update={"frameworks": {"vllm": framework.model_copy(update={"releases": releases})}}
-    )
-    assert {row.id for row in survey(stricter, "*") if row.cell} <= before
+    return framework.model_copy(update={"releases": releases})
 
 
 def test_the_impossible_names_the_nearest(matrix: Matrix) -> None:
@@ -148,7 +173,7 @@ def test_explain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert run(monkeypatch, "explain", "cuda12.2-vllm") == 0
     text = capsys.readouterr().out
     assert ">=525.60.13; hosts of this stack have 535.104.05 or newer" in text
-    assert "not       0.32.0 cu130: its cu130 wheels need driver 580.65.06" in text
+    assert "not       0.32.0 cu130: its cu130 build needs driver 580.65.06" in text
     assert run(monkeypatch, "explain", "cuda13.0-vllm-h100", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["gpu"]["sm"] == "9.0"
