@@ -1,0 +1,59 @@
+"""Options that all backends share, and the HTTP server around a loaded engine."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from .engine import Engine, ServerError
+
+# Seconds that running answers get after SIGTERM; `docker stop` kills after 10.
+GRACE = 5
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The shared options, named as `vllm serve` names them."""
+    options = argparse.ArgumentParser(prog=f"servers {name}", description=description)
+    options.add_argument("--model", required=True, metavar="DIR", help="a Hugging Face folder")
+    options.add_argument("--served-model-name", metavar="NAME", help="default: what --model says")
+    options.add_argument("--host", default="0.0.0.0")  # noqa: S104 - inside a container
+    options.add_argument("--port", type=int, default=8000)
+    options.add_argument("--max-model-len", type=int, metavar="TOKENS", help="default: the model's")
+    options.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        default="auto",
+        help="auto: float32 on a CPU, bfloat16 elsewhere",
+    )
+    return options
+
+
+def folder(model: str) -> Path:
+    """The model's folder. Raises ServerError: nothing is downloaded here."""
+    path = Path(model)
+    if not path.is_dir():
+        raise ServerError(f"--model {model}: no such folder; mount one, nothing is downloaded")
+    return path
+
+
+def serve(engine: Engine, arguments: argparse.Namespace) -> None:
+    """Answer until SIGTERM or SIGINT."""
+    import uvicorn  # --help works without
+
+    from . import api
+
+    uvicorn.run(
+        api.create(engine),
+        host=arguments.host,
+        port=arguments.port,
+        timeout_graceful_shutdown=GRACE,
+    )
+
+
+def choose(arguments: Sequence[str], known: Sequence[str]) -> str:
+    """The backend that the first argument names. Raises ServerError."""
+    if arguments and arguments[0] in known:
+        return arguments[0]
+    said = f"{arguments[0]!r} is none" if arguments else "none is named"
+    raise ServerError(f"backends are {', '.join(known)}; {said}")

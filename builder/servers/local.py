@@ -1,0 +1,104 @@
+"""An engine around a model in this process: one request at a time, on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from .engine import Sampling, ServerError, Tokenizer
+from .sampling import Sampler
+
+
+class Model(Protocol):
+    """A causal language model with a cache; logits stay on its device until they are asked for."""
+
+    def start(self, prompt: Sequence[int], max_tokens: int) -> Any:
+        """Forget what was before and read the prompt; logits (a vector) of the next token."""
+        ...
+
+    def step(self, token: int) -> Any:
+        """Append a token; logits of the next one."""
+        ...
+
+    def to_host(self, logits: Any) -> Any:
+        """The logits as a NumPy vector of float32."""
+        ...
+
+
+class LocalEngine:
+    """Serves a Model. Requests wait for one another; the event loop waits for none."""
+
+    def __init__(self, name: str, model: Model, tokenizer: Tokenizer, max_length: int) -> None:
+        self.name = name
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self._model = model
+        self._turn = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+
+    async def generate(
+        self, prompt: Sequence[int], sampling: Sampling, max_tokens: int
+    ) -> AsyncGenerator[int, None]:
+        tokens = self.tokens(prompt, sampling, max_tokens)
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            try:
+                while (
+                    token := await loop.run_in_executor(self._thread, next, tokens, None)
+                ) is not None:
+                    yield token
+            finally:
+                # On the thread, where it comes after a step that is still at work.
+                self._thread.submit(tokens.close)
+
+    def tokens(
+        self, prompt: Sequence[int], sampling: Sampling, max_tokens: int
+    ) -> Generator[int, None, None]:
+        """The same as `generate`, on the calling thread."""
+        sampler = Sampler(sampling)
+        logits: Any = self._model.start(prompt, max_tokens)
+        for left in range(max_tokens, 0, -1):
+            # Greedily, one number leaves the device and not the whole vocabulary.
+            token = (
+                int(logits.argmax())
+                if sampler.greedy
+                else sampler.choose(self._model.to_host(logits))
+            )
+            yield token
+            if token in self.tokenizer.eos_ids or left == 1:
+                return
+            logits = self._model.step(token)
+
+    def warm_up(self) -> None:
+        """Answer once, so that what is compiled at first use is there before the first request."""
+        for _ in self.tokens([0], Sampling(temperature=0), 2):
+            pass
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The model's config.json. Raises ServerError."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ServerError(f"{folder} is no model folder: config.json: {error.strerror}") from error
+    except ValueError as error:
+        raise ServerError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ServerError(f"{folder / 'config.json'} is not an object")
+    return config
+
+
+def max_length(config: dict[str, Any], asked: int | None) -> int:
+    """The context in tokens: what is asked for, at most what the model was made for."""
+    own: int | None = config.get("max_position_embeddings")
+    if asked is None:
+        if own is None:
+            raise ServerError("config.json has no max_position_embeddings; give --max-model-len")
+        return own
+    if own is not None and asked > own:
+        raise ServerError(f"--max-model-len {asked} is more than the model's {own}")
+    return asked

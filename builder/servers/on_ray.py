@@ -1,0 +1,207 @@
+"""Ray: a node of a cluster (`head`, `worker`), or vLLM behind Ray Serve (`serve`).
+
+vLLM's CPU build refuses Ray as executor, so Serve hosts whole engines, one a replica. On GPUs a
+model that needs several is vLLM's own to spread: `vllm serve` takes over then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from . import api, launch
+from .engine import Sampling, ServerError
+from .tokenizer import FolderTokenizer
+
+ROLES = ("head", "worker", "serve")
+_LOG = logging.getLogger("servers")
+_OBJECT_STORE = 100 << 20  # bytes; nothing large passes through it
+# More than one of these processes is a model spread over devices.
+_PARALLEL = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Be what the role says until a signal. Raises ServerError."""
+    role, rest = split_role(arguments)
+    if role != "serve":
+        _become([_program("ray"), *node_command(role, rest)])
+    options, engine = parse(rest)
+    if spread(engine):
+        if cpu_build():
+            raise ServerError("vLLM's CPU build cannot spread a model over Ray; use --replicas")
+        _become([_program("vllm"), *vllm_command(options, engine)])
+    _serve(options, engine)
+
+
+def split_role(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The role and its arguments; options alone mean `serve`. Raises ServerError."""
+    if not arguments or arguments[0].startswith("-"):
+        return "serve", list(arguments)
+    if arguments[0] not in ROLES:
+        raise ServerError(f"roles are {', '.join(ROLES)}; {arguments[0]!r} is none")
+    return arguments[0], list(arguments[1:])
+
+
+def node_command(role: str, rest: Sequence[str]) -> list[str]:
+    """The arguments of `ray` for a head or a worker. Raises ServerError."""
+    if role == "worker" and not any(word.partition("=")[0] == "--address" for word in rest):
+        raise ServerError("worker: --address HOST:PORT of the head is missing")
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        _LOG.warning(
+            "Ray runs the code of everyone who reaches its ports: set RAY_AUTH_MODE=token, and the "
+            "same RAY_AUTH_TOKEN on all nodes"
+        )
+    return ["start", *(["--head"] if role == "head" else []), "--block", *rest]
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Our options, and those left for vLLM's engine, which knows them where it runs."""
+    parser = launch.parser("ray", "Serve vLLM through Ray. All other options are vLLM's own.")
+    parser.add_argument("--replicas", type=int, default=1, metavar="N", help="engines side by side")
+    options, engine = parser.parse_known_args(arguments)
+    if options.replicas < 1:
+        raise ServerError(f"--replicas {options.replicas}: at least 1")
+    engine += ["--model", options.model, "--dtype", options.dtype]
+    if options.max_model_len is not None:
+        engine += ["--max-model-len", str(options.max_model_len)]
+    return options, engine
+
+
+def spread(engine: Sequence[str]) -> bool:
+    """Whether vLLM's options ask for several devices a model."""
+    words = [part for word in engine for part in word.split("=", 1)]
+    return any(name in _PARALLEL and value != "1" for name, value in pairwise(words))
+
+
+def vllm_command(options: argparse.Namespace, engine: Sequence[str]) -> list[str]:
+    """The arguments of `vllm` that serve the same over the nodes of a Ray cluster."""
+    named = ["--served-model-name", options.served_model_name] if options.served_model_name else []
+    place = ["--host", options.host, "--port", str(options.port)]
+    return ["serve", *engine, *named, *place, "--distributed-executor-backend", "ray"]
+
+
+def cpu_build() -> bool:
+    """Whether the installed vLLM is one for CPUs. Raises ServerError if there is none."""
+    try:
+        return "cpu" in importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ServerError("vLLM is not installed here") from error
+
+
+def _program(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def _become(command: list[str]) -> None:
+    try:
+        os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+    except OSError as error:
+        raise ServerError(f"cannot start {command[0]}: {error.strerror}") from error
+
+
+def _serve(options: argparse.Namespace, engine: list[str]) -> None:
+    launch.folder(options.model)
+    num_gpus = 0 if cpu_build() else 1
+
+    # Ray's own 30 s are too few for a cold start on a busy host with two cores.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    import ray  # slow, and only in its image
+    from ray import serve
+
+    ours = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init()
+    else:
+        ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE)
+    for number, handler in ours.items():
+        signal.signal(number, handler)  # Ray's exits with the signal's number
+    name = options.served_model_name or options.model
+    deployment = serve.deployment(
+        serve.ingress()(Replica),
+        name="vllm",
+        num_replicas=options.replicas,
+        ray_actor_options={"num_gpus": num_gpus},
+        # vLLM batches; the queue in front of it is its own.
+        max_ongoing_requests=1000,
+        graceful_shutdown_timeout_s=launch.GRACE,
+        graceful_shutdown_wait_loop_s=0.5,
+    )
+    try:
+        serve.start(http_options={"host": options.host, "port": options.port})
+        serve.run(deployment.bind(engine, name), name="imgbuild", route_prefix="/")
+        _LOG.warning("serving %s on http://%s:%d", name, options.host, options.port)
+        while True:
+            signal.pause()
+    except RuntimeError as error:
+        raise ServerError(f"Ray Serve could not start vLLM: {error}") from error
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+class Replica:
+    """One vLLM behind the API, in a process that Ray Serve watches."""
+
+    def __init__(self, arguments: list[str], name: str) -> None:
+        self._engine = VllmEngine(arguments, name)
+
+    def __serve_build_asgi_app__(self) -> Any:  # what Ray looks for
+        return api.create(self._engine)
+
+    async def check_health(self) -> None:
+        """Ray Serve replaces a replica for which this raises."""
+        await self._engine.check_health()
+
+
+class VllmEngine:
+    """An Engine over vLLM's own, which batches what comes at once. Needs a running event loop."""
+
+    def __init__(self, arguments: list[str], name: str) -> None:
+        from vllm import SamplingParams  # slow, and only in its image
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(exit_on_error=False))
+        options = AsyncEngineArgs.from_cli_args(parser.parse_args(arguments))
+        self._engine = AsyncLLM.from_engine_args(options)
+        self._params = SamplingParams
+        self._delta = RequestOutputKind.DELTA
+        self.name = name
+        self.max_length = int(self._engine.model_config.max_model_len)
+        self.tokenizer = FolderTokenizer(Path(options.model))
+
+    async def generate(
+        self, prompt: Sequence[int], sampling: Sampling, max_tokens: int
+    ) -> AsyncGenerator[int, None]:
+        params = self._params(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            max_tokens=max_tokens,
+            stop_token_ids=sorted(self.tokenizer.eos_ids),
+            detokenize=False,
+            output_kind=self._delta,
+        )
+        outputs = self._engine.generate(
+            {"prompt_token_ids": list(prompt)}, params, uuid.uuid4().hex
+        )
+        async with aclosing(outputs):
+            async for output in outputs:
+                for token in output.outputs[0].token_ids:
+                    yield token
+
+    async def check_health(self) -> None:
+        """Raises what vLLM raises when its engine has died."""
+        await self._engine.check_health()

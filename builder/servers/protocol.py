@@ -1,0 +1,175 @@
+"""The bodies of OpenAI's API that this server understands, and the shape of its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .engine import Engine, RequestError, Sampling
+
+# What would change the answer and is not there: refused, unless it asks for nothing.
+_UNSUPPORTED = (
+    "best_of",
+    "echo",
+    "frequency_penalty",
+    "functions",
+    "guided_json",
+    "logit_bias",
+    "logprobs",
+    "n",
+    "presence_penalty",
+    "prompt_logprobs",
+    "response_format",
+    "structured_outputs",
+    "suffix",
+    "tools",
+    "top_logprobs",
+)
+_NOTHING: dict[str, list[Any]] = {"n": [1], "best_of": [1], "response_format": [{"type": "text"}]}
+
+Tokens = Annotated[int, Field(ge=1)]
+
+
+class StreamOptions(BaseModel):
+    """`include_usage` asks for one more chunk, with the usage."""
+
+    include_usage: bool = False
+
+
+class Request(BaseModel):
+    """What both kinds of completion have in common."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = None
+    max_tokens: Tokens | None = None
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int | None = Field(None, ge=0)
+    stop: str | list[str] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool | None = None
+
+    @model_validator(mode="after")
+    def _refuse_unsupported(self) -> Request:
+        for name, value in (self.model_extra or {}).items():
+            if name in _UNSUPPORTED and value and value not in _NOTHING.get(name, []):
+                raise ValueError(f"{name}={value!r} is not supported by this server")
+        return self
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_p, self.seed)
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def token_ids(self, engine: Engine) -> list[int]:
+        """The prompt's ids. Raises RequestError."""
+        raise NotImplementedError
+
+    def limit(self, room: int) -> int:
+        """Tokens of the answer, where the context has room for `room`."""
+        raise NotImplementedError
+
+
+class CompletionRequest(Request):
+    """Body of POST /v1/completions."""
+
+    # Lists of prompts are accepted here to be refused with a sentence instead of a type error.
+    prompt: str | list[int] | list[str] | list[list[int]]
+
+    def token_ids(self, engine: Engine) -> list[int]:
+        prompt = self.prompt
+        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+            if len(prompt) > 1:
+                raise RequestError("one prompt a request: this server takes no list of prompts")
+            prompt = prompt[0]
+        if isinstance(prompt, str):
+            return engine.tokenizer.encode(prompt)
+        return [id_ for id_ in prompt if isinstance(id_, int)]
+
+    def limit(self, room: int) -> int:  # noqa: ARG002 - a default of OpenAI's, not the room
+        return self.max_tokens or 16
+
+
+class TextPart(BaseModel):
+    """A part of a message; other types than text are refused by name."""
+
+    type: str
+    text: str = ""
+
+
+class Message(BaseModel):
+    """One message of a conversation; templates may read more fields than these."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: str
+    content: str | list[TextPart] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """What a chat template gets: the content as one text. Raises RequestError."""
+        content = self.content
+        if isinstance(content, list):
+            for part in content:
+                if part.type != "text":
+                    raise RequestError(
+                        f"content of type {part.type!r}: this server reads text only"
+                    )
+            content = "".join(part.text for part in content)
+        return {**(self.model_extra or {}), "role": self.role, "content": content}
+
+
+class ChatRequest(Request):
+    """Body of POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: Tokens | None = None
+
+    def token_ids(self, engine: Engine) -> list[int]:
+        return engine.tokenizer.encode_chat([message.plain() for message in self.messages])
+
+    def limit(self, room: int) -> int:
+        return self.max_completion_tokens or self.max_tokens or max(room, 1)
+
+
+def prepare(request: Request, engine: Engine) -> tuple[list[int], int]:
+    """A request's prompt and the most tokens of its answer. Raises RequestError."""
+    prompt = request.token_ids(engine)
+    if not prompt:
+        raise RequestError("the prompt is empty")
+    limit = request.limit(engine.max_length - len(prompt))
+    if len(prompt) + limit > engine.max_length:
+        raise RequestError(
+            f"This model's maximum context length is {engine.max_length} tokens. However, you "
+            f"requested {len(prompt) + limit} tokens ({len(prompt)} in the prompt, {limit} in the "
+            "completion)."
+        )
+    return prompt, limit
+
+
+def error_body(status: int, message: str) -> dict[str, Any]:
+    """An error as OpenAI's clients read it."""
+    kind = {400: "invalid_request_error", 404: "not_found_error"}.get(
+        status, "invalid_request_error" if status < 500 else "server_error"
+    )
+    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
+
+
+def explain(problems: Sequence[Any]) -> str:
+    """Pydantic's findings as one line."""
+    lines = []
+    for problem in problems:
+        place = ".".join(str(part) for part in problem["loc"] if part != "body")
+        message = str(problem["msg"]).removeprefix("Value error, ")
+        lines.append(f"{place}: {message}" if place else message)
+    return "; ".join(lines)
