@@ -23,6 +23,8 @@ VERBS = {
     "build": "Build the images of cells.",
     "sif": "Make Apptainer images of built ones.",
     "smoke": "Prove built images by serving a tiny model.",
+    "push": "Push built images to a registry, under all their tags.",
+    "pull": "Fetch a cell's image from a registry, as a SIF or an OCI archive.",
     "clean": "Remove images that no longer are what would be built.",
     "doctor": "Show engines, GPU and site as imgbuild sees them.",
 }

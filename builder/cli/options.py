@@ -32,6 +32,12 @@ sif_folder = click.option(
     show_default=True,
     help="Folder of SIF files; other engines keep images in their own store.",
 )
+registry = click.option(
+    "--registry",
+    required=True,
+    metavar="PREFIX",
+    help="HOST[:PORT][/PATH] that repositories are below; http://... for one without TLS.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 

@@ -22,6 +22,7 @@ from builder.engines.base import (
     Image,
     Naming,
     OnLine,
+    Remote,
     Run,
     environment_options,
 )
@@ -99,6 +100,25 @@ class Apptainer:
         name = f"{transport}:{Path(file).name}"
         return self._build(naming, name, [], Path(file).parent, on_line)
 
+    def fetch(
+        self,
+        source: str,
+        target: Path,
+        remote: Remote,
+        login: tuple[str, str] | None,
+        on_line: OnLine,
+    ) -> None:
+        """Write the file `target`: a SIF of a registry's image, as "host/path/name@sha256:...".
+
+        What comes is checked against that digest. `login` is a user's name and password.
+        """
+        env = {"SSL_CERT_FILE": str(remote.ca)} if remote.ca else {}
+        if login:
+            env["APPTAINER_DOCKER_USERNAME"], env["APPTAINER_DOCKER_PASSWORD"] = login
+        options = ["--no-https"] if remote.plain else []
+        target = target.absolute()
+        _write(target, f"docker://{source}", options, on_line, cwd=target.parent, env=env)
+
     def _build(
         self, naming: Naming, source: str, options: list[str], cwd: Path, on_line: OnLine
     ) -> Image:
@@ -106,19 +126,11 @@ class Apptainer:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Aside and renamed: a SIF of that name is always whole.
         aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        # An interrupted build leaves its tree here, where we clean up.
-        scratch = Path(tempfile.mkdtemp(prefix="imgbuild-sif-"))
-        env = {**host.apptainer_env(), "APPTAINER_TMPDIR": str(scratch), "TMPDIR": str(scratch)}
-        args = ("apptainer", "build", "--force", "--disable-cache", "--mksquashfs-args", _SQUASHFS)
         try:
-            proc.stream(
-                Command(args=(*args, *options, str(aside), source), env=env, cwd=cwd),
-                on_line,
-            )
+            _write(aside, source, options, on_line, cwd=cwd)
             aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
-            shutil.rmtree(scratch, ignore_errors=True)
         return Image(reference=str(self._file(naming)), size=target.stat().st_size)
 
     def tag(self, image: Image, naming: Naming) -> tuple[str, ...]:  # noqa: ARG002 - it is a file
@@ -147,6 +159,33 @@ class Apptainer:
     def _capture(self, *args: str, check: bool = True) -> Result:
         command = Command(args=("apptainer", *args), env=host.apptainer_env(), timeout=300)
         return proc.capture(command, check=check)
+
+
+def _write(
+    target: Path,
+    source: str,
+    options: list[str],
+    on_line: OnLine,
+    *,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Build the SIF `target`, with `env` beside our own variables."""
+    # An interrupted build leaves its tree here, where we clean up.
+    scratch = Path(tempfile.mkdtemp(prefix="imgbuild-sif-"))
+    here = {"APPTAINER_TMPDIR": str(scratch), "TMPDIR": str(scratch)}
+    args = ("apptainer", "build", "--force", "--disable-cache", "--mksquashfs-args", _SQUASHFS)
+    try:
+        proc.stream(
+            Command(
+                args=(*args, *options, str(target), source),
+                env={**host.apptainer_env(), **here, **(env or {})},
+                cwd=cwd,
+            ),
+            on_line,
+        )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 # As strict as a cluster may be: no home, no host folders, no host environment.

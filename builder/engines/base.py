@@ -141,6 +141,30 @@ class Exporter(Protocol):
         """Write an image to the file `target`; returns Apptainer's name of it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """How a registry is spoken to."""
+
+    ca: Path | None = None  # the authorities that this site knows
+    plain: bool = False  # HTTP without TLS: only where the user said so
+
+
+@runtime_checkable
+class Publisher(Protocol):
+    """An engine that sends its images to registries, with the logins that it keeps itself."""
+
+    name: str
+
+    def identity(self, image: Image) -> str:
+        """What a registry's manifest of this image has as its own digest or its configuration's."""
+
+    def names(self, image: Image) -> tuple[str, ...]:
+        """All tags that the image bears here, without the engine's own "localhost/"."""
+
+    def push(self, image: Image, target: str, remote: Remote, on_line: OnLine) -> str:
+        """Send it to `target`, as "host/path/name:tag"; returns the digest of its manifest."""
+
+
 class Engine(Protocol):
     """Builds, finds and runs images. Every method raises BuildError with the engine's words."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from builder.engines.base import (
     Image,
     Naming,
     OnLine,
+    Remote,
     Run,
     environment_options,
 )
@@ -147,6 +149,25 @@ class Buildah:
         names = (image.reference, f"oci-archive:{target}")
         proc.capture(Command(args=(*args, *names), env=env, timeout=900))
         return f"oci-archive:{target}"
+
+    def identity(self, image: Image) -> str:
+        shape = ("--type", "image", "--format", "{{.FromImageID}}")
+        return "sha256:" + self._capture("buildah", "inspect", *shape, image.reference).stdout
+
+    def names(self, image: Image) -> tuple[str, ...]:
+        (row, *_) = json.loads(self._capture("buildah", "images", "--json", image.reference).stdout)
+        return tuple(name.removeprefix("localhost/") for name in row["names"])
+
+    def push(self, image: Image, target: str, remote: Remote, on_line: OnLine) -> str:
+        # Programs in Go add the certificates of SSL_CERT_FILE to those of the system's folder.
+        env = host.containers_env() | ({"SSL_CERT_FILE": str(remote.ca)} if remote.ca else {})
+        with tempfile.TemporaryDirectory(prefix="imgbuild-push-") as scratch:
+            digest = Path(scratch) / "digest"
+            args = ["buildah", "push", "--digestfile", str(digest)]
+            args += ["--tls-verify=false"] if remote.plain else []
+            args += [image.reference, f"docker://{target}"]
+            proc.stream(Command(args=tuple(args), env=env), on_line)
+            return digest.read_text(encoding="ascii").strip()
 
     def _image(self, reference: str, prefix: str = "localhost/") -> Image | None:
         name = prefix + reference if "/" not in reference else reference

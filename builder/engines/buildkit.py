@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -17,6 +18,7 @@ from builder.engines.base import (
     Image,
     Naming,
     OnLine,
+    Remote,
     Run,
     environment_options,
 )
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from docker.models.containers import Container as DockerContainer
 
 
+_PUSHED = re.compile(r"digest: (sha256:[0-9a-f]{64}) size: \d+$")
 _PROBE_SECONDS = 5  # a daemon that hangs must not hang us
 
 
@@ -183,6 +186,33 @@ class BuildKit:
             Command(args=("docker", "save", "--output", str(target), image.reference), timeout=900)
         )
         return f"docker-archive:{target}"
+
+    def identity(self, image: Image) -> str:
+        return str(self._inspect(image.reference)["Id"])
+
+    def names(self, image: Image) -> tuple[str, ...]:
+        return tuple(self._inspect(image.reference)["RepoTags"] or ())
+
+    def push(self, image: Image, target: str, remote: Remote, on_line: OnLine) -> str:  # noqa: ARG002 - the daemon's own settings say whom it trusts
+        digests: list[str] = []
+
+        def line(text: str) -> None:
+            if found := _PUSHED.search(text):
+                digests.append(found[1])
+            on_line(text)
+
+        handle = self._client.images.get(image.reference)
+        # Docker pushes an image by its name. One that was not there before goes again.
+        borrowed = target not in self.names(image)
+        handle.tag(target)
+        try:
+            proc.stream(Command(args=("docker", "push", target)), line)
+        finally:
+            if borrowed:
+                self._client.images.remove(target)
+        if not digests:
+            raise BuildError(f"docker pushed {target}, but told no digest")
+        return digests[-1]
 
     def _image(self, reference: str) -> Image | None:
         import docker  # noqa: PLC0415

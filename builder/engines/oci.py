@@ -9,7 +9,7 @@ import json
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 _CHUNK = 1 << 20
 
@@ -47,30 +47,59 @@ def write_archive(rootfs: Path, target: Path, *, name: str, epoch: int) -> None:
             ],
         }
     )
-    described = _descriptor("application/vnd.oci.image.manifest.v1+json", manifest)
-    name = named(name, str(described["digest"]))
+    name = named(name, digest_of(manifest))
+    with tarfile.open(target, "w") as archive:
+        begin(archive, manifest, name=name, epoch=epoch)
+        add(archive, config, epoch)
+        add(archive, manifest, epoch)
+        with rootfs.open("rb") as source:
+            add_stream(archive, layer, rootfs.stat().st_size, source, epoch)
+
+
+def begin(archive: tarfile.TarFile, manifest: bytes, *, name: str, epoch: int) -> None:
+    """Write all of an archive but its blobs: those are the manifest and what it names."""
+    parsed = json.loads(manifest)
+    described = _descriptor(parsed["mediaType"], manifest)
     # Docker's containerd store names an image by the first annotation, others by the second.
     described["annotations"] = {
         "io.containerd.image.name": name,
         "org.opencontainers.image.ref.name": name.rpartition(":")[2],
     }
-    index = _json({"schemaVersion": 2, "manifests": [described]})
     # Docker's classic store does not read an OCI layout; it reads this.
-    legacy = [{"Config": _blob(config), "RepoTags": [name], "Layers": [_blob_path(layer)]}]
-    with tarfile.open(target, "w") as archive:
-        _add(archive, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}), epoch)
-        _add(archive, "index.json", index, epoch)
-        _add(archive, "manifest.json", _json(legacy), epoch)
-        # Apptainer unpacks the archive member by member: folders must come before files.
-        for folder in ("blobs", "blobs/sha256"):
-            member = _member(folder, 0, epoch)
-            member.type, member.mode = tarfile.DIRTYPE, 0o755
-            archive.addfile(member)
-        for blob in (config, manifest):
-            _add(archive, _blob(blob), blob, epoch)
-        member = _member(_blob_path(layer), rootfs.stat().st_size, epoch)
-        with rootfs.open("rb") as source:
-            archive.addfile(member, source)
+    config, *layers = (_path(blob["digest"]) for blob in (parsed["config"], *parsed["layers"]))
+    legacy = [{"Config": config, "RepoTags": [name], "Layers": layers}]
+    _add(archive, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}), epoch)
+    _add(archive, "index.json", _json({"schemaVersion": 2, "manifests": [described]}), epoch)
+    _add(archive, "manifest.json", _json(legacy), epoch)
+    # Apptainer unpacks the archive member by member: folders must come before files.
+    for folder in ("blobs", "blobs/sha256"):
+        member = _member(folder, 0, epoch)
+        member.type, member.mode = tarfile.DIRTYPE, 0o755
+        archive.addfile(member)
+
+
+def add(archive: tarfile.TarFile, blob: bytes, epoch: int) -> None:
+    """Write one blob."""
+    _add(archive, _path(digest_of(blob)), blob, epoch)
+
+
+def add_stream(
+    archive: tarfile.TarFile, digest: str, size: int, source: SupportsRead, epoch: int
+) -> None:
+    """Write one blob of `size` bytes that is read meanwhile."""
+    archive.addfile(_member(_path(digest), size, epoch), source)
+
+
+class SupportsRead(Protocol):
+    """All that tarfile asks of a file."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """Exactly `size` bytes."""
+
+
+def digest_of(blob: bytes) -> str:
+    """A blob's digest, as registries spell it."""
+    return "sha256:" + hashlib.sha256(blob).hexdigest()
 
 
 def named(name: str, digest: str) -> str:
@@ -91,15 +120,10 @@ def _json(value: Any) -> bytes:
 
 
 def _descriptor(media_type: str, blob: bytes) -> dict[str, Any]:
-    digest = "sha256:" + hashlib.sha256(blob).hexdigest()
-    return {"mediaType": media_type, "digest": digest, "size": len(blob)}
+    return {"mediaType": media_type, "digest": digest_of(blob), "size": len(blob)}
 
 
-def _blob(blob: bytes) -> str:
-    return f"blobs/sha256/{hashlib.sha256(blob).hexdigest()}"
-
-
-def _blob_path(digest: str) -> str:
+def _path(digest: str) -> str:
     return f"blobs/{digest.replace(':', '/')}"
 
 

@@ -28,6 +28,7 @@ MAY: dict[str, set[str] | None] = {
     "engines": {"model", "errors", "proc", "project", "site"},
     "prepare": {"model", "errors", "project", "plan", "lock", "render", "engines"},
     "context": {"model", "errors", "lock", "site", "engines", "prepare"},
+    "publish": {"engines", "model", "errors", "proc", "project", "site"},
     "build": None,
     "smoke": {"engines", "model", "errors", "proc", "project"},
     "cli": None,

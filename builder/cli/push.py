@@ -1,0 +1,61 @@
+"""`imgbuild push`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+from builder import engines, publish, site
+from builder.cli import options
+from builder.cli.progress import display
+from builder.engines.apptainer import Apptainer
+from builder.engines.base import Publisher
+from builder.errors import UserError
+from builder.prepare import Workbench
+from builder.publish import credentials
+from builder.render import DOCKERFILE
+
+
+@click.command("push")
+@options.file
+@options.select
+@options.registry
+@options.engine("auto", *engines.ENGINES)
+@options.as_json
+def command(
+    file: Path | None, selector: str | None, registry: str, engine: str, *, as_json: bool
+) -> None:
+    """Push built images to PREFIX/<framework>, under all their tags; prints name@digest.
+
+    What the registry has already is left alone. Logins are those that docker and podman keep, and
+    the registry's CA is looked for in SSL_CERT_FILE and in certs.d. Exit codes: 1 the registry
+    refused, 2 a cell is not built.
+    """
+    address = publish.Address.parse(registry)
+    project, matrix, cells = options.load(file, selector)
+    if engine == Apptainer.name:
+        raise UserError(
+            "a SIF is not pushed: the image is, and each cluster makes its SIF of that",
+            hint="push with --engine docker or buildah, then `imgbuild pull CELL --sif` there",
+        )
+    bench = Workbench(project, matrix)
+    # Nothing is pushed unless all can be.
+    found = [engines.built(engine, bench.namings(cell, DOCKERFILE)) for cell in cells]
+    here = site.discover()
+    results = []
+    for source, image, naming in found:
+        assert isinstance(source, Publisher)  # noqa: S101 - by the choices of --engine
+        login = credentials.find(address.host, address.repository(naming.repository))
+        there = publish.Registry(address, ca=here.ca, login=login, actions="pull,push")
+        with display(naming.cell_id) as shown:
+            progress = publish.Progress(step=shown.step, line=shown.line)
+            result = publish.push(source, image, naming, there, progress)
+        results.append(result)
+        if not as_json:
+            for tag in result.tags:
+                click.echo(f"{'pushed' if tag.changed else 'unchanged':<9} {tag.reference}")
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(result) for result in results], indent=2))

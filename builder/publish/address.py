@@ -1,0 +1,63 @@
+"""Where on which registry: what --registry says."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from builder.engines.registry import host_of
+from builder.errors import UserError
+
+# https://pkg.go.dev/github.com/distribution/reference
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST = r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:]+\])(?::\d{1,5})?"
+_ADDRESS = re.compile(rf"(?:(https?)://)?({_HOST})((?:/{_PART})*)/?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """A registry, and the path on it that repositories are below."""
+
+    host: str  # with the port, as the user wrote it
+    path: str  # "" or "lab/images"
+    plain: bool  # HTTP without TLS
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read "[http://]host[:port][/path]"; raises UserError."""
+        if "@" in text:  # not shown: there may be a password in it
+            raise UserError(
+                "--registry: a login does not belong there", hint="`docker login` keeps it"
+            )
+        found = _ADDRESS.fullmatch(text)
+        host = found[2] if found else ""
+        if not found or not ("." in host or ":" in host or host == "localhost"):
+            raise UserError(
+                f"--registry: {text!r} names no registry",
+                hint="give HOST[:PORT][/PATH], as registry.example.org/lab",
+            )
+        return cls(host=host, path=found[3].strip("/"), plain=found[1] == "http")
+
+    def repository(self, name: str) -> str:
+        """The repository of that name, without the host."""
+        return f"{self.path}/{name}" if self.path else name
+
+    def reference(self, name: str) -> str:
+        """The repository of that name as engines take it, without tag and digest."""
+        return f"{self.host}/{self.repository(name)}"
+
+    @property
+    def url(self) -> str:
+        """The root of the registry's API."""
+        scheme = "http" if self.plain else "https"
+        return f"{scheme}://{host_of(self.host + '/')}/v2/"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is this machine, which no proxy reaches."""
+        name = re.sub(r":\d+$", "", self.host).strip("[]")
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return name == "localhost"
