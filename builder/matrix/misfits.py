@@ -89,16 +89,9 @@ def _release(path: Key, release: Release, framework: Framework) -> Iterator[Misf
 
 
 def _build(path: Key, build: Build, framework: Framework) -> Iterator[Misfit]:
-    wraps = framework.install == "wrap"
+    yield from _installed(path, build, wraps=framework.install == "wrap")
     if build.python and not _parses(SpecifierSet, build.python):
         yield (*path, "python"), f': {build.python!r} is not like ">=3.11,<3.15"'
-    for key in ("wrap",) if wraps else ("requirements", "exclude_newer"):
-        if not getattr(build, key):
-            yield path, f" lacks the key {key!r}: install is {framework.install!r}"
-    if build.wrap and not wraps:
-        yield (*path, "wrap"), ": install is 'wheels'"
-    if build.wrap:
-        yield from _image((*path, "wrap", "image"), build.wrap.image)
     if build.accelerator is Accelerator.CUDA:
         for key in ("driver_floor", "sms"):
             if not getattr(build, key):
@@ -107,12 +100,24 @@ def _build(path: Key, build: Build, framework: Framework) -> Iterator[Misfit]:
         for index, sm in enumerate(sms):
             yield from _sm((*path, key, index), sm)
     run = framework.smoke.get(build.accelerator)
-    if run and not run.module and not wraps:
-        place: Key = (*path[:2], "smoke", str(build.accelerator))
-        yield place, " lacks the key 'module': a smoke test imports it"
     if run is None:
         known = ", ".join(framework.smoke) or "none"
         yield (*path, "accelerator"), f": {build.accelerator} has no smoke settings (only {known})"
+    elif not run.module and not build.wrap:
+        place: Key = (*path[:2], "smoke", str(build.accelerator))
+        yield place, " lacks the key 'module': a smoke test imports it"
+
+
+def _installed(path: Key, build: Build, *, wraps: bool) -> Iterator[Misfit]:
+    """Wheels have what resolves them, a wrapped image has its name."""
+    how = "wrap" if wraps else "wheels"
+    for key in ("wrap",) if wraps else ("requirements", "exclude_newer"):
+        if not getattr(build, key):
+            yield path, f" lacks the key {key!r}: install is {how!r}"
+    if build.wrap and not wraps:
+        yield (*path, "wrap"), f": install is {how!r}"
+    elif build.wrap:
+        yield from _image((*path, "wrap", "image"), build.wrap.image)
 
 
 def _texts(value: Any, path: Key) -> Iterator[Misfit]:

@@ -103,7 +103,8 @@ def own_system(candidate: Candidate) -> str | None:
 
 
 @_rule(
-    why="wheels and images hold machine code for one kind of CPU; GH200 and GB200 have Grace (arm64)",
+    why="wheels and images hold machine code for one kind of CPU;"
+    " GH200 and GB200 have Grace (arm64)",
     source="wheels' platform tags on pypi.org; developer.nvidia.com/grace-cpu",
 )
 def architecture(candidate: Candidate) -> str | None:

@@ -41,8 +41,8 @@ def parse_id(matrix: Matrix, text: str, place: Place | None = None) -> CellId:
         )
     framework, rest = _take(rest, matrix.frameworks)
     if framework is None and not rest:
-        known = ", ".join(f"{stack}-{name}" for name in matrix.frameworks)
-        raise UserError(f"cell {text!r} names no framework", place=place, hint=f"known: {known}")
+        fitting = ", ".join(f"{stack}-{name}" for name in matrix.frameworks)
+        raise UserError(f"cell {text!r} names no framework", place=place, hint=f"known: {fitting}")
     if framework is None:
         raise _unknown(matrix, text, "no framework", rest, known=matrix.frameworks, place=place)
     gpu, rest = _take(rest, matrix.gpus)
@@ -162,17 +162,22 @@ def select(matrix: Matrix, selector: str | None) -> tuple[Cell, ...]:
         if is_glob(part):
             matches = [text for text in matrix.cells if fnmatchcase(text, part)]
             if not matches:
-                raise UserError(
-                    f"no cell matches {part!r}", hint=f"cells: {', '.join(matrix.cells)}"
-                )
+                raise UserError(f"no cell matches {part!r}", hint=_published(matrix))
             wanted.update(dict.fromkeys(matches))
         else:
             wanted[str(parse_id(matrix, part))] = None
     if not wanted:
-        raise UserError(f"{selector!r} selects nothing", hint=f"cells: {', '.join(matrix.cells)}")
+        raise UserError(f"{selector!r} selects nothing", hint=_published(matrix))
     order = {text: index for index, text in enumerate(matrix.cells)}
     chosen = sorted(wanted, key=lambda text: (order.get(text, len(order)), text))
     return tuple(cell(matrix, text) for text in chosen)
+
+
+def _published(matrix: Matrix) -> str:
+    """The published cells, where they fit on a line."""
+    if len(matrix.cells) > 8:
+        return f"{len(matrix.cells)} cells are published; `imgbuild matrix` lists them"
+    return f"cells: {', '.join(matrix.cells)}"
 
 
 def pieces(selector: str) -> list[str]:

@@ -21,41 +21,47 @@ from tests.oracle import fatbin
 pytestmark = pytest.mark.slow
 PROJECT = Project.find(REPOSITORY / "matrix.yaml")
 MATRIX = matrix.load(PROJECT.matrix_file)
-BUILDS: dict[str, Closure] = {
-    closure.build.name: closure
+CLOSURES: dict[str, Closure] = {
+    f"{closure.framework_name}-{closure.build.name}-{closure.release.version}": closure
     for cell in matrix.select(MATRIX, None)
     if cell.stack.accelerator is Accelerator.CUDA
-    for closure in [cell.closure(BaseKind.BOOTSTRAP)]
+    for closure in [cell.closure(BaseKind.REGISTRY)]
+    if closure
 }
-# Library -> the key of matrix.yaml that speaks of it.
+# Wheel -> its libraries, and the key of matrix.yaml that speaks of their code.
 LIBRARIES = {
-    "torch/lib/libtorch_cuda.so": "sms",
-    "vllm/_C.abi3.so": "kernel_sms",
-    "vllm/_C_stable_libtorch.abi3.so": "kernel_sms",
-    "vllm/_moe_C.abi3.so": "kernel_sms",
-    "vllm/_moe_C_stable_libtorch.abi3.so": "kernel_sms",
+    "torch": ("sms", r"torch/lib/libtorch_cuda\.so"),
+    "vllm": ("kernel_sms", r"vllm/(_C|_moe_C)(_stable_libtorch)?\.abi3\.so"),
+    "sglang-kernel": ("kernel_sms", r"sgl_kernel/sm\d+/common_ops\.abi3\.so"),
 }
 
 
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", CLOSURES)
 def test_claims_are_what_the_wheels_hold(name: str, tmp_path: Path) -> None:
     """As far as any GPU of the matrix can tell: wheels may hold some code for one more SM."""
-    closure = BUILDS[name]
-    seen = set()
-    for distribution in ("torch", "vllm"):
-        with zipfile.ZipFile(downloaded(closure, distribution, tmp_path)) as wheel:
-            for library in LIBRARIES.keys() & set(wheel.namelist()):
-                found = fatbin.sms(Path(wheel.extract(library, tmp_path)))
-                key = LIBRARIES[library]
-                claimed = getattr(closure.build, key)
-                differ = [
-                    gpu
-                    for gpu, facts in MATRIX.gpus.items()
-                    if runs_on(claimed, facts.sm) != runs_on(found, facts.sm)
-                ]
-                assert not differ, f"{library} has {sorted(found)}, {key} says {claimed}"
-                seen.add(key)
-    assert seen == {"sms", "kernel_sms"}
+    closure = CLOSURES[name]
+    pins = lock.read(PROJECT, MATRIX, closure).pins
+    found: dict[str, list[set[str]]] = {"sms": [], "kernel_sms": []}
+    for distribution in LIBRARIES.keys() & pins.keys():
+        key, pattern = LIBRARIES[distribution]
+        wheel = downloaded(closure, distribution, tmp_path)
+        with zipfile.ZipFile(wheel) as archive:
+            libraries = [name for name in archive.namelist() if re.fullmatch(pattern, name)]
+            found[key] += [fatbin.sms(Path(archive.extract(one, tmp_path))) for one in libraries]
+        wheel.unlink()
+    if "sglang-kernel" in pins:  # one library a family of GPUs: what the first lacks, the next has
+        found["kernel_sms"] = [set().union(*found["kernel_sms"])]
+    assert found["sms"]
+    assert bool(found["kernel_sms"]) == bool(closure.build.kernel_sms)
+    for key, libraries_sms in found.items():
+        claimed = getattr(closure.build, key)
+        for sms in libraries_sms:
+            differ = [
+                gpu
+                for gpu, facts in MATRIX.gpus.items()
+                if runs_on(claimed, facts.sm) != runs_on(sms, facts.sm)
+            ]
+            assert not differ, f"{name} has {sorted(sms)}, {key} says {claimed}"
 
 
 def downloaded(closure: Closure, distribution: str, folder: Path) -> Path:
@@ -67,7 +73,7 @@ def downloaded(closure: Closure, distribution: str, folder: Path) -> Path:
             break
     else:
         raise AssertionError(f"{closure.id} does not pin {distribution}")
-    major, minor = closure.release.glibc.split(".")
+    major, minor = (closure.release.glibc or "").split(".")
     platforms = [
         f"--platform=manylinux_{major}_{floor}_x86_64" for floor in range(17, int(minor) + 1)
     ]
@@ -79,5 +85,5 @@ def downloaded(closure: Closure, distribution: str, folder: Path) -> Path:
         capture_output=True,
         timeout=900,
     )  # fmt: skip
-    (wheel,) = folder.glob(f"{distribution}-*.whl")
+    (wheel,) = folder.glob(f"{distribution.replace('-', '_')}-*.whl")
     return wheel

@@ -9,6 +9,7 @@ from builder.engines.base import Archive, Base, BuildRequest, Container, Image, 
 from builder.errors import BuildError
 from builder.model import BaseKind
 from builder.proc import Result
+from builder.site import Mirror
 
 
 class FakeEngine:
@@ -52,7 +53,7 @@ class FakeEngine:
             if self.images.get(name) is target:
                 del self.images[name]
 
-    def pull(self, reference: str, *, refresh: bool) -> Base:
+    def pull(self, reference: str, *, refresh: bool, copies: tuple[Mirror, ...] = ()) -> Base:
         if self._no_base:
             raise self._no_base
         return Base(kind=BaseKind.REGISTRY, name=reference, digest="sha256:00", source=reference)

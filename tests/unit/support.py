@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builder import lock as locks
 from builder import matrix as matrices
-from builder.model import BaseKind, Cell, Matrix, Recipe
+from builder.model import BaseKind, Cell, Lock, Matrix, Recipe
 from builder.plan import plan
 from builder.project import Project
 
@@ -39,7 +39,8 @@ def recipe_of(
 ) -> Recipe:
     """The recipe of a cell, with its committed lock."""
     cell = matrices.cell(matrix, cell) if isinstance(cell, str) else cell
-    lock = locks.read(project, matrix, cell.closure(kind))
+    closure = cell.closure(kind)
+    lock = locks.read(project, matrix, closure) if closure else Lock(closure_id="")
     return plan(matrix, cell, lock, uv_lock=locks.TOOLS, kind=kind)
 
 

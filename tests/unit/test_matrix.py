@@ -24,7 +24,7 @@ class Mistake(NamedTuple):
     at: str
 
 
-CELLS = "  - cpu-vllm\n  - cuda12.2-vllm\n"
+CELLS = "  - cpu-vllm\n  - cpu-deepspeed\n"
 _TEXT = (ROOT / "matrix.yaml").read_text()
 CUDA_SMOKE = _TEXT[_TEXT.index("      cuda:\n        args:") : _TEXT.index("    releases:\n")]
 MISTAKES = {
@@ -43,7 +43,7 @@ MISTAKES = {
     "unknown key, in a list": Mistake(
         'driver_floor: "525.60.13"',
         'drivers: "525.60.13"',
-        "unknown key 'drivers' in frameworks.vllm.releases[1].builds[0]; "
+        "unknown key 'drivers' in frameworks.vllm.releases[2].builds[0]; "
         "did you mean 'driver_floor'?",
         "drivers:",
     ),
@@ -102,7 +102,7 @@ MISTAKES = {
     "CUDA wheels without a driver floor": Mistake(
         '            driver_floor: "525.60.13"\n',
         "",
-        "frameworks.vllm.releases[1].builds[0] lacks the key 'driver_floor': "
+        "frameworks.vllm.releases[2].builds[0] lacks the key 'driver_floor': "
         "the rules choose by it",
         "name: cu128",
     ),
@@ -154,7 +154,7 @@ MISTAKES = {
     "text for a date": Mistake(
         "exclude_newer: 2026-04-25",
         "exclude_newer: in April",
-        "frameworks.vllm.releases[1].builds[0].exclude_newer: input should be a valid date",
+        "frameworks.vllm.releases[2].builds[0].exclude_newer: input should be a valid date",
         "in April",
     ),
     "bad date": Mistake(
@@ -212,7 +212,7 @@ MISTAKES = {
     "missing required key, in a list": Mistake(
         '        glibc: "2.31"\n        source: metadata of vllm 0.19.1',
         "        source: metadata of vllm 0.19.1",
-        "frameworks.vllm.releases[1] lacks the key 'glibc': the rules choose by it",
+        "frameworks.vllm.releases[2] lacks the key 'glibc': the rules choose by it",
         'version: "0.19.1"',
     ),
     "unknown OS of a stack": Mistake(
@@ -242,19 +242,19 @@ MISTAKES = {
     "SM without a minor version, in a list": Mistake(
         ' sms: ["7.0", ',
         ' sms: ["7", ',
-        "frameworks.vllm.releases[1].builds[0].sms[0]: '7' is not like \"9.0\"",
+        "frameworks.vllm.releases[2].builds[0].sms[0]: '7' is not like \"9.0\"",
         'sms: ["7",',
     ),
     "bad specifier": Mistake(
         '">=3.10,<3.14"',
         '">=3.10;<3.14"',
-        "frameworks.vllm.releases[1].python: '>=3.10;<3.14' is not like \">=3.11,<3.15\"",
+        "frameworks.vllm.releases[2].python: '>=3.10;<3.14' is not like \">=3.11,<3.15\"",
         ">=3.10;<3.14",
     ),
     "version that packaging cannot order": Mistake(
         '"0.19.1"',
         '"0.19.1x1"',
-        "frameworks.vllm.releases[1].version: '0.19.1x1' is not a version",
+        "frameworks.vllm.releases[2].version: '0.19.1x1' is not a version",
         '"0.19.1x1"',
     ),
     "Python's version that packaging cannot order": Mistake(
@@ -293,7 +293,7 @@ MISTAKES = {
     "unknown cell: stack, nothing near": Mistake(
         CELLS,
         CELLS + "  - cpy\n",
-        "unknown cell 'cpy': no stack 'cpy'; did you mean 'cpu'?",
+        "unknown cell 'cpy': no stack 'cpy'; did you mean 'cpu-ray'?",
         "cpy\n",
     ),
     "unknown cell: framework": Mistake(
@@ -334,8 +334,8 @@ MISTAKES = {
         CELLS,
         CELLS + "  - cpu-vllm-h100\n",
         "no release of vLLM fits cpu-vllm-h100; "
-        "0.32.0, 0.19.1: the stack has no CUDA for NVIDIA H100; "
-        "the nearest that fits is 'cuda13.0-vllm-h100'",
+        "0.32.0, 0.21.0, 0.19.1: the stack has no CUDA for NVIDIA H100; "
+        "the nearest that fits is 'cuda12.8-vllm-h100'",
         "cpu-vllm-h100",
     ),
 }
@@ -391,7 +391,7 @@ def test_the_first_of_several_mistakes_is_told(tmp_path: Path) -> None:
 
 
 def test_the_committed_matrix_loads_and_is_frozen(matrix: Matrix) -> None:
-    assert matrix.cells == ("cpu-vllm", "cuda12.2-vllm", "cuda13.0-vllm", "cuda13.0-vllm-h100")
+    assert {"cpu-vllm", "cuda12.2-vllm", "cuda13.0-vllm-h100", "cuda12.4-tgi"} <= set(matrix.cells)
     assert matrix.stacks["cuda12.2"].driver == "535.104.05"
     with pytest.raises(ValueError, match="frozen"):
         matrix.cells = ()

@@ -189,13 +189,13 @@ def test_why_cuda_12_2_does_not_get_the_newest_release(matrix: Matrix) -> None:
 
 def test_when_nothing_fits_every_candidate_has_its_reason(matrix: Matrix) -> None:
     stack = matrix.stacks["cuda12.2"].model_copy(update={"driver": "470.57.02"})
+    place = Place(stack=stack, gpu=None, systems=(matrix.os["debian12"],))
     with pytest.raises(UserError) as error:
-        place = Place(stack=stack, gpu=None, systems=(matrix.os["debian12"],))
         rules.choose("x-vllm", matrix.frameworks["vllm"], place)
     assert str(error.value) == (
         "no release of vLLM fits x-vllm; "
         "0.32.0: its cpu build is for cpu; "
-        "0.32.0: its cu130 build needs driver 580.65.06, the stack promises 470.57.02; "
+        "0.32.0, 0.21.0: its cu130 build needs driver 580.65.06, the stack promises 470.57.02; "
         "0.32.0: its tpu build is for tpu; "
         "0.19.1: its cu128 build needs driver 525.60.13, the stack promises 470.57.02"
     )

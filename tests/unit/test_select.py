@@ -15,6 +15,14 @@ from builder.model import Matrix
 
 PUBLISHED = "cells: cpu-vllm, cuda12.2-vllm, cuda13.0-vllm, cuda13.0-vllm-h100"
 ALL = ["cpu-vllm", "cuda12.2-vllm", "cuda13.0-vllm", "cuda13.0-vllm-h100"]
+
+
+@pytest.fixture
+def matrix(matrix: Matrix) -> Matrix:
+    """The committed matrix with four published cells."""
+    return matrix.model_copy(update={"cells": tuple(ALL)})
+
+
 SELECTORS: dict[str | None, list[str]] = {
     None: ALL,
     "all": ALL,
@@ -44,11 +52,12 @@ MISSES = {
     "rocm*": f"no cell matches 'rocm*'; {PUBLISHED}",
     "cpu-vllm,tpu-*": f"no cell matches 'tpu-*'; {PUBLISHED}",
     "cpu_vllm": "unknown cell 'cpu_vllm': no stack 'cpu_vllm'; did you mean 'cpu-vllm'?",
-    "cpu": "unknown cell 'cpu': no framework ''; did you mean 'cpu-vllm'?",
+    "cpu": "cell 'cpu' names no framework; known: cpu-vllm, cpu-sglang, "
+    "cpu-deepspeed, cpu-ray, cpu-jax, cpu-torch-xla, cpu-tgi, cpu-tensorrt-llm",
     "cpu-": "unknown cell 'cpu-': no stack 'cpu'; did you mean 'cpu-vllm'?",
     "cpu-vllm-": "unknown cell 'cpu-vllm-': no framework 'vllm-'; did you mean 'cpu-vllm'?",
     "cpu--vllm": "unknown cell 'cpu--vllm': no framework '-vllm'; did you mean 'cpu-vllm'?",
-    "cuda13.0-sglang": "unknown cell 'cuda13.0-sglang': no framework 'sglang'; "
+    "cuda13.0-triton": "unknown cell 'cuda13.0-triton': no framework 'triton'; "
     "did you mean 'cuda13.0-vllm'?",
     "cuda13.0-vllm-h900": "unknown cell 'cuda13.0-vllm-h900': no GPU or OS 'h900'; "
     "did you mean 'cuda13.0-vllm-h200'?",
@@ -76,7 +85,7 @@ def test_an_impossible_cell_says_why(matrix: Matrix) -> None:
         cell(matrix, "cpu-vllm-h100")
     assert str(error.value) == (
         "no release of vLLM fits cpu-vllm-h100; "
-        "0.32.0, 0.19.1: the stack has no CUDA for NVIDIA H100; "
+        "0.32.0, 0.21.0, 0.19.1: the stack has no CUDA for NVIDIA H100; "
         "the nearest that fits is 'cuda13.0-vllm-h100'"
     )
 

@@ -70,7 +70,7 @@ KNOWN = {
     "cuda13.0-vllm-debian13": "0.32.0",
     "cuda13.0-sglang-t4": "its own kernels in cu128 have GPU code for SM 8.0",  # no Turing
     "cuda12.8-sglang-rocky8": "0.5.10.post1",
-    "cuda13.0-vllm-rocky8": "it needs glibc 2.31, Rocky Linux 8 has 2.28",
+    "cuda13.0-vllm-rocky8": "0.21.0",
     "cuda13.0-vllm-ubuntu20.04": "it needs Python >=3.11,<3.15, Ubuntu 20.04 (focal) has 3.8",
     "cuda13.0-deepspeed-opensuse15": "it is of 2026-10-25, openSUSE Leap 15.6 has had no fixes",
     "tpu-vllm": "it needs Python ==3.12, Debian 12 (bookworm) has 3.11",
