@@ -88,10 +88,11 @@ class _Completion:
                     self._tokens += 1
                     metrics.generation_tokens += 1
                     ended = token in engine.tokenizer.eos_ids
-                    text = answer.finish() if ended else answer.push(token)
-                    if not ended and not answer.stopped and self._tokens == self.limit:
+                    text = "" if ended else answer.push(token)
+                    last = ended or self._tokens == self.limit
+                    if last:
                         text += answer.finish()
-                    if ended or answer.stopped or self._tokens == self.limit:
+                    if last or answer.stopped:
                         reason = "stop" if ended or answer.stopped else "length"
                         yield Piece(text, [token], reason)
                         return

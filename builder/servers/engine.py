@@ -28,6 +28,11 @@ class Tokenizer(Protocol):
     """Text to token ids and back."""
 
     @property
+    def vocab_size(self) -> int:
+        """One more than the highest id."""
+        ...
+
+    @property
     def eos_ids(self) -> frozenset[int]:
         """Tokens that end an answer."""
         ...

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from . import launch, local, shapes
+from .llama_config import Config
 from .tokenizer import FolderTokenizer
 
 
@@ -28,6 +29,7 @@ def load(options: argparse.Namespace) -> local.LocalEngine:
     folder = launch.folder(options.model)
     config = local.read_config(folder)
     length = local.max_length(config, options.max_model_len)
+    shape = Config.read(config)
     tokenizer = FolderTokenizer(folder)
 
     import jax  # slow, and only in its image
@@ -41,7 +43,6 @@ def load(options: argparse.Namespace) -> local.LocalEngine:
         # A TPU multiplies float32 as bfloat16 unless it is told otherwise.
         jax.config.update("jax_default_matmul_precision", "highest")
     mesh = jax.sharding.Mesh(jax.local_devices(), ("tp",))
-    shape = llama.Config.read(config)
     model = _Model(shape, llama.load(folder, shape, dtype, mesh), dtype, mesh)
     engine = local.LocalEngine(options.served_model_name or options.model, model, tokenizer, length)
     engine.warm_up()

@@ -47,7 +47,7 @@ class Request(BaseModel):
     max_tokens: Tokens | None = None
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
-    seed: int | None = Field(None, ge=0)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -147,6 +147,9 @@ def prepare(request: Request, engine: Engine) -> tuple[list[int], int]:
     prompt = request.token_ids(engine)
     if not prompt:
         raise RequestError("the prompt is empty")
+    # A GPU would not answer such a token with an error but stop working for all requests.
+    if wrong := [id_ for id_ in prompt if not 0 <= id_ < engine.tokenizer.vocab_size]:
+        raise RequestError(f"token id {wrong[0]} is out of the vocabulary")
     limit = request.limit(engine.max_length - len(prompt))
     if len(prompt) + limit > engine.max_length:
         raise RequestError(

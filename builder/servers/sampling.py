@@ -8,18 +8,22 @@ import numpy as np
 
 from .engine import Sampling
 
+_COLDEST = 1e-5  # below it all chance is with one token, and exp() would overflow
+
 
 class Sampler:
     """Chooses token by token; the same seed gives the same tokens, on every backend."""
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
-        self._random = np.random.default_rng(sampling.seed)
+        seed = sampling.seed
+        # NumPy takes no negative seeds, OpenAI does.
+        self._random = np.random.default_rng(None if seed is None else seed % 2**64)
 
     @property
     def greedy(self) -> bool:
         """Whether the likeliest token is taken, which needs no logits on the host."""
-        return self._sampling.temperature == 0
+        return self._sampling.temperature < _COLDEST
 
     def choose(self, logits: Any) -> int:
         """A token, by temperature and nucleus. `logits` is a vector, one a token."""

@@ -11,7 +11,6 @@ from typing import Any
 import jinja2
 import jinja2.ext
 import jinja2.sandbox
-from tokenizers import Tokenizer
 
 from .engine import RequestError, ServerError
 
@@ -20,12 +19,15 @@ class FolderTokenizer:
     """The tokenizer of a Hugging Face model folder. Raises ServerError if there is none."""
 
     def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer  # only in images
+
         file = folder / "tokenizer.json"
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # tokenizers raises bare Exceptions
             raise ServerError(f"{file}: {error}") from error
         settings = _read(folder / "tokenizer_config.json")
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab().values())
         self.eos_ids = self._eos_ids(folder, settings)
         self._special = {
             key: _content(value) for key, value in settings.items() if key.endswith("_token")

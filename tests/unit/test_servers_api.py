@@ -1,0 +1,271 @@
+"""The servers' HTTP side over an engine whose answer is known."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from builder.servers import api
+from builder.servers.engine import Sampling
+from tests.unit.fakellm import EOS, FakeEngine
+
+HELLO = [*b"Hello, world"]
+
+
+def client(engine: FakeEngine | None) -> TestClient:
+    # Not entered: without a lifespan no thread or event loop outlives a request.
+    return TestClient(api.create(engine), raise_server_exceptions=False)
+
+
+def complete(engine: FakeEngine, **body: Any) -> Any:
+    return client(engine).post("/v1/completions", json={"prompt": "Hi", **body})
+
+
+def chat(engine: FakeEngine, **body: Any) -> Any:
+    messages = [{"role": "user", "content": "Hi"}]
+    return client(engine).post("/v1/chat/completions", json={"messages": messages, **body})
+
+
+def events(response: Any) -> list[Any]:
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *data, done, end = response.text.split("\n\n")
+    assert (done, end) == ("data: [DONE]", "")
+    return [json.loads(line.removeprefix("data: ")) for line in data]
+
+
+def test_a_completion() -> None:
+    engine = FakeEngine(HELLO)
+    body = complete(engine, max_tokens=5, temperature=0).json()
+    assert body.pop("id").startswith("cmpl-")
+    assert body.pop("created") > 0
+    assert body == {
+        "object": "text_completion",
+        "model": "fake",
+        "choices": [{"index": 0, "text": "Hello", "logprobs": None, "finish_reason": "length"}],
+        "usage": {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7},
+    }
+    assert engine.asked == [([72, 105], Sampling(temperature=0), 5)]
+    assert engine.closed
+
+
+def test_a_chat() -> None:
+    body = chat(FakeEngine([*HELLO, EOS])).json()
+    assert body["object"] == "chat.completion"
+    (choice,) = body["choices"]
+    assert choice["message"] == {"role": "assistant", "content": "Hello, world"}
+    assert choice["finish_reason"] == "stop"
+    assert body["usage"]["completion_tokens"] == len(HELLO) + 1
+
+
+def test_defaults() -> None:
+    engine = FakeEngine(HELLO)
+    complete(engine)
+    chat(engine)
+    chat(engine, max_completion_tokens=3, max_tokens=9)
+    assert [limit for _, _, limit in engine.asked] == [16, 62, 3]
+    assert engine.asked[0][1] == Sampling(temperature=1, top_p=1, seed=None)
+
+
+@pytest.mark.parametrize("prompt", [[72, 105], "Hi", ["Hi"], [[72, 105]]])
+def test_a_prompt_is_text_or_ids(prompt: Any) -> None:
+    engine = FakeEngine(HELLO)
+    assert complete(engine, prompt=prompt).status_code == 200
+    assert engine.asked[0][0] == [72, 105]
+
+
+def test_parts_of_a_message_are_joined() -> None:
+    engine = FakeEngine(HELLO)
+    parts = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]
+    assert chat(engine, messages=[{"role": "user", "content": parts}]).status_code == 200
+    assert engine.asked[0][0] == [72, 105]
+
+
+def test_token_ids_where_asked_for() -> None:
+    engine = FakeEngine([*HELLO, EOS])
+    (choice,) = complete(engine, return_token_ids=True).json()["choices"]
+    assert choice["token_ids"] == [*HELLO, EOS]
+    assert "token_ids" not in complete(engine).json()["choices"][0]
+
+
+@pytest.mark.parametrize("stop", ["lo", ["x", "lo,", "lo"]])
+def test_a_stop_string_ends_the_answer(stop: Any) -> None:
+    engine = FakeEngine(HELLO)
+    (choice,) = complete(engine, stop=stop).json()["choices"]
+    assert choice["text"] == "Hel"
+    assert choice["finish_reason"] == "stop"
+    assert engine.said < len(HELLO)
+    assert engine.closed
+
+
+def test_a_streamed_completion() -> None:
+    engine = FakeEngine([*"aé".encode(), EOS])
+    options = {"stream": True, "stream_options": {"include_usage": True}, "return_token_ids": True}
+    *chunks, usage = events(complete(engine, **options))
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert [choice["text"] for choice in choices] == ["a", "", "é", ""]
+    assert [choice["finish_reason"] for choice in choices] == [None, None, None, "stop"]
+    assert [choice["token_ids"] for choice in choices] == [[97], [0xC3], [0xA9], [EOS]]
+    assert usage["choices"] == []
+    assert usage["usage"] == {"prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6}
+    assert len({chunk["id"] for chunk in [*chunks, usage]}) == 1
+
+
+def test_a_streamed_chat() -> None:
+    first, *chunks = events(chat(FakeEngine([*b"ok", EOS]), stream=True))
+    assert first["object"] == "chat.completion.chunk"
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    deltas = [chunk["choices"][0]["delta"]["content"] for chunk in chunks]
+    assert deltas == ["o", "k", ""]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+# Body -> what the refusal says.
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "n": ({"n": 2}, "n=2 is not supported"),
+    "logprobs": ({"logprobs": 1}, "logprobs=1 is not supported"),
+    "echo": ({"echo": True}, "echo=True is not supported"),
+    "empty": ({"prompt": ""}, "the prompt is empty"),
+    "no ids": ({"prompt": []}, "the prompt is empty"),
+    "two prompts": ({"prompt": ["a", "b"]}, "no list of prompts"),
+    "two prompts of ids": ({"prompt": [[1], [2]]}, "no list of prompts"),
+    "unknown id": ({"prompt": [320]}, "token id 320 is out of the vocabulary"),
+    "negative id": ({"prompt": [-1]}, "token id -1 is out of the vocabulary"),
+    "too long": ({"max_tokens": 63}, "maximum context length is 64 tokens"),
+    "prompt too long": ({"prompt": "x" * 64, "max_tokens": 1}, "64 in the prompt, 1 in the"),
+    "no tokens": ({"max_tokens": 0}, "max_tokens: "),
+    "temperature": ({"temperature": -1}, "temperature: "),
+    "top_p": ({"top_p": 0}, "top_p: "),
+    "stop": ({"stop": 3}, "stop."),
+}
+
+
+@pytest.mark.parametrize(("body", "said"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_refused_is_said(body: dict[str, Any], said: str) -> None:
+    engine = FakeEngine(HELLO)
+    response = complete(engine, **body)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert said in error["message"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", 400)
+    assert engine.asked == []
+
+
+@pytest.mark.parametrize("more", [{"n": 1}, {"logprobs": None}, {"user": "me"}, {"echo": False}])
+def test_what_changes_nothing_is_accepted(more: dict[str, Any]) -> None:
+    assert complete(FakeEngine(HELLO), **more).status_code == 200
+
+
+CHATS: dict[str, tuple[Any, str]] = {
+    "none": ([], "messages: "),
+    "image": (
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+        "content of type 'image_url'",
+    ),
+    "template": ([{"role": "bad", "content": "x"}], "the chat template refuses"),
+    "too long": ([{"role": "user", "content": "x" * 64}], "maximum context length"),
+}
+
+
+@pytest.mark.parametrize(("messages", "said"), CHATS.values(), ids=CHATS.keys())
+def test_a_refused_chat(messages: Any, said: str) -> None:
+    response = chat(FakeEngine(HELLO), messages=messages)
+    assert response.status_code == 400
+    assert said in response.json()["error"]["message"]
+
+
+def test_other_errors_have_the_same_shape() -> None:
+    engine = FakeEngine(HELLO)
+    for response, status in (
+        (complete(engine, model="other"), 404),
+        (client(engine).get("/v2"), 404),
+        (client(engine).get("/v1/completions"), 405),
+        (client(engine).post("/v1/completions", content="{"), 400),
+        (complete(FakeEngine([], RuntimeError("boom"))), 500),
+    ):
+        assert response.status_code == status
+        assert response.json()["error"]["code"] == status
+        assert response.json()["error"]["message"]
+
+
+def test_an_error_in_a_stream_is_its_last_event() -> None:
+    response = complete(FakeEngine(HELLO[:2], RuntimeError("boom")), stream=True)
+    *_, last, end = response.text.split("\n\n")
+    assert end == ""
+    assert "boom" in json.loads(last.removeprefix("data: "))["error"]["message"]
+
+
+def test_before_the_model_is_loaded() -> None:
+    for path in ("/health", "/v1/models", "/metrics"):
+        assert client(None).get(path).status_code == 503
+
+
+def test_health_and_models() -> None:
+    api_client = client(FakeEngine(HELLO))
+    assert api_client.get("/health").status_code == 200
+    (card,) = api_client.get("/v1/models").json()["data"]
+    assert (card["id"], card["max_model_len"]) == ("fake", 64)
+
+
+def test_metrics_count() -> None:
+    engine = FakeEngine([*b"ok", EOS])
+    api_client = client(engine)
+    for body in ({"prompt": "Hi"}, {"prompt": "Hi", "max_tokens": 1}):
+        api_client.post("/v1/completions", json=body)
+    text = api_client.get("/metrics").text
+    for line in (
+        'vllm:prompt_tokens_total{model_name="fake"} 4',
+        'vllm:generation_tokens_total{model_name="fake"} 4',
+        'vllm:num_requests_running{model_name="fake"} 0',
+        'vllm:request_success_total{model_name="fake",finished_reason="length"} 1',
+        'vllm:request_success_total{model_name="fake",finished_reason="stop"} 1',
+    ):
+        assert line in text.splitlines()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_stops_the_engine(stream: bool) -> None:
+    class Endless(FakeEngine):
+        max_length = 10**9
+
+        async def generate(self, *_: Any) -> Any:
+            try:
+                while True:
+                    self.said += 1
+                    yield 97
+                    await asyncio.sleep(0)
+            finally:
+                self.closed = True
+
+    engine = Endless([])
+    app = api.create(engine)
+    body = json.dumps({"prompt": "Hi", "max_tokens": 10**6, "stream": stream}).encode()
+
+    async def receive() -> dict[str, Any]:
+        if not asked:
+            asked.append(body)
+            return {"type": "http.request", "body": body, "more_body": False}
+        while engine.said < 5:
+            await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None:
+        await asyncio.sleep(0)
+
+    asked: list[bytes] = []
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "method": "POST",
+        "path": "/v1/completions",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    asyncio.run(asyncio.wait_for(app(scope, receive, send), 20))
+    assert engine.closed
+    assert engine.said < 10**6
+    assert app.state.metrics.finished == {"abort": 1}
+    assert app.state.metrics.running == 0

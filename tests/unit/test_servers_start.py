@@ -1,0 +1,314 @@
+"""How a server is started: its folder as a program, options, and what it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builder.servers import (
+    launch,
+    llama_config,
+    local,
+    on_deepspeed,
+    on_jax,
+    on_ray,
+    on_xla,
+    tokenizer,
+)
+from builder.servers.engine import RequestError, ServerError
+from tests.unit.support import ROOT
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "num_attention_heads": 8,
+    "num_hidden_layers": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder where an image has it: no package of ours is around it."""
+    folder = tmp_path_factory.mktemp("opt") / "imgbuild" / "servers"
+    shutil.copytree(ROOT / "builder" / "servers", folder)
+    return folder
+
+
+def start(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-B", str(program), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.python
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ((), 1, "servers: backends are deepspeed, jax, xla, ray; none is named"),
+        (("tgi",), 1, "servers: backends are deepspeed, jax, xla, ray; 'tgi' is none"),
+        (("jax", "--model", "/nowhere"), 1, "servers: --model /nowhere: no such folder"),
+        (("ray", "worker"), 1, "servers: worker: --address HOST:PORT of the head is missing"),
+        (("jax", "--help"), 0, "usage: servers jax"),
+        (("jax",), 2, "the following arguments are required: --model"),
+    ],
+)
+def test_the_folder_is_a_program(
+    program: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    done = start(program, *arguments)
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.python
+def test_nothing_of_ours_stands_before_a_framework(program: Path) -> None:
+    """The folder itself leaves sys.path: a module of it could shadow one of the same name."""
+    code = (
+        f"import runpy, sys; sys.path[0] = {str(program)!r}; sys.argv = ['x']\n"
+        "try: runpy.run_path(sys.path[0], run_name='__main__')\n"
+        "except SystemExit: import os; print(sys.path[0], os.environ['PYTHONPATH'])"
+    )
+    command = [sys.executable, "-B", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert str(program) not in done.stdout.split()
+    assert str(program.parent) in done.stdout
+
+
+def test_the_shared_options() -> None:
+    for parse in (on_deepspeed.parse, on_jax.parse, on_xla.parse):
+        options = parse(["--model", "/m", "--port", "1"])
+        assert (options.model, options.host, options.port) == ("/m", "0.0.0.0", 1)
+        assert (options.dtype, options.max_model_len) == ("auto", None)
+
+
+def test_deepspeed_runs_on_one_device() -> None:
+    with pytest.raises(ServerError, match="use the vLLM or SGLang image"):
+        on_deepspeed.parse(["--model", "/m", "--tensor-parallel-size", "2"])
+
+
+def test_a_model_folder_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="nothing is downloaded"):
+        launch.folder("org/model")
+    with pytest.raises(ServerError, match=r"is no model folder: config\.json: No such file"):
+        local.read_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ServerError, match="is not JSON"):
+        local.read_config(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ServerError, match="is not an object"):
+        local.read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "said"),
+    [(512, 513, "is more than the model's 512"), (None, None, "give --max-model-len")],
+)
+def test_a_context_that_cannot_be(own: int | None, asked: int | None, said: str) -> None:
+    with pytest.raises(ServerError, match=said):
+        local.max_length({"max_position_embeddings": own}, asked)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "role", "rest"),
+    [
+        ([], "serve", []),
+        (["--model", "/m"], "serve", ["--model", "/m"]),
+        (["serve", "--model", "/m"], "serve", ["--model", "/m"]),
+        (["head", "--port", "1"], "head", ["--port", "1"]),
+    ],
+)
+def test_rays_roles(arguments: list[str], role: str, rest: list[str]) -> None:
+    assert on_ray.split_role(arguments) == (role, rest)
+
+
+def test_an_unknown_role() -> None:
+    with pytest.raises(ServerError, match="roles are head, worker, serve; 'boss' is none"):
+        on_ray.split_role(["boss"])
+
+
+def test_rays_nodes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    assert on_ray.node_command("head", []) == ["start", "--head", "--block"]
+    assert "RAY_AUTH_MODE=token" in caplog.text
+    caplog.clear()
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    address = ["--address=h:6379"]
+    assert on_ray.node_command("worker", address) == ["start", "--block", *address]
+    assert caplog.text == ""
+
+
+def test_vllms_options_go_through_ray() -> None:
+    given = ["--model", "/m", "--dtype", "float32", "--max-model-len", "256", "--enforce-eager"]
+    options, engine = on_ray.parse([*given, "--port", "9"])
+    assert (options.port, options.replicas) == (9, 1)
+    assert engine == ["--enforce-eager", *given[:6]]
+    with pytest.raises(ServerError, match="--replicas 0"):
+        on_ray.parse([*given, "--replicas", "0"])
+
+
+@pytest.mark.parametrize(
+    ("engine", "several"),
+    [
+        (["--tensor-parallel-size", "2"], True),
+        (["--pipeline-parallel-size=2"], True),
+        (["-tp", "4"], True),
+        (["--tensor-parallel-size", "1"], False),
+        (["--enforce-eager"], False),
+        ([], False),
+    ],
+)
+def test_a_model_over_several_devices(engine: list[str], several: bool) -> None:
+    assert on_ray.spread(engine) is several
+
+
+def test_it_is_vllms_own_server_that_spreads_a_model() -> None:
+    options, engine = on_ray.parse(["--model", "/m", "-tp", "2", "--served-model-name", "m"])
+    command = on_ray.vllm_command(options, engine)
+    assert command[0] == "serve"
+    assert " ".join(command[-2:]) == "--distributed-executor-backend ray"
+    for pair in ("-tp 2", "--model /m", "--served-model-name m", "--port 8000"):
+        assert pair in " ".join(command)
+
+
+def test_the_cpu_build_spreads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _name: "0.32.0+cpu")
+    with pytest.raises(ServerError, match="use --replicas"):
+        on_ray.run(["--model", "/m", "-tp", "2"])
+
+
+def test_a_llama_config() -> None:
+    config = llama_config.Config.read({**LLAMA, "num_key_value_heads": 2, "rope_theta": 5e5})
+    assert (config.head_dim, config.kv_heads, config.theta) == (8, 2, 5e5)
+    assert (config.scaling, config.tied, config.bias) == (None, False, False)
+    assert llama_config.Config.read({**LLAMA, "architectures": ["Qwen2ForCausalLM"]}).bias
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel: the JAX server knows Llama"),
+        ({"architectures": None}, "no architecture: the JAX server knows"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        ({"attention_bias": True}, "attention_bias=True"),
+        ({"quantization_config": {"x": 1}}, "quantization_config="),
+        ({"rope_scaling": {"type": "yarn"}}, "'yarn': the JAX server knows default and llama3"),
+    ],
+)
+def test_what_the_jax_server_does_not_compute(more: dict[str, Any], said: str) -> None:
+    with pytest.raises(ServerError, match=said):
+        llama_config.Config.read({**LLAMA, **more})
+
+
+def test_llama3_stretches_long_waves_only() -> None:
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 1e4,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 256,
+    }
+    plain = llama_config.frequencies(llama_config.Config.read({**LLAMA, "head_dim": 64}))
+    config = llama_config.Config.read({**LLAMA, "head_dim": 64, "rope_parameters": rope})
+    scaled = llama_config.frequencies(config)
+    waves = 2 * math.pi / plain
+    assert np.array_equal(scaled[waves < 256 / 4], plain[waves < 256 / 4])
+    assert scaled[waves > 256] == pytest.approx(plain[waves > 256] / 8)
+    between = (waves > 64) & (waves < 256)
+    assert np.all((plain[between] / 8 < scaled[between]) & (scaled[between] < plain[between]))
+
+
+class Words:
+    """Stands in for tokenizers.Tokenizer: one token a character."""
+
+    @classmethod
+    def from_file(cls, file: str) -> Words:
+        if not Path(file).is_file():
+            raise Exception("No such file or directory")  # noqa: TRY002 - so does tokenizers
+        return cls()
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> Any:
+        ids = [ord(character) for character in text]
+        return types.SimpleNamespace(ids=[1, *ids] if add_special_tokens else ids)
+
+    def get_vocab(self) -> dict[str, int]:
+        return {"a": 97, "</s>": 300}
+
+    def token_to_id(self, token: str) -> int | None:
+        return self.get_vocab().get(token)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model folder with a tokenizer."""
+    module = types.SimpleNamespace(Tokenizer=Words)
+    monkeypatch.setitem(sys.modules, "tokenizers", module)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    return tmp_path
+
+
+def write(folder: Path, name: str, **value: Any) -> None:
+    (folder / name).write_text(json.dumps(value))
+
+
+def said(found: tokenizer.FolderTokenizer, *contents: str) -> str:
+    ids = found.encode_chat([{"role": "user", "content": content} for content in contents])
+    return "".join(map(chr, ids))
+
+
+def test_no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ServerError, match=r"tokenizer\.json: No such file"):
+        tokenizer.FolderTokenizer(folder)
+
+
+def test_where_the_end_of_an_answer_is_written(folder: Path) -> None:
+    write(folder, "tokenizer_config.json", eos_token={"content": "</s>"})
+    assert tokenizer.FolderTokenizer(folder).eos_ids == {300}
+    write(folder, "config.json", eos_token_id=2)
+    assert tokenizer.FolderTokenizer(folder).eos_ids == {2}
+    write(folder, "generation_config.json", eos_token_id=[3, 4])
+    assert tokenizer.FolderTokenizer(folder).eos_ids == {3, 4}
+    assert tokenizer.FolderTokenizer(folder).vocab_size == 301
+
+
+def test_a_chat_template(folder: Path) -> None:
+    template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    write(folder, "tokenizer_config.json", bos_token="<s>", chat_template=template)
+    found = tokenizer.FolderTokenizer(folder)
+    assert said(found, "Hi", "ho") == "<s>[user]Hi[user]ho"
+    assert found.encode("a") == [1, 97]
+    named = [{"name": "tool", "template": "no"}, {"name": "default", "template": "yes"}]
+    write(folder, "tokenizer_config.json", chat_template=named)
+    assert said(tokenizer.FolderTokenizer(folder), "Hi") == "yes"
+    (folder / "chat_template.jinja").write_text("{{ messages | tojson }}")
+    assert '"<é>"' in said(tokenizer.FolderTokenizer(folder), "<é>")
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        (None, "has no chat template"),
+        ("{{ raise_exception('roles alternate') }}", "roles alternate"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+    ],
+)
+def test_a_chat_that_cannot_be_written(folder: Path, template: str | None, why: str) -> None:
+    write(folder, "tokenizer_config.json", chat_template=template)
+    with pytest.raises(RequestError, match=why):
+        said(tokenizer.FolderTokenizer(folder), "Hi")
+
+
+def test_a_broken_chat_template_is_told_at_the_start(folder: Path) -> None:
+    write(folder, "tokenizer_config.json", chat_template="{% for %}")
+    with pytest.raises(ServerError, match="the model's chat template"):
+        tokenizer.FolderTokenizer(folder)
