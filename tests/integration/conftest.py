@@ -12,12 +12,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.integration.registryserver import RegistryServer, serve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NEEDS_ADMINISTRATOR = 3  # exit code of scripts/engines.sh
@@ -86,6 +88,22 @@ def project(tmp_path: Path) -> Path:
     target = tmp_path / "project"
     shutil.copytree(Path(__file__).parent / "project", target)
     return target
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    """A registry with TLS, whose CA this host does not know, and a login."""
+    engine("registry")
+    with serve(tmp_path_factory.mktemp("registry"), tls=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def plain_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    """A registry that speaks plain HTTP to anybody."""
+    engine("registry")
+    with serve(tmp_path_factory.mktemp("plain-registry"), tls=False) as server:
+        yield server
 
 
 @pytest.fixture

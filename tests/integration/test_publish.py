@@ -1,0 +1,248 @@
+"""Pushing to a real registry with TLS and a login, and pulling from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.engines import host
+from builder.engines.apptainer import Apptainer
+from tests.integration.conftest import Imgbuild, engine
+from tests.integration.registryserver import RegistryServer
+from tests.integration.test_engines import served_and_stopped, version
+
+pytestmark = pytest.mark.engine
+CELL = "shelf-files"  # a name that no other test has: those remove what they built
+ENGINES = ("buildah", "docker")
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small project with a cell of its own, built with both engines."""
+    folder = tmp_path_factory.mktemp("publish") / "project"
+    shutil.copytree(Path(__file__).parent / "project", folder)
+    file = folder / "matrix.yaml"
+    text = file.read_text().replace("cpu-files", CELL)
+    file.write_text(text.replace("stacks:\n  cpu:\n", "stacks:\n  shelf:\n"))
+    for name in ENGINES:
+        engine(name)
+        Imgbuild(folder, {})("build", "--engine", name, "--tag", "extra")
+    return folder
+
+
+def references(name: str) -> set[str]:
+    """All names of images that an engine has."""
+    command = {
+        "docker": ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"],
+        "buildah": ["buildah", "images", "--format", "{{.Name}}:{{.Tag}}"],
+    }[name]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(shown.stdout.split())
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_all_tags_are_pushed_once(name: str, shelf: Path, registry: RegistryServer) -> None:
+    run = Imgbuild(shelf, registry.env())
+    repository = f"{name}/files"
+    prefix = f"{registry.host}/{name}"
+    before = references(name)
+    pushed = run("push", "--registry", prefix, "--engine", name, "--json").json()[0]
+    assert references(name) == before, "a name that was needed for pushing stays"
+    tags = registry.tags(repository)
+    assert {CELL, "25.0-shelf", "extra"} < tags
+    assert len(tags) == 4  # and the content's
+    assert {tag["reference"] for tag in pushed["tags"]} == {
+        f"{prefix}/files:{tag}@{registry.digest(repository, tag)}" for tag in tags
+    }
+    assert all(tag["changed"] for tag in pushed["tags"])
+
+    again = run("push", "--registry", prefix, "--engine", name)
+    lines = again.stdout.splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        assert line.startswith(f"unchanged {prefix}/files:")
+        assert line.endswith(f"@{pushed['digest']}")
+    assert "pushing" not in again.stderr
+
+
+def test_what_is_refused_is_one_line(shelf: Path, registry: RegistryServer) -> None:
+    trusted = registry.env("wrong")
+    for env, told in (
+        (trusted, "unauthorised: the registry refuses the login of 'lab'; log in with `docker"),
+        ({**trusted, "REGISTRY_AUTH_FILE": "", "DOCKER_CONFIG": "/nowhere"}, "unauthorised"),
+        ({"SSL_CERT_FILE": ""}, "of an authority that is unknown here; name the file of its CA"),
+    ):
+        refused(Imgbuild(shelf, env), registry.host, told)
+    gone = f"127.0.0.1:{host.free_port()}"
+    refused(Imgbuild(shelf, {}), gone, f"no registry answers at {gone}: Connection refused")
+
+
+def refused(run: Imgbuild, at: str, told: str) -> None:
+    for command in (
+        ("push", "--registry", f"{at}/x", "--engine", "buildah"),
+        ("pull", CELL, "--registry", f"{at}/x", "--to", "nothing"),
+    ):
+        failed = run(*command, code=1)
+        asking, *rest = failed.stderr.splitlines()
+        assert asking == f"{CELL}: asking {at} ..."
+        assert len(rest) == 1
+        assert rest[0].startswith(f"imgbuild: {at}") or told.startswith("no registry")
+        assert told in rest[0]
+        assert not (run.folder / "nothing").exists()
+
+
+def test_an_engine_that_distrusts_is_one_line_too(shelf: Path, registry: RegistryServer) -> None:
+    """imgbuild knows the login from a file that Docker does not read."""
+    known = registry.env()
+    env = {**known, "DOCKER_CONFIG": str(registry.folder / "login-of-nobody")}
+    prefix = f"{registry.host}/nobody"
+    failed = Imgbuild(shelf, env)("push", "--registry", prefix, "--engine", "docker", code=1)
+    assert failed.stderr.splitlines()[-1] == (
+        f"imgbuild: {registry.host}: unauthorised: docker has no login for it, or one that it "
+        f"refuses; `docker login {registry.host}` keeps one"
+    )
+    assert not [name for name in references("docker") if name.startswith(prefix)]
+
+
+def test_what_is_not_built_is_told_with_the_command(shelf: Path, registry: RegistryServer) -> None:
+    other = shelf.parent / "not-built"
+    shutil.copytree(shelf, other)
+    file = other / "matrix.yaml"
+    file.write_text(file.read_text().replace("shelf", "bench"))
+    failed = Imgbuild(other, {})("push", "--registry", registry.host, code=2)
+    assert failed.stderr == (
+        "imgbuild: bench-files is not built with any engine; "
+        "run `imgbuild build --matrix bench-files`\n"
+    )
+
+
+@pytest.fixture
+def pushed(shelf: Path, registry: RegistryServer) -> tuple[Imgbuild, str]:
+    """The command with the registry's CA and login, and a prefix that holds Buildah's image."""
+    run = Imgbuild(shelf, registry.env())
+    prefix = f"{registry.host}/pull"
+    run("push", "--registry", prefix, "--engine", "buildah")
+    return run, prefix
+
+
+def test_an_archive_is_what_the_registry_has(
+    pushed: tuple[Imgbuild, str], registry: RegistryServer, tmp_path: Path
+) -> None:
+    run, prefix = pushed
+    pulled = run("pull", CELL, "--registry", prefix, "--to", str(tmp_path), "--json").json()
+    assert pulled["digest"] == registry.digest("pull/files", CELL)
+    assert pulled["reference"] == f"{prefix}/files@{pulled['digest']}"
+    file = tmp_path / f"{CELL}.oci.tar"
+    assert (tmp_path / f"{CELL}.oci.tar.digest").read_text() == f"{pulled['digest']}\n"
+    shown = subprocess.run(
+        ["skopeo", "inspect", f"oci-archive:{file}"], capture_output=True, check=True
+    )
+    assert json.loads(shown.stdout)["Digest"] == pulled["digest"]
+    for program in ("podman", "docker"):
+        command = [program, "load", "--input", str(file)]
+        env = {**os.environ, **host.containers_env()}
+        loaded = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+        assert f"{prefix}/files:{CELL}" in loaded.stdout
+        subprocess.run([program, "rmi", f"{prefix}/files:{CELL}"], check=True, env=env)
+
+    again = run("pull", CELL, "--registry", prefix, "--to", str(tmp_path))
+    assert again.stdout.startswith(f"{CELL}: unchanged {prefix}/files@{pulled['digest']}\n")
+
+
+def test_a_tag_that_has_moved_is_told_and_a_digest_stays(
+    pushed: tuple[Imgbuild, str], registry: RegistryServer, tmp_path: Path
+) -> None:
+    run, _ = pushed
+    prefix = f"{registry.host}/moving"
+    pull = ("pull", CELL, "--registry", prefix, "--to", str(tmp_path))
+    run("push", "--registry", prefix, "--engine", "buildah")
+    old = registry.digest("moving/files", CELL)
+    run(*pull)
+    run("push", "--registry", prefix, "--engine", "docker")
+    new = registry.digest("moving/files", CELL)
+    assert old != new
+    assert f"files@{new} (was {old} before)\n" in run(*pull).stdout
+    assert f"files@{old} (was {new} before)\n" in run(*pull, "--digest", old).stdout
+    nowhere = "sha256:" + "0" * 64
+    failed = run(*pull, "--digest", nowhere, code=1)
+    assert f"{prefix}/files@{nowhere} is not there" in failed.stderr
+    assert (tmp_path / f"{CELL}.oci.tar.digest").read_text() == f"{old}\n"
+
+
+@pytest.fixture
+def spoiled(
+    shelf: Path, plain_registry: RegistryServer
+) -> Iterator[tuple[Imgbuild, RegistryServer]]:
+    """A registry that holds the image, for tests that spoil it; whole again afterwards."""
+    run = Imgbuild(shelf, {})
+    run("push", "--registry", f"{plain_registry.url}/x", "--engine", "buildah")
+    kept = {file: file.read_bytes() for file in plain_registry.storage.rglob("data")}
+    yield run, plain_registry
+    for file, content in kept.items():
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("what", ["layer", "config", "manifest"])
+@pytest.mark.parametrize("sif", [False, True], ids=["archive", "sif"])
+def test_a_spoiled_byte_is_refused_and_leaves_nothing(
+    what: str, sif: bool, spoiled: tuple[Imgbuild, RegistryServer], tmp_path: Path
+) -> None:
+    run, server = spoiled
+    engine("apptainer")
+    manifest = server.manifest("x/files", CELL)
+    digests = {
+        "layer": manifest["layers"][-1]["digest"],
+        "config": manifest["config"]["digest"],
+        "manifest": server.digest("x/files", CELL),
+    }
+    file = server.blob_file(digests[what])
+    content = bytearray(file.read_bytes())
+    place = content.index(b"sha256:") + 8 if what == "manifest" else len(content) // 2
+    content[place] ^= 1
+    file.write_bytes(content)
+    folder = tmp_path / "images"
+    options = ("--sif",) if sif else ()
+    prefix = f"{server.url}/x"
+    failed = run("pull", CELL, "--registry", prefix, "--to", str(folder), *options, code=1)
+    assert "Traceback" not in failed.stderr
+    if not sif:
+        assert digests[what] in failed.stderr.splitlines()[-1]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_sif_from_the_registry_serves(
+    pushed: tuple[Imgbuild, str], registry: RegistryServer, tmp_path: Path
+) -> None:
+    """With apptainer alone; it gets the login and the CA from imgbuild."""
+    engine("apptainer")
+    run, prefix = pushed
+    pulled = run(
+        "pull", CELL, "--registry", prefix, "--to", str(tmp_path), "--sif", "--json"
+    ).json()
+    assert pulled["digest"] == registry.digest("pull/files", CELL)
+    file = tmp_path / f"{CELL}.sif"
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, f"{file.name}.digest"}
+    apptainer = Apptainer(tmp_path)
+    assert "packaging 25.0" in version(apptainer, str(file))
+    served_and_stopped(apptainer, str(file))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_without_tls_only_where_the_user_says_so(
+    name: str, shelf: Path, plain_registry: RegistryServer, tmp_path: Path
+) -> None:
+    run = Imgbuild(shelf, {})
+    push = ("push", "--engine", name, "--registry")
+    failed = run(*push, f"{plain_registry.host}/{name}", code=1)
+    assert failed.stderr.splitlines()[-1] == (
+        f"imgbuild: {plain_registry.host} speaks HTTP without TLS; "
+        f"where that is meant: --registry http://{plain_registry.host}"
+    )
+    run(*push, f"{plain_registry.url}/{name}")
+    assert CELL in plain_registry.tags(f"{name}/files")
