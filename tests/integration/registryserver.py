@@ -128,12 +128,13 @@ def _certificates(folder: Path) -> tuple[Path, Path, Path]:
     new = ["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     own = ["-x509", "-days", "2", "-addext", "basicConstraints=critical,CA:TRUE"]
     (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    request, certificate = folder / "server.csr", folder / "server.crt"
+    sign = ["openssl", "x509", "-req", "-in", str(request), "-CA", str(ca), "-CAkey", str(ca_key)]
+    sign += ["-CAcreateserial", "-days", "2", "-extfile", str(folder / "names")]
     for command in (
-        [*new, *own, "-subj", "/CN=a test's CA", "-keyout", ca_key, "-out", ca],
-        [*new, "-subj", "/CN=registry", "-keyout", key, "-out", folder / "server.csr"],
-        ["openssl", "x509", "-req", "-in", folder / "server.csr", "-CA", ca, "-CAkey", ca_key]
-        + ["-CAcreateserial", "-days", "2", "-extfile", folder / "names"]
-        + ["-out", folder / "server.crt"],
+        [*new, *own, "-subj", "/CN=a test's CA", "-keyout", str(ca_key), "-out", str(ca)],
+        [*new, "-subj", "/CN=registry", "-keyout", str(key), "-out", str(request)],
+        [*sign, "-out", str(certificate)],
     ):
         subprocess.run(command, check=True, capture_output=True)
-    return ca, folder / "server.crt", key
+    return ca, certificate, key
