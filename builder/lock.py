@@ -113,7 +113,7 @@ def inputs_digest(matrix: Matrix, closure: Closure) -> str:
 
 def platform(closure: Closure) -> str:
     """uv's name of the oldest platform that the closure must install on."""
-    return f"{closure.machine}-manylinux_{(closure.release.glibc or '').replace('.', '_')}"
+    return f"{closure.machine}-manylinux_{closure.glibc.replace('.', '_')}"
 
 
 def resolve(

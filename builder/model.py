@@ -27,6 +27,7 @@ Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s@\"'`$\\]+$")]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Arch = Literal["amd64", "arm64"]  # as OCI images name CPU architectures
 Family = Literal["debian", "rhel", "suse"]  # of distributions: who installs packages alike
+MACHINES: dict[Arch, str] = {"amd64": "x86_64", "arm64": "aarch64"}  # as wheels name them
 AbsolutePath = Annotated[str, StringConstraints(pattern=r"^(/[\w.+-]+)+$")]
 
 
@@ -136,7 +137,9 @@ class Build(Fact):
     exclude_newer: datetime.date | None = None  # packages as of this day; None where it wraps
     index: Index | None = None
     arches: tuple[Arch, ...] = ("amd64",)
-    python: Text | None = None  # a specifier, where it is narrower than the release's
+    # Where it is narrower, or newer, than the release's.
+    python: Text | None = None
+    glibc: Version | None = None
     cuda: Version | None = None  # of the toolkit that the wheels are built with
     driver_floor: Version | None = None
     sms: tuple[Version, ...] = ()  # that torch's own kernels are compiled for
@@ -342,9 +345,14 @@ class Closure:
     arch: Arch = "amd64"
 
     @property
+    def glibc(self) -> str:
+        """The highest manylinux floor in it."""
+        return self.build.glibc or self.release.glibc or ""
+
+    @property
     def machine(self) -> str:
         """The CPU as wheels name it."""
-        return {"amd64": "x86_64", "arm64": "aarch64"}[self.arch]
+        return MACHINES[self.arch]
 
     @property
     def id(self) -> str:

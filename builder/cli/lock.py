@@ -70,8 +70,7 @@ def _local_wheels(
 
 
 def _fit(closure: Closure) -> site.Fit:
-    glibc = closure.release.glibc or ""
-    return site.Fit(python=closure.python, glibc=glibc, machine=closure.machine)
+    return site.Fit(python=closure.python, glibc=closure.glibc, machine=closure.machine)
 
 
 def _closures(cells: tuple[Cell, ...]) -> list[Closure]:

@@ -218,7 +218,7 @@ def python(candidate: Candidate) -> str | None:
 )
 def glibc(candidate: Candidate) -> str | None:
     """The distribution's C library is not older than the wheels' manylinux floor."""
-    wanted = candidate.release.glibc
+    wanted = candidate.build.glibc or candidate.release.glibc
     for os in candidate.place.systems if wanted and not candidate.build.wrap else ():
         if version_key(os.glibc) < version_key(wanted or ""):
             return f"it needs glibc {wanted}, {os.title} has {os.glibc}"
