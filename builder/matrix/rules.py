@@ -112,9 +112,10 @@ def architecture(candidate: Candidate) -> str | None:
     place, build = candidate.place, candidate.build
     if place.arch in build.arches:
         return None
-    beside = place.gpu.title if place.gpu else "the stack"
-    made = ", ".join(build.arches)
-    return f"its {build.name} build is for {made} CPUs, {beside} has an {place.arch} one"
+    told = f"its {build.name} build is for {', '.join(build.arches)} CPUs"
+    if place.gpu:
+        return f"{told}, {place.gpu.title} has an {place.arch} one"
+    return f"{told}, the stack's are {place.arch}"
 
 
 @_rule(

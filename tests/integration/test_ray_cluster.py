@@ -26,12 +26,15 @@ def where():
 
 ids = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 pin = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-print(json.dumps(ray.get([where.options(scheduling_strategy=pin(i, soft=False)).remote() for i in ids])))
+on = lambda node: where.options(scheduling_strategy=pin(node, soft=False))
+print(json.dumps(ray.get([on(node).remote() for node in ids])))
 """
 
 
 def docker(*args: str, check: bool = True) -> str:
-    done = subprocess.run(["docker", *args], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        ["docker", *args], capture_output=True, text=True, timeout=300, check=False
+    )
     assert not check or done.returncode == 0, done.stderr
     return done.stdout.strip()
 
