@@ -13,8 +13,6 @@ from typing import Any, Protocol
 
 from builder.engines.host import machine
 
-_CHUNK = 1 << 20
-
 
 def write_archive(rootfs: Path, target: Path, *, name: str, epoch: int) -> None:
     """Wrap the tar `rootfs` into the OCI archive `target`, under `named(name, its digest)`.
