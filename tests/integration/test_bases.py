@@ -51,12 +51,12 @@ def serve_base(server: RegistryServer, archive: Path) -> str:
     return f"sha256:{hashlib.sha256(text).hexdigest()}"
 
 
-def mirrored(folder: Path, server: RegistryServer) -> dict[str, str]:
-    """Variables of a site where `server` stands in for Docker Hub."""
+def mirrored(folder: Path, server: RegistryServer, prefix: str = "docker.io") -> dict[str, str]:
+    """Variables of a site where `server` stands in for `prefix`."""
     conf = folder / "registries.conf"
     insecure = "insecure = true\n" if server.ca is None else ""
     conf.write_text(
-        '[[registry]]\nprefix = "docker.io"\nlocation = "docker.io"\n'
+        f'[[registry]]\nprefix = "{prefix}"\nlocation = "{prefix}"\n'
         f'[[registry.mirror]]\nlocation = "{server.host}"\n{insecure}'
     )
     return {"CONTAINERS_REGISTRIES_CONF": str(conf), **server.env()}
@@ -117,7 +117,12 @@ def test_every_engine_builds_on_the_pin_though_the_tag_has_moved(
 ) -> None:
     engine(name)
     digest = serve_base(plain_registry, rootfs)
-    run = imgbuild(project, **mirrored(project, plain_registry))
+    tag, prefix = TAG, "docker.io"
+    if name == "apptainer":  # 1.4 knows no mirrors, so that the base is from there itself
+        tag, prefix = f"{plain_registry.host}/library/debian:12-slim", plain_registry.host
+        file = project / "matrix.yaml"
+        file.write_text(file.read_text().replace(TAG, tag))
+    run = imgbuild(project, **mirrored(project, plain_registry, prefix))
     run("lock", "--bases")
     plain_registry.put("library/debian/manifests/12-slim", *other(plain_registry))
     assert plain_registry.digest("library/debian", "12-slim") != digest
@@ -129,7 +134,7 @@ def test_every_engine_builds_on_the_pin_though_the_tag_has_moved(
         labels = json.loads(shown.stdout)["data"]["attributes"]["labels"]
     else:
         labels = image_labels(name, reference)
-    assert labels["org.opencontainers.image.base.name"] == TAG
+    assert labels["org.opencontainers.image.base.name"] == tag
     assert labels["org.opencontainers.image.base.digest"] == digest
     assert "unchanged" in run("build", "--engine", name, "--base", "registry").stdout
 
