@@ -5,6 +5,7 @@ An image's content tag tells whether it is what would be built, so an unchanged 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -126,10 +127,14 @@ class Builder:
                 if recipe.kind is BaseKind.REGISTRY:
                     steps.begin(f"base {recipe.base}")
                     base = self._engine.pull(
-                        recipe.base,
+                        recipe.pinned_base,
                         refresh=options.refresh_base,
-                        copies=self._site.copies(recipe.base),
+                        copies=self._site.copies(recipe.pinned_base),
                     )
+                    # For people the tag; and the digest that was asked for, since an engine may
+                    # tell that of one platform's image.
+                    digest = recipe.base_digest or base.digest
+                    base = dataclasses.replace(base, name=recipe.base, digest=digest)
                 else:
                     base = self._engine.load(self._archive(recipe, options, steps))
             except BuildError as error:

@@ -473,6 +473,7 @@ class Recipe:
     os_name: str
     os: OperatingSystem
     base: str  # image reference that a registry would serve
+    base_digest: str | None  # that the reference had when it was locked; None: by tag
     lock: Lock
     uv_lock: str  # relative to images/locks
     layers: tuple[Layer, ...]
@@ -488,6 +489,13 @@ class Recipe:
     @property
     def repository(self) -> str:
         return self.cell.framework_name
+
+    @property
+    def pinned_base(self) -> str:
+        """The base as engines take it: by its digest, where that is known, else by its tag."""
+        if self.base_digest is None:
+            return self.base
+        return f"{re.sub(r':[^:/]+$', '', self.base)}@{self.base_digest}"
 
 
 _NUMBERS = re.compile(r"\d+")

@@ -33,8 +33,19 @@ USER = Account(name="imgbuild", uid=1000, home="/home/imgbuild")
 LABEL_PREFIX = "io.imgbuild"
 
 
-def plan(matrix: Matrix, cell: Cell, lock: Lock, *, uv_lock: str, kind: BaseKind) -> Recipe:
-    """Lay out the image of `cell` on a base of `kind`; `lock` is that of `cell.closure(kind)`."""
+def plan(
+    matrix: Matrix,
+    cell: Cell,
+    lock: Lock,
+    *,
+    uv_lock: str,
+    kind: BaseKind,
+    base_digest: str | None = None,
+) -> Recipe:
+    """Lay out the image of `cell` on a base of `kind`; `lock` is that of `cell.closure(kind)`.
+
+    `base_digest` is what a registry's base is pinned to.
+    """
     os_name, os = cell.system(kind)
     wrap = cell.build.wrap
     own_commands = Fragment(template=f"frameworks/{cell.framework_name}.j2")
@@ -59,6 +70,7 @@ def plan(matrix: Matrix, cell: Cell, lock: Lock, *, uv_lock: str, kind: BaseKind
         os_name=os_name,
         os=os,
         base=cell.registry_base if kind is BaseKind.REGISTRY else os.image,
+        base_digest=base_digest if kind is BaseKind.REGISTRY else None,
         lock=lock,
         uv_lock=uv_lock,
         layers=tuple(layers),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from builder import lock
+from builder import bases, lock
 from builder.engines.base import Naming
 from builder.model import BaseKind, Cell, Lock, Matrix, Recipe, Runtime
 from builder.plan import plan
@@ -31,6 +32,11 @@ class Workbench:
         self._matrix = matrix
         self._renderer = Renderer(project.template_dirs)
 
+    @cached_property
+    def base_pins(self) -> dict[str, str]:
+        """Base image by tag -> its digest; raises UserError where they cannot be believed."""
+        return bases.read(self.project)
+
     def prepare(
         self, cell: Cell, kind: BaseKind, *, file: str = DOCKERFILE, tags: tuple[str, ...] = ()
     ) -> Prepared:
@@ -40,7 +46,14 @@ class Workbench:
         """
         closure = cell.closure(kind)
         pinned = lock.read(self.project, self._matrix, closure) if closure else Lock(closure_id="")
-        recipe = plan(self._matrix, cell, pinned, uv_lock=lock.TOOLS, kind=kind)
+        recipe = plan(
+            self._matrix,
+            cell,
+            pinned,
+            uv_lock=lock.TOOLS,
+            kind=kind,
+            base_digest=self.base_pins.get(cell.registry_base),
+        )
         rendered = self._renderer.render(recipe)
         naming = Naming(
             repository=recipe.repository,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from builder import matrix
+from builder import bases, matrix
 from builder.cli import options
 from builder.matrix import rules
 from builder.model import Cell, Gpu, Matrix
@@ -24,13 +25,13 @@ def command(cell_id: str, file: Path | None, *, as_json: bool) -> None:
 
     A cell that the rules refuse is an error that has their reasons and the nearest that fits.
     """
-    _, loaded = options.open_matrix(file)
-    told = explained(loaded, matrix.cell(loaded, cell_id))
+    project, loaded = options.open_matrix(file)
+    told = explained(loaded, matrix.cell(loaded, cell_id), bases.read(project))
     click.echo(json.dumps(told, indent=2) if as_json else _text(told))
 
 
-def explained(loaded: Matrix, cell: Cell) -> dict[str, Any]:
-    """What there is to say of a cell, as plain data."""
+def explained(loaded: Matrix, cell: Cell, pins: Mapping[str, str]) -> dict[str, Any]:
+    """What there is to say of a cell, as plain data; `pins` are those of base images."""
     place = rules.Place(
         stack=cell.stack,
         gpu=cell.gpu,
@@ -71,6 +72,7 @@ def explained(loaded: Matrix, cell: Cell) -> dict[str, Any]:
             "without a registry": cell.bootstrap_os_name,
         },
         "base": cell.registry_base,
+        "base digest": pins.get(cell.registry_base),
         "driver": {"needed": cell.build.driver_floor, "promised": cell.stack.driver},
         "gpu": {"sm": cell.gpu.sm, "source": cell.gpu.source} if cell.gpu else None,
         "gpus": covered,
@@ -90,6 +92,14 @@ def _runs_on(candidate: rules.Candidate, gpu: Gpu) -> bool:
     return same_cpu and not any(rules.objections(dataclasses.replace(candidate, place=place)))
 
 
+def _pinned(base: str, digest: str | None) -> str:
+    if "@" in base:
+        return "pinned by matrix.yaml"
+    if digest:
+        return f"pinned to {digest}"
+    return "unpinned: whatever its tag names when it is built; `imgbuild lock --bases` pins it"
+
+
 def _text(told: dict[str, Any]) -> str:
     framework, build, stack, os = (told[key] for key in ("framework", "build", "stack", "os"))
     rows = [
@@ -105,6 +115,7 @@ def _text(told: dict[str, Any]) -> str:
     rows += [
         ("os", f"{os['title']}: Python {os['python']}, glibc {os['glibc']}", os["source"]),
         ("base", f"{told['base']}, without a registry {os['without a registry'] or 'none'}", ""),
+        ("", _pinned(told["base"], told["base digest"]), ""),
     ]
     rows += [("note", told["note"], "")] if told["note"] else []
     if told["driver"]["needed"]:

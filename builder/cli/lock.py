@@ -9,26 +9,42 @@ from pathlib import Path
 
 import click
 
-from builder import lock, site
+from builder import bases, lock, site
 from builder.cli import options
 from builder.cli.progress import display, say
-from builder.errors import ImgbuildError
+from builder.errors import BuildError, ImgbuildError, UserError
 from builder.model import Cell, Closure
+from builder.project import Project
+from builder.registry import Asking
 
 
 @click.command("lock")
 @options.file
 @options.select
 @click.option("--check", is_flag=True, help="Ask nobody; exit 1 if a lock is missing or stale.")
-def command(file: Path | None, selector: str | None, *, check: bool) -> None:
+@click.option(
+    "--bases",
+    "base_images",
+    is_flag=True,
+    help="Lock the base images instead: ask registries which digest each tag has.",
+)
+def command(file: Path | None, selector: str | None, *, check: bool, base_images: bool) -> None:
     """Resolve the wheels of each cell with uv and write images/locks/, pinned and hashed.
 
     Rendering and building never resolve: what a lock names is what is installed.
     """
+    if check and base_images:
+        raise UserError("--check asks nobody, --bases asks registries", hint="give one of them")
     project, matrix, cells = options.load(file, selector)
+    if base_images:
+        _lock_bases(project, cells, everything=selector is None)
+        return
     closures = _closures(cells)
     if check:
         problems = lock.check(project, matrix, closures, orphans=selector is None)
+        problems += (wrong := bases.check(project, cells, orphans=selector is None))
+        for line in [] if wrong else bases.unpinned(cells, bases.read(project)):
+            click.echo(line, err=True)
         for problem in problems:
             click.echo(problem)
         if problems:
@@ -51,6 +67,35 @@ def command(file: Path | None, selector: str | None, *, check: bool) -> None:
     env = profile.host_env(None, {}, _fit(closures[0]))
     tools = lock.resolve_tools(matrix, env, profile.redact)
     lock.write_tools(project.locks, tools)
+
+
+def _lock_bases(project: Project, cells: tuple[Cell, ...], *, everything: bool) -> None:
+    """Pin what registries tell; a base that none tells of keeps the pin that it has."""
+    profile = site.discover()
+    asking = Asking(profile.copies, ca=profile.ca)
+    before = bases.read(project)
+    wanted = bases.tagged(cells)
+    pins = {name: d for name, d in before.items() if name in wanted or not everything}
+    failed = 0
+    for reference in wanted:
+        try:
+            with display(reference) as shown:
+                shown.step("asking")
+                digest = asking.digest(reference)
+        except BuildError as error:
+            failed += 1
+            click.echo(f"{reference}: {error.redacted(profile.redact)}", err=True)
+            continue
+        pins[reference] = digest
+        was = before.get(reference)
+        moved = f", was {was}" if was and was != digest else ""
+        click.echo(f"{reference}: {'unchanged' if was == digest else 'pinned'} {digest}{moved}")
+    if pins or before:
+        bases.write(project, pins)
+    for line in bases.unpinned(cells, pins):
+        click.echo(line, err=True)
+    if wanted and failed == len(wanted):
+        raise ImgbuildError("no registry could be asked for any base", hint="no pin has changed")
 
 
 @contextmanager

@@ -39,7 +39,12 @@ def _plain(prepared: Prepared) -> dict[str, Any]:
     return {
         "cell": recipe.cell.id,
         "tags": [recipe.cell.tag, recipe.cell.id, prepared.naming.content],
-        "base": {"kind": recipe.kind.value, "image": recipe.base, "os": recipe.os_name},
+        "base": {
+            "kind": recipe.kind.value,
+            "image": recipe.base,
+            "digest": recipe.base_digest,
+            "os": recipe.os_name,
+        },
         "lock": recipe.lock.closure_id,
         "layers": [
             {
@@ -60,8 +65,11 @@ def _plain(prepared: Prepared) -> dict[str, Any]:
 
 
 def _text(planned: dict[str, Any]) -> str:
+    base = planned["base"]
+    pinned = f"pinned to {base['digest']}" if base["digest"] else "unpinned, by tag"
     lines = [
-        f"{planned['cell']} on {planned['base']['image']} ({planned['base']['kind']})",
+        f"{planned['cell']} on {base['image']} ({base['kind']})",
+        *([f"  base        {pinned}"] if base["kind"] == BaseKind.REGISTRY else []),
         f"  lock        {planned['lock']}: {len(planned['pins'])} wheels",
     ]
     lines += [f"  layer       {layer['name']}: {layer['why']}" for layer in planned["layers"]]

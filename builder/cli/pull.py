@@ -14,7 +14,7 @@ from builder.cli import options
 from builder.cli.progress import display
 from builder.engines.apptainer import Apptainer
 from builder.errors import UserError
-from builder.publish import credentials
+from builder.registry import Address, Registry, credentials, is_digest
 
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 
@@ -52,10 +52,10 @@ def command(
     printed and kept in <file>.digest. The file is whole or not there. Logins are those that
     docker, podman and apptainer keep.
     """
-    address = publish.Address.parse(registry)
+    address = Address.parse(registry)
     if tag and not _TAG.fullmatch(tag):
         raise UserError(f"--tag: {tag!r} is no tag")
-    if digest and not publish.is_digest(digest):
+    if digest and not is_digest(digest):
         raise UserError(f"--digest: {digest!r} is none", hint="give sha256: and 64 hex digits")
     _, loaded = options.open_matrix(file)
     cell = matrix.cell(loaded, cell_id)
@@ -64,7 +64,7 @@ def command(
     if sif:
         engines.require(apptainer)
     login = credentials.find(address.host, address.repository(wanted.name))
-    there = publish.Registry(address, ca=site.discover().ca, login=login)
+    there = Registry(address, ca=site.discover().ca, login=login)
     with display(cell.id) as shown:
         progress = publish.Progress(step=shown.step, line=shown.line)
         if sif:

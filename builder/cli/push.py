@@ -15,7 +15,7 @@ from builder.engines.apptainer import Apptainer
 from builder.engines.base import Publisher
 from builder.errors import UserError
 from builder.prepare import Workbench
-from builder.publish import credentials
+from builder.registry import Address, Registry, credentials
 from builder.render import DOCKERFILE
 
 
@@ -34,7 +34,7 @@ def command(
     the registry's CA is looked for in SSL_CERT_FILE and in certs.d. Exit codes: 1 the registry
     refused, 2 a cell is not built.
     """
-    address = publish.Address.parse(registry)
+    address = Address.parse(registry)
     project, matrix, cells = options.load(file, selector)
     if engine == Apptainer.name:
         raise UserError(
@@ -49,7 +49,7 @@ def command(
     for source, image, naming in found:
         assert isinstance(source, Publisher)  # noqa: S101 - by the choices of --engine
         login = credentials.find(address.host, address.repository(naming.repository))
-        there = publish.Registry(address, ca=here.ca, login=login, actions="pull,push")
+        there = Registry(address, ca=here.ca, login=login, actions="pull,push")
         with display(naming.cell_id) as shown:
             progress = publish.Progress(step=shown.step, line=shown.line)
             result = publish.push(source, image, naming, there, progress)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from builder import render
+from builder import bases, render
 from builder.cli import options
 from builder.cli.progress import say
 from builder.errors import DriftError
@@ -39,6 +39,8 @@ def command(file: Path | None, selector: str | None, *, check: bool, output: Pat
                 hint="run `imgbuild render`, and delete what no cell owns",
             )
         say(f"render: up to date: {', '.join(cell.id for cell in cells)}")
-        return
-    for written in render.write(images, rendered):
-        click.echo(written)
+    else:
+        for written in render.write(images, rendered):
+            click.echo(written)
+    for line in bases.unpinned(cells, bench.base_pins):
+        click.echo(line, err=True)

@@ -13,9 +13,9 @@ from builder.engines import oci
 from builder.engines.apptainer import Apptainer
 from builder.engines.base import Remote
 from builder.errors import BuildError
-from builder.publish import trust
 from builder.publish.progress import Progress
-from builder.publish.registry import Registry
+from builder.registry import trust
+from builder.registry.client import Registry
 
 _BUFFER = 1 << 20
 

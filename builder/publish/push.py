@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from builder.engines.base import Image, Naming, Publisher
 from builder.errors import BuildError
 from builder.publish.progress import Progress
-from builder.publish.registry import Manifest, Registry, unknown_ca
+from builder.registry.client import Manifest, Registry, unknown_ca
 
 _UNKNOWN_CA = re.compile(r"x509|certificate signed by unknown authority")
 _UNAUTHORISED = re.compile(

@@ -20,6 +20,7 @@ from builder.engines.host import free_port
 
 USER, PASSWORD = "lab", "planted-password"
 _MANIFESTS = (
+    "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
@@ -55,9 +56,17 @@ class RegistryServer:
             "REGISTRY_AUTH_FILE": str(config / "config.json"),
         }
 
-    def ask(self, path: str, method: str = "GET") -> tuple[dict[str, str], bytes]:
+    def put(self, path: str, data: bytes, media_type: str) -> None:
+        """Give it a manifest, whose blobs are there."""
+        self.ask(path, "PUT", data=data, media_type=media_type)
+
+    def ask(
+        self, path: str, method: str = "GET", *, data: bytes | None = None, media_type: str = ""
+    ) -> tuple[dict[str, str], bytes]:
         """Headers and body of an answer of its API."""
-        request = urllib.request.Request(f"{self.url}/v2/{path}", method=method)
+        request = urllib.request.Request(f"{self.url}/v2/{path}", data=data, method=method)
+        if media_type:
+            request.add_header("Content-Type", media_type)
         request.add_header("Accept", ", ".join(_MANIFESTS))
         login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         request.add_header("Authorization", f"Basic {login}")

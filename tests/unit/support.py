@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from builder import bases
 from builder import lock as locks
 from builder import matrix as matrices
 from builder.model import BaseKind, Cell, Lock, Matrix, Recipe
@@ -41,7 +42,8 @@ def recipe_of(
     cell = matrices.cell(matrix, cell) if isinstance(cell, str) else cell
     closure = cell.closure(kind)
     lock = locks.read(project, matrix, closure) if closure else Lock(closure_id="")
-    return plan(matrix, cell, lock, uv_lock=locks.TOOLS, kind=kind)
+    digest = bases.read(project).get(cell.registry_base)
+    return plan(matrix, cell, lock, uv_lock=locks.TOOLS, kind=kind, base_digest=digest)
 
 
 def recipes_of(project: Project, matrix: Matrix) -> Iterable[Recipe]:

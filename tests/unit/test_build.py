@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from builder import build
+from builder import bases, build
 from builder import matrix as matrices
 from builder.build import Builder, BuildResult, Options, Progress
 from builder.engines.base import BuildRequest, OnLine
@@ -85,6 +85,19 @@ def test_the_context_has_what_the_recipe_needs_and_goes_away(run: Run, steps: li
     assert seen["labels"]["io.imgbuild.base"] == "registry"
     assert seen["labels"]["org.opencontainers.image.created"] == "2026-10-25T00:00:00Z"
     assert steps[-1] == "layer torch"
+
+
+def test_a_pinned_base_is_pulled_by_its_digest_and_called_by_its_tag(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name, digest = "docker.io/library/debian:12-slim", f"sha256:{'0a' * 32}"
+    monkeypatch.setattr(bases, "read", lambda _: {name: digest})
+    seen: list[BuildRequest] = []
+    run(FakeEngine(on_build=lambda request, _: seen.append(request)))
+    (request,) = seen
+    assert request.base.source == f"docker.io/library/debian@{digest}"
+    assert request.labels["org.opencontainers.image.base.name"] == name
+    assert request.labels["org.opencontainers.image.base.digest"] == digest
 
 
 def test_a_wheel_that_is_a_link_arrives_as_a_file(

@@ -37,6 +37,7 @@ def plain(recipe: Recipe) -> str:
         "release": recipe.cell.release.version,
         "build": recipe.cell.build.name,
     }
+    data.pop("base_digest")
     # What follows from a lock's text changes with each locking, and stands in the lock.
     data["lock"]["layers"] = [layer.path for layer in recipe.lock.layers]
     for layer in data["layers"]:

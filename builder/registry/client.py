@@ -25,9 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from builder.engines.base import Remote
 from builder.engines.oci import digest_of
 from builder.errors import BuildError
-from builder.publish import trust
-from builder.publish.address import Address
-from builder.publish.credentials import Login
+from builder.registry import trust
+from builder.registry.address import Address
+from builder.registry.credentials import Login
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 Digest = Annotated[str, StringConstraints(pattern=rf"^{_DIGEST.pattern}$")]
@@ -279,7 +279,7 @@ class Registry:
         hint = ""
         if error.code == http.client.BAD_REQUEST and self.address.plain:
             hint = "it may speak HTTPS only: leave http:// out"
-        kind = _UnreachableError if error.code in _PASSING else BuildError
+        kind = UnreachableError if error.code in _PASSING else BuildError
         return kind(f"{host} answers {error.code} {error.reason}", hint=hint)
 
     def _unreachable(self, reason: object) -> BuildError:
@@ -292,14 +292,14 @@ class Registry:
             hint = f"where that is meant: --registry http://{host}"
             return BuildError(f"{host} speaks HTTP without TLS", hint=hint)
         told = reason.strerror if isinstance(reason, OSError) and reason.strerror else reason
-        return _UnreachableError(f"no registry answers at {host}: {told}")
+        return UnreachableError(f"no registry answers at {host}: {told}")
 
 
 class _AbsentError(BuildError):
     """404: what was asked for is not there."""
 
 
-class _UnreachableError(BuildError):
+class UnreachableError(BuildError):
     """No answer, or none of use; it may be another one in a moment."""
 
 
@@ -377,7 +377,7 @@ class Blob:
                 if self._done and self._response.status != http.client.PARTIAL_CONTENT:
                     raise BuildError(f"{self._place}: the connection broke, and cannot be resumed")
             chunk = self._response.read(size)
-        except (OSError, http.client.HTTPException, _UnreachableError) as error:
+        except (OSError, http.client.HTTPException, UnreachableError) as error:
             chunk, told = b"", str(error)
         else:
             told = "it ended too early"
