@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from builder import matrix
-from builder.engines import SIF_FOLDER
 from builder.model import Cell, Matrix
-from builder.project import Project
+from builder.project import SIF_FOLDER, Project
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

@@ -28,7 +28,7 @@ def command(file: Path | None, selector: str | None, *, check: bool, output: Pat
     """Write images/<cell>/Dockerfile and apptainer.def, the same bytes on every run."""
     project, matrix, cells = options.load(file, selector)
     bench = Workbench(project, matrix)
-    rendered = [bench.prepare(cell, BaseKind.REGISTRY).rendered for cell in cells]
+    rendered = [bench.render(cell, BaseKind.REGISTRY) for cell in cells]
     images = output or project.images
     if check:
         diff = render.check(images, rendered, orphans=selector is None)
