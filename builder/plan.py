@@ -68,9 +68,7 @@ def plan(cell: Cell, wheels: Wheelhouse, *, uv_lock: str, kind: BaseKind) -> Rec
             why="the user that the image runs as"
             if wrap
             else "packages of the distribution, and the user that the image runs as",
-            steps=(USER, _own_commands(cell.framework_name))
-            if wrap
-            else (_packages(cell, os), USER),
+            steps=(USER, own_commands) if wrap else (_packages(cell, os), USER),
         ),
         *wheels.layers,
         Layer(name="runtime", why="imgbuild's own part", steps=_own_parts(cell)),

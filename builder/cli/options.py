@@ -51,6 +51,11 @@ def engine(*names: str) -> Callable[[_Command], _Command]:
     )
 
 
+def say(text: str) -> None:
+    """One line for people, on stderr."""
+    click.echo(text, err=True)
+
+
 def load(file: Path | None, selector: str | None) -> tuple[Project, Matrix, tuple[Cell, ...]]:
     """The project, its matrix and the chosen cells."""
     project, loaded = open_matrix(file)

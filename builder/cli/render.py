@@ -8,7 +8,6 @@ import click
 
 from builder import render
 from builder.cli import options
-from builder.cli.progress import say
 from builder.errors import DriftError
 from builder.model import BaseKind
 from builder.prepare import Workbench
@@ -38,7 +37,7 @@ def command(file: Path | None, selector: str | None, *, check: bool, output: Pat
                 diff=diff,
                 hint="run `imgbuild render`, and delete what no cell owns",
             )
-        say(f"render: up to date: {', '.join(cell.id for cell in cells)}")
+        options.say(f"render: up to date: {', '.join(cell.id for cell in cells)}")
         return
-    for written in render.write(images, rendered):
-        click.echo(written)
+    written = render.write(images, rendered)
+    click.echo("".join(f"{file}\n" for file in written), nl=False)
