@@ -42,30 +42,30 @@ def read(project: Project, matrix: Matrix, closure: Closure) -> Lock:
 
 
 def _read(folder: Path, matrix: Matrix, closure: Closure) -> Lock:
-    layers, named = [], set()
+    layers, named, inputs = [], set[str](), inputs_digest(matrix, closure)
     for name in _order(matrix):
         file = folder / closure.id / f"{name}.txt"
         if not file.is_file():
             continue
         text = file.read_text(encoding="utf-8")
         found = _INPUTS.search(text)
-        if not found or found.group(1) != inputs_digest(matrix, closure):
+        if not found or found.group(1) != inputs:
             raise UserError(
                 "is stale: matrix.yaml asks for something else by now",
                 place=Place(file),
                 hint="run `imgbuild lock`",
             )
-        named |= set(_LAYERS.findall(text)[0].split()) if _LAYERS.search(text) else set()
+        named |= set(listed[1].split()) if (listed := _LAYERS.search(text)) else set()
+        pins = tuple((match[1], match[2]) for match in _PIN.finditer(text))
+        layer = LockLayer(name=name, path=f"{closure.id}/{name}.txt", text=text, pins=pins)
         seal = _SEAL.search(text)
-        if not seal or seal.group(1) != digest_of_pins(text):
+        if not seal or seal.group(1) != layer.digest:
             raise UserError(
                 "was changed by hand: its pins are not those that were resolved",
                 place=Place(file),
                 hint="run `imgbuild lock`",
             )
-        pins = tuple((match[1], match[2]) for match in _PIN.finditer(text))
-        path = f"{closure.id}/{name}.txt"
-        layers.append(LockLayer(name=name, path=path, text=text, pins=pins))
+        layers.append(layer)
     if not layers or named != {layer.name for layer in layers}:
         raise UserError(
             "is incomplete", place=Place(folder / closure.id), hint="run `imgbuild lock`"

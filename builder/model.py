@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -368,7 +369,7 @@ class Lock:
     closure_id: str
     layers: tuple[LockLayer, ...] = ()
 
-    @property
+    @cached_property
     def pins(self) -> dict[str, str]:
         """Distribution name -> exact version, over all layers."""
         return {name: version for layer in self.layers for name, version in layer.pins}
@@ -383,7 +384,7 @@ class LockLayer:
     text: str
     pins: tuple[tuple[str, str], ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """What tells this layer's pins from any others."""
         return digest_of_pins(self.text)
@@ -391,7 +392,7 @@ class LockLayer:
 
 def digest_of_pins(text: str) -> str:
     """First 12 hex digits of the SHA-256 of a lock's pins; comments do not count."""
-    pins = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+    pins = "".join([line for line in text.splitlines(keepends=True) if line[0] != "#"])
     return hashlib.sha256(pins.encode()).hexdigest()[:12]
 
 
