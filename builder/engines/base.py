@@ -140,6 +140,7 @@ class Engine(Protocol):
     name: str
     file: str  # the rendered file that it builds from
     site_folder: str  # where a build step keeps the site's files: on no layer
+    wants_archives: bool  # it cannot be told of a site's copies of images
 
     def problem(self) -> str | None:
         """Why it cannot be used on this host, or None."""

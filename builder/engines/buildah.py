@@ -35,6 +35,7 @@ class Buildah:
     name = "buildah"
     file = "Dockerfile"
     site_folder = "/run/site"
+    wants_archives = False
 
     def problem(self) -> str | None:
         missing = [program for program in ("buildah", "podman") if not proc.find(program)]

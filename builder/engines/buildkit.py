@@ -42,6 +42,7 @@ class BuildKit:
     name = "docker"
     file = "Dockerfile"
     site_folder = "/run/site"
+    wants_archives = False
 
     def problem(self) -> str | None:
         if not proc.find("docker"):

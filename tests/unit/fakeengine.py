@@ -19,6 +19,7 @@ class FakeEngine:
     name = "fake"
     file = "Dockerfile"
     site_folder = "/run/site"
+    wants_archives = False
 
     def __init__(
         self,

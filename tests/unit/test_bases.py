@@ -14,7 +14,7 @@ from builder.matrix import cell, select
 from builder.model import BaseKind, Matrix
 from builder.prepare import Workbench
 from builder.project import Project
-from builder.registry.asking import _place
+from builder.registry.asking import place
 from builder.site import Mirror
 from tests.unit.support import ROOT, edited
 from tests.unit.test_cli import run
@@ -138,7 +138,7 @@ def test_a_port_is_no_tag(own: Project, matrix: Matrix) -> None:
     ],
 )
 def test_where_a_reference_is_asked_for(reference: str, place: tuple[str, str, str]) -> None:
-    address, repository, tag = _place(reference, plain=False)
+    address, repository, tag = place(reference, plain=False)
     assert (address.host, repository, tag) == place
 
 

@@ -32,6 +32,7 @@ MAY: dict[str, set[str] | None] = {
     "context": {"model", "errors", "lock", "site", "engines", "prepare"},
     "registry": {"engines", "errors", "proc", "site"},
     "publish": {"engines", "errors", "naming", "registry"},
+    "copies": {"engines", "errors", "publish", "registry", "site"},
     "build": None,
     "smoke": {"engines", "model", "errors", "proc", "project"},
     "cli": None,
