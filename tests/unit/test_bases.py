@@ -127,7 +127,7 @@ def test_a_port_is_no_tag(own: Project, matrix: Matrix) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "place"),
+    ("reference", "parts"),
     [
         (DEBIAN, ("docker.io", "library/debian", "12-slim")),
         ("debian:12", ("docker.io", "library/debian", "12")),
@@ -137,9 +137,9 @@ def test_a_port_is_no_tag(own: Project, matrix: Matrix) -> None:
         ("localhost/a", ("localhost", "a", "latest")),
     ],
 )
-def test_where_a_reference_is_asked_for(reference: str, place: tuple[str, str, str]) -> None:
+def test_where_a_reference_is_asked_for(reference: str, parts: tuple[str, str, str]) -> None:
     address, repository, tag = place(reference, plain=False)
-    assert (address.host, repository, tag) == place
+    assert (address.host, repository, tag) == parts
 
 
 Answer = str | None | BuildError
