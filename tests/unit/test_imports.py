@@ -26,6 +26,7 @@ MAY: dict[str, set[str] | None] = {
     "render": {"model", "errors", "plan"},
     "site": {"model", "errors", "proc"},
     "engines": {"model", "errors", "proc", "project", "site"},
+    "changes": {"model", "errors", "proc", "project"},
     "bases": {"model", "errors", "project"},
     "prepare": {"model", "errors", "project", "plan", "lock", "bases", "render", "engines"},
     "context": {"model", "errors", "lock", "site", "engines", "prepare"},
