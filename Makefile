@@ -24,7 +24,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint images/*/Dockerfile
-	$(BIN)/shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/run
+	$(BIN)/shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/*
 	$(BIN)/imgbuild lock --check
 	$(BIN)/imgbuild render --check
 
