@@ -1,5 +1,5 @@
 # make demo    build cpu-vllm and see it answer          make test       lint, types, unit and engine tests
-# make bench   time the command line                     make test-full  also builds whole CUDA images
+# make bench   time the command line and rendering       make test-full  also builds whole CUDA images
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -30,6 +30,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.cli
+	$(BIN)/python -m bench.render
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
