@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import context
+from builder import context, publish
+from builder.copies import fetch
 from builder.engines.base import Archive, Base, Engine, Image
 from builder.engines.bootstrap import bootstrap
 from builder.engines.host import machine, state_dir
@@ -131,11 +132,7 @@ class Builder:
             try:
                 if recipe.kind is BaseKind.REGISTRY:
                     steps.begin(f"base {recipe.base}")
-                    base = self._engine.pull(
-                        recipe.pinned_base,
-                        refresh=options.refresh_base,
-                        copies=self._site.copies(recipe.pinned_base),
-                    )
+                    base = self._pulled(recipe, options, steps)
                     # For people the tag; and the digest that was asked for, since an engine may
                     # tell that of one platform's image.
                     digest = recipe.base_digest or base.digest
@@ -152,6 +149,14 @@ class Builder:
             return base, candidate
         what = f"no base image can be had ({'; '.join(reasons)})"
         raise BuildError(what, tail=tail, hint="; ".join(filter(None, hints)))
+
+    def _pulled(self, recipe: Recipe, options: Options, steps: _Steps) -> Base:
+        reference, copies = recipe.pinned_base, self._site.copies(recipe.pinned_base)
+        if copies and self._engine.wants_archives:
+            progress = publish.Progress(step=steps.begin, line=steps.line)
+            if archive := fetch(reference, copies, self._site.ca, progress):
+                return dataclasses.replace(self._engine.load(archive), kind=recipe.kind)
+        return self._engine.pull(reference, refresh=options.refresh_base, copies=copies)
 
     def _archive(self, recipe: Recipe, options: Options, steps: _Steps) -> Archive:
         steps.begin(f"bootstrapping {recipe.os.title}")

@@ -65,7 +65,7 @@ def _stage(bench: Workbench, prepared: Prepared, site: SiteProfile, target: Path
     shutil.copyfile(lock.tools_path(project), locks / lock.TOOLS)
     for layer in recipe.lock.layers:
         (locks / layer.path).write_text(layer.text, encoding="utf-8")
-    wanted, fit = recipe.lock.pins | lock.tools_pins(project), Fit.of(recipe.os)
+    wanted, fit = recipe.lock.pins | lock.tools_pins(project), Fit.of(recipe)
     dropped = sorted(project.wheels.glob("*.whl")) if project.wheels.is_dir() else []
     for wheel in (*site.wheels(wanted, fit), *dropped):
         _link(wheel, wheels / wheel.name)

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from functools import cache, cached_property
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -27,6 +28,7 @@ Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s@\"'`$\\]+$")]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Arch = Literal["amd64", "arm64"]  # as OCI images name CPU architectures
 Family = Literal["debian", "rhel", "suse"]  # of distributions: who installs packages alike
+MACHINES: dict[Arch, str] = {"amd64": "x86_64", "arm64": "aarch64"}  # as wheels name them
 AbsolutePath = Annotated[str, StringConstraints(pattern=r"^(/[\w.+-]+)+$")]
 
 
@@ -136,7 +138,9 @@ class Build(Fact):
     exclude_newer: datetime.date | None = None  # packages as of this day; None where it wraps
     index: Index | None = None
     arches: tuple[Arch, ...] = ("amd64",)
-    python: Text | None = None  # a specifier, where it is narrower than the release's
+    # Where it is narrower, or newer, than the release's.
+    python: Text | None = None
+    glibc: Version | None = None
     cuda: Version | None = None  # of the toolkit that the wheels are built with
     driver_floor: Version | None = None
     sms: tuple[Version, ...] = ()  # that torch's own kernels are compiled for
@@ -342,9 +346,14 @@ class Closure:
     arch: Arch = "amd64"
 
     @property
+    def glibc(self) -> str:
+        """The highest manylinux floor in it."""
+        return self.build.glibc or self.release.glibc or ""
+
+    @property
     def machine(self) -> str:
         """The CPU as wheels name it."""
-        return {"amd64": "x86_64", "arm64": "aarch64"}[self.arch]
+        return MACHINES[self.arch]
 
     @property
     def id(self) -> str:
@@ -360,7 +369,7 @@ class Lock:
     closure_id: str
     layers: tuple[LockLayer, ...] = ()
 
-    @property
+    @cached_property
     def pins(self) -> dict[str, str]:
         """Distribution name -> exact version, over all layers."""
         return {name: version for layer in self.layers for name, version in layer.pins}
@@ -375,7 +384,7 @@ class LockLayer:
     text: str
     pins: tuple[tuple[str, str], ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """What tells this layer's pins from any others."""
         return digest_of_pins(self.text)
@@ -383,7 +392,7 @@ class LockLayer:
 
 def digest_of_pins(text: str) -> str:
     """First 12 hex digits of the SHA-256 of a lock's pins; comments do not count."""
-    pins = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+    pins = "".join([line for line in text.splitlines(keepends=True) if line[0] != "#"])
     return hashlib.sha256(pins.encode()).hexdigest()[:12]
 
 
@@ -493,6 +502,7 @@ class Recipe:
 _NUMBERS = re.compile(r"\d+")
 
 
+@cache
 def version_key(version: str) -> tuple[int, ...]:
     """Order dotted versions by their numbers: "12.10" comes after "12.9"."""
     return tuple(int(number) for number in _NUMBERS.findall(version))

@@ -1,5 +1,8 @@
 """Cell and lock -> Recipe: which layers, in which order, with which environment and labels.
 
+What follows from the lock alone is `Wheelhouse`, which cells of one closure share; `plan` adds what
+is the cell's own.
+
 Knows no engine and no file format. Layers stand in the order of how seldom they change: the OS,
 then the wheels from CUDA's libraries up to the framework, then imgbuild's own runtime.
 """
@@ -7,12 +10,14 @@ then the wheels from CUDA's libraries up to the framework, then imgbuild's own r
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from builder.model import (
     Account,
     BaseKind,
     Cell,
+    Closure,
     Fragment,
     Layer,
     Lock,
@@ -33,22 +38,40 @@ USER = Account(name="imgbuild", uid=1000, home="/home/imgbuild")
 LABEL_PREFIX = "io.imgbuild"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wheelhouse:
+    """What a closure's lock brings into every image that it is installed in."""
+
+    lock: Lock
+    layers: tuple[Layer, ...]
+    licenses: tuple[str, ...]  # SPDX, that users must heed beside the framework's own
+
+
+EMPTY = Wheelhouse(lock=Lock(closure_id=""), layers=(), licenses=())  # of an image that wraps
+
+
+def wheelhouse(matrix: Matrix, closure: Closure, lock: Lock) -> Wheelhouse:
+    """Lay out a lock's wheels; `lock` is the closure's."""
+    return Wheelhouse(
+        lock=lock, layers=tuple(_wheels(matrix, closure, lock)), licenses=_licenses(matrix, lock)
+    )
+
+
 def plan(
-    matrix: Matrix,
     cell: Cell,
-    lock: Lock,
+    wheels: Wheelhouse,
     *,
     uv_lock: str,
     kind: BaseKind,
     base_digest: str | None = None,
 ) -> Recipe:
-    """Lay out the image of `cell` on a base of `kind`; `lock` is that of `cell.closure(kind)`.
+    """Lay out the image of `cell` on a base of `kind`; `wheels` are of `cell.closure(kind)`.
 
     `base_digest` is what a registry's base is pinned to.
     """
     os_name, os = cell.system(kind)
     wrap = cell.build.wrap
-    own_commands = Fragment(template=f"frameworks/{cell.framework_name}.j2")
+    own_commands = _own_commands(cell.framework_name)
     layers = [
         Layer(
             name="os",
@@ -57,7 +80,7 @@ def plan(
             else "packages of the distribution, and the user that the image runs as",
             steps=(USER, own_commands) if wrap else (_packages(cell, os), USER),
         ),
-        *_wheels(matrix, cell, lock),
+        *wheels.layers,
         Layer(name="runtime", why="imgbuild's own part", steps=_own_parts(cell)),
     ]
     python = wrap.python if wrap else f"{VENV}/bin/python3"
@@ -71,14 +94,14 @@ def plan(
         os=os,
         base=cell.registry_base if kind is BaseKind.REGISTRY else os.image,
         base_digest=base_digest if kind is BaseKind.REGISTRY else None,
-        lock=lock,
+        lock=wheels.lock,
         uv_lock=uv_lock,
         layers=tuple(layers),
         venv=None if wrap else VENV,
         python=python,
         user=USER,
         env=tuple(sorted({**cell.stack.env, **cell.framework.env}.items())),
-        labels=_labels(cell, lock, os_name, _licenses(matrix, cell, lock)),
+        labels=_labels(cell, wheels, os_name),
         entrypoint=(*init, python, f"{RUNTIME}/entrypoint.py", *command, "--"),
         health=(python, f"{RUNTIME}/health.py", str(server.port), server.health),
         port=server.port,
@@ -90,16 +113,20 @@ def _packages(cell: Cell, os: OperatingSystem) -> OsPackages:
     return OsPackages(names=(*os.packages, *init, *cell.framework.packages[os.family]))
 
 
+def _own_commands(framework_name: str) -> Fragment:
+    return Fragment(template=f"frameworks/{framework_name}.j2")
+
+
 def _own_parts(cell: Cell) -> tuple[Runtime, ...]:
     servers = (Runtime(source="servers", path=SERVERS),) if cell.framework.server.module else ()
     return (*servers, Runtime(source="runtime", path=RUNTIME))
 
 
-def _wheels(matrix: Matrix, cell: Cell, lock: Lock) -> Iterator[Layer]:
+def _wheels(matrix: Matrix, closure: Closure, lock: Lock) -> Iterator[Layer]:
     """A layer for each part of the lock; the last has the framework and its own commands."""
     why = {layer.name: layer.why for layer in matrix.layers}
-    why["framework"] = f"{cell.framework.title} itself, which changes most often"
-    index = cell.build.index
+    why["framework"] = f"{closure.framework.title} itself, which changes most often"
+    index = closure.build.index
     for number, part in enumerate(lock.layers):
         pinned = {name for name, _ in part.pins}
         wanted = index if index and pinned & set(index.packages) else None
@@ -107,30 +134,30 @@ def _wheels(matrix: Matrix, cell: Cell, lock: Lock) -> Iterator[Layer]:
             lock=part.path,
             digest=part.digest,
             index=wanted.url if wanted else None,
-            sdists=tuple(name for name in cell.build.sdists if name in pinned),
+            sdists=tuple(name for name in closure.build.sdists if name in pinned),
         )
         last = part is lock.layers[-1]
-        fragment = (Fragment(template=f"frameworks/{cell.framework_name}.j2"),) if last else ()
+        fragment = (_own_commands(closure.framework_name),) if last else ()
         venv = (Venv(path=VENV),) if number == 0 else ()
         yield Layer(name=part.name, why=why[part.name], steps=(*venv, wheels, *fragment))
 
 
-def _licenses(matrix: Matrix, cell: Cell, lock: Lock) -> str:
-    """An SPDX expression: the framework's licence, and those that matrix.yaml names beside it."""
-    named = [
+def _licenses(matrix: Matrix, lock: Lock) -> tuple[str, ...]:
+    """Those that matrix.yaml names for what the lock pins."""
+    return tuple(
         spdx
         for layer in matrix.layers
         for pattern, spdx in layer.licenses.items()
         if any(fnmatchcase(distribution, pattern) for distribution in lock.pins)
-    ]
-    return " AND ".join(dict.fromkeys([cell.framework.license, *named]))
+    )
 
 
-def _labels(cell: Cell, lock: Lock, os_name: str, licenses: str) -> tuple[tuple[str, str], ...]:
+def _labels(cell: Cell, wheels: Wheelhouse, os_name: str) -> tuple[tuple[str, str], ...]:
     """Labels that are known before a build; the build adds the time and the base."""
     gpu = cell.gpu
     on = gpu.title if gpu else cell.stack.title
     description = f"{cell.framework.title} {cell.release.version} for {on}"
+    licenses = " AND ".join(dict.fromkeys((cell.framework.license, *wheels.licenses)))
     labels = {
         "org.opencontainers.image.title": cell.id,
         "org.opencontainers.image.description": description,
@@ -146,8 +173,8 @@ def _labels(cell: Cell, lock: Lock, os_name: str, licenses: str) -> tuple[tuple[
         f"{LABEL_PREFIX}.cell": cell.id,
         f"{LABEL_PREFIX}.os": os_name,
     }
-    if lock.layers:
-        labels[f"{LABEL_PREFIX}.lock"] = lock.closure_id
+    if wheels.lock.layers:
+        labels[f"{LABEL_PREFIX}.lock"] = wheels.lock.closure_id
     if cell.stack.driver:
         labels[f"{LABEL_PREFIX}.driver"] = f">={cell.stack.driver}"
     if gpu:

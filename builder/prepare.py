@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from builder import bases, lock
-from builder.engines.base import Naming
-from builder.model import BaseKind, Cell, Lock, Matrix, Recipe, Runtime
-from builder.plan import plan
+from builder.model import BaseKind, Cell, Closure, Matrix, Recipe, Runtime
+from builder.naming import Naming
+from builder.plan import EMPTY, Wheelhouse, plan, wheelhouse
 from builder.project import Project
 from builder.render import DOCKERFILE, RenderedImage, Renderer
 
@@ -31,6 +31,7 @@ class Workbench:
         self.project = project
         self._matrix = matrix
         self._renderer = Renderer(project.template_dirs)
+        self._wheelhouses: dict[str, Wheelhouse] = {}  # by closure; cells share them
 
     @cached_property
     def base_pins(self) -> dict[str, str]:
@@ -44,16 +45,7 @@ class Workbench:
 
         `file` is the rendered file that an engine builds from.
         """
-        closure = cell.closure(kind)
-        pinned = lock.read(self.project, self._matrix, closure) if closure else Lock(closure_id="")
-        recipe = plan(
-            self._matrix,
-            cell,
-            pinned,
-            uv_lock=lock.TOOLS,
-            kind=kind,
-            base_digest=self.base_pins.get(cell.registry_base),
-        )
+        recipe = self._recipe(cell, kind)
         rendered = self._renderer.render(recipe)
         naming = Naming(
             repository=recipe.repository,
@@ -63,6 +55,10 @@ class Workbench:
             extra=tags,
         )
         return Prepared(recipe=recipe, rendered=rendered, naming=naming)
+
+    def render(self, cell: Cell, kind: BaseKind) -> RenderedImage:
+        """Only the files of `prepare`: they need no digest."""
+        return self._renderer.render(self._recipe(cell, kind))
 
     def namings(self, cell: Cell, *files: str) -> tuple[Naming, ...]:
         """The names that a cell's image may bear, by kind of base and by the file it came from."""
@@ -80,6 +76,20 @@ class Workbench:
         ]
         folders = [self.project.runtime.with_name(source) for source in sources]
         return [file for folder in folders for file in sorted(folder.glob("*.py"))]
+
+    def _recipe(self, cell: Cell, kind: BaseKind) -> Recipe:
+        wheels = self._wheelhouse(cell.closure(kind))
+        digest = self.base_pins.get(cell.registry_base)
+        return plan(cell, wheels, uv_lock=lock.TOOLS, kind=kind, base_digest=digest)
+
+    def _wheelhouse(self, closure: Closure | None) -> Wheelhouse:
+        """Read and laid out once: a lock has some 300 KB, and many cells may share it."""
+        if closure is None:
+            return EMPTY
+        if closure.id not in self._wheelhouses:
+            pinned = lock.read(self.project, self._matrix, closure)
+            self._wheelhouses[closure.id] = wheelhouse(self._matrix, closure, pinned)
+        return self._wheelhouses[closure.id]
 
     def _content(self, recipe: Recipe, rendered: str) -> str:
         """12 hex digits over everything that decides an image, so that a tag can tell."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
+SIF_FOLDER = Path("dist")  # where SIFs are written and looked for, unless the user says otherwise
 
 
 def shipped() -> Path:

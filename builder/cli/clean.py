@@ -9,7 +9,6 @@ import click
 
 from builder import engines
 from builder.cli import options
-from builder.cli.progress import say
 from builder.engines.base import Engine, Image
 from builder.prepare import Workbench
 from builder.render import DEFINITION, DOCKERFILE
@@ -62,4 +61,4 @@ def command(
         ]
         click.echo(json.dumps(rows, indent=2))
     if not removed:
-        say("clean: nothing to remove")
+        options.say("clean: nothing to remove")

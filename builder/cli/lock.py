@@ -11,7 +11,7 @@ import click
 
 from builder import bases, lock, site
 from builder.cli import options
-from builder.cli.progress import display, say
+from builder.cli.progress import display
 from builder.errors import BuildError, ImgbuildError, UserError
 from builder.model import Cell, Closure
 from builder.project import Project
@@ -51,7 +51,7 @@ def command(file: Path | None, selector: str | None, *, check: bool, base_images
             raise ImgbuildError(
                 "the locks are not what matrix.yaml asks", hint="run `imgbuild lock`"
             )
-        say(f"locks: {len(closures)} closures of {len(cells)} cells are up to date")
+        options.say(f"locks: {len(closures)} closures of {len(cells)} cells are up to date")
         return
     profile = site.discover()
     for closure in closures:
@@ -62,7 +62,7 @@ def command(file: Path | None, selector: str | None, *, check: bool, base_images
         changed = lock.write(project.locks, closure.id, files)
         click.echo(f"{closure.id}: {'written' if changed else 'unchanged'}")
     if not closures:
-        say("lock: nothing to do: these cells are upstream's images")
+        options.say("lock: nothing to do: these cells are upstream's images")
         return
     env = profile.host_env(None, {}, _fit(closures[0]))
     tools = lock.resolve_tools(matrix, env, profile.redact)
@@ -95,7 +95,7 @@ def _lock_bases(project: Project, cells: tuple[Cell, ...], *, everything: bool) 
     for line in bases.unpinned(cells, pins):
         click.echo(line, err=True)
     if not wanted:
-        say("lock: nothing to do: matrix.yaml itself pins the bases of these cells")
+        options.say("lock: nothing to do: matrix.yaml itself pins the bases of these cells")
     elif failed == len(wanted):
         raise ImgbuildError("no registry could be asked for any base", hint="no pin has changed")
 
@@ -117,8 +117,7 @@ def _local_wheels(
 
 
 def _fit(closure: Closure) -> site.Fit:
-    glibc = closure.release.glibc or ""
-    return site.Fit(python=closure.python, glibc=glibc, machine=closure.machine)
+    return site.Fit(python=closure.python, glibc=closure.glibc, machine=closure.machine)
 
 
 def _closures(cells: tuple[Cell, ...]) -> list[Closure]:

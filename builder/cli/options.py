@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from builder import matrix
-from builder.engines import SIF_FOLDER
 from builder.model import Cell, Matrix
-from builder.project import Project
+from builder.project import SIF_FOLDER, Project
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -50,6 +49,11 @@ def engine(*names: str) -> Callable[[_Command], _Command]:
         show_default=True,
         help="Engine to use.",
     )
+
+
+def say(text: str) -> None:
+    """One line for people, on stderr."""
+    click.echo(text, err=True)
 
 
 def load(file: Path | None, selector: str | None) -> tuple[Project, Matrix, tuple[Cell, ...]]:

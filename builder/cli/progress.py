@@ -55,8 +55,3 @@ def display(title: str) -> Iterator[Display]:
     with _CONSOLE.status(shown):
         yield shown
         shown.end()
-
-
-def say(text: str) -> None:
-    """One line for people, on stderr."""
-    _CONSOLE.print(Text(text))

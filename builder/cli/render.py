@@ -8,7 +8,6 @@ import click
 
 from builder import bases, render
 from builder.cli import options
-from builder.cli.progress import say
 from builder.errors import DriftError
 from builder.model import BaseKind
 from builder.prepare import Workbench
@@ -28,7 +27,7 @@ def command(file: Path | None, selector: str | None, *, check: bool, output: Pat
     """Write images/<cell>/Dockerfile and apptainer.def, the same bytes on every run."""
     project, matrix, cells = options.load(file, selector)
     bench = Workbench(project, matrix)
-    rendered = [bench.prepare(cell, BaseKind.REGISTRY).rendered for cell in cells]
+    rendered = [bench.render(cell, BaseKind.REGISTRY) for cell in cells]
     images = output or project.images
     if check:
         diff = render.check(images, rendered, orphans=selector is None)
@@ -38,9 +37,9 @@ def command(file: Path | None, selector: str | None, *, check: bool, output: Pat
                 diff=diff,
                 hint="run `imgbuild render`, and delete what no cell owns",
             )
-        say(f"render: up to date: {', '.join(cell.id for cell in cells)}")
+        options.say(f"render: up to date: {', '.join(cell.id for cell in cells)}")
     else:
-        for written in render.write(images, rendered):
-            click.echo(written)
+        written = render.write(images, rendered)
+        click.echo("".join(f"{file}\n" for file in written), nl=False)
     for line in bases.unpinned(cells, bench.base_pins):
         click.echo(line, err=True)

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from builder.engines.apptainer import Apptainer
-from builder.engines.base import Engine, Image, Naming
+from builder.engines.base import Engine, Image
 from builder.engines.buildah import Buildah
 from builder.engines.buildkit import BuildKit
 from builder.errors import UserError, nearest
+from builder.naming import Naming
+from builder.project import SIF_FOLDER
 
 ENGINES: dict[str, type[Engine]] = {
     BuildKit.name: BuildKit,
@@ -18,7 +20,6 @@ ENGINES: dict[str, type[Engine]] = {
 }
 # What `auto` tries, in order; a SIF is made only when asked for.
 _AUTO = (BuildKit.name, Buildah.name)
-SIF_FOLDER = Path("dist")  # where SIFs are written and looked for, unless the user says otherwise
 
 
 def choose(name: str = "auto", sifs: Path = SIF_FOLDER) -> Engine:
@@ -69,4 +70,4 @@ def usable(name: str, sifs: Path) -> Iterator[Engine]:
         )
 
 
-__all__ = ["ENGINES", "SIF_FOLDER", "Engine", "built", "choose", "require", "usable"]
+__all__ = ["ENGINES", "Engine", "built", "choose", "require", "usable"]

@@ -20,7 +20,6 @@ from builder.engines.base import (
     BuildRequest,
     Container,
     Image,
-    Naming,
     OnLine,
     Remote,
     Run,
@@ -28,6 +27,7 @@ from builder.engines.base import (
 )
 from builder.errors import BuildError
 from builder.model import BaseKind
+from builder.naming import Naming
 from builder.proc import Command, Result
 from builder.site import Mirror
 
@@ -42,6 +42,7 @@ class Apptainer:
     name = "apptainer"
     file = "apptainer.def"
     site_folder = "/opt/imgbuild/build/site"  # what the definition removes at its end
+    wants_archives = True
 
     def __init__(self, folder: Path = Path("dist")) -> None:
         self._folder = folder
@@ -71,9 +72,9 @@ class Apptainer:
     def remove(self, image: Image, naming: Naming) -> None:  # noqa: ARG002 - it is a file
         Path(image.reference).unlink()
 
-    def pull(self, reference: str, *, refresh: bool, copies: tuple[Mirror, ...] = ()) -> Base:  # noqa: ARG002 - nothing is kept
-        # A definition pulls while it builds, and Apptainer reads registries.conf itself.
-        registry.reach(reference, copies)
+    def pull(self, reference: str, *, refresh: bool, copies: tuple[Mirror, ...] = ()) -> Base:  # noqa: ARG002 - nothing is kept, and build.py has tried the copies
+        # A definition pulls while it builds.
+        registry.reach(reference)
         return Base(kind=BaseKind.REGISTRY, name=reference, digest="", source=f"docker:{reference}")
 
     def load(self, archive: Archive) -> Base:

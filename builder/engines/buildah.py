@@ -17,7 +17,6 @@ from builder.engines.base import (
     BuildRequest,
     Container,
     Image,
-    Naming,
     OnLine,
     Remote,
     Run,
@@ -25,6 +24,7 @@ from builder.engines.base import (
 )
 from builder.errors import BuildError
 from builder.model import BaseKind
+from builder.naming import Naming
 from builder.proc import Command, Result
 from builder.site import Mirror
 
@@ -35,6 +35,7 @@ class Buildah:
     name = "buildah"
     file = "Dockerfile"
     site_folder = "/run/site"
+    wants_archives = False
 
     def problem(self) -> str | None:
         missing = [program for program in ("buildah", "podman") if not proc.find(program)]

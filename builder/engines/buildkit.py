@@ -16,7 +16,6 @@ from builder.engines.base import (
     BuildRequest,
     Container,
     Image,
-    Naming,
     OnLine,
     Remote,
     Run,
@@ -24,6 +23,7 @@ from builder.engines.base import (
 )
 from builder.errors import BuildError
 from builder.model import BaseKind
+from builder.naming import Naming
 from builder.proc import Command, Result
 from builder.site import Mirror
 
@@ -42,6 +42,7 @@ class BuildKit:
     name = "docker"
     file = "Dockerfile"
     site_folder = "/run/site"
+    wants_archives = False
 
     def problem(self) -> str | None:
         if not proc.find("docker"):

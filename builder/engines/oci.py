@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-_CHUNK = 1 << 20
+from builder.engines.host import machine
 
 
 def write_archive(rootfs: Path, target: Path, *, name: str, epoch: int) -> None:
@@ -24,7 +24,7 @@ def write_archive(rootfs: Path, target: Path, *, name: str, epoch: int) -> None:
     created = datetime.datetime.fromtimestamp(epoch, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     config = _json(
         {
-            "architecture": "amd64",
+            "architecture": machine(),  # mmdebstrap's is the host's
             "os": "linux",
             "created": created,
             # One entry a layer, or Buildah refuses ("history lists 1 non-empty layers").

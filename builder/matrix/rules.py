@@ -112,9 +112,10 @@ def architecture(candidate: Candidate) -> str | None:
     place, build = candidate.place, candidate.build
     if place.arch in build.arches:
         return None
-    beside = place.gpu.title if place.gpu else "the stack"
-    made = ", ".join(build.arches)
-    return f"its {build.name} build is for {made} CPUs, {beside} has an {place.arch} one"
+    told = f"its {build.name} build is for {', '.join(build.arches)} CPUs"
+    if place.gpu:
+        return f"{told}, {place.gpu.title} has an {place.arch} one"
+    return f"{told}, the stack's are {place.arch}"
 
 
 @_rule(
@@ -195,8 +196,8 @@ def kernel_code(candidate: Candidate) -> str | None:
 
 
 @cache
-def _specifier(text: str) -> SpecifierSet:
-    return SpecifierSet(text)
+def _admits(specifier: str, version: str) -> bool:
+    return version in SpecifierSet(specifier)
 
 
 @_rule(
@@ -207,7 +208,7 @@ def python(candidate: Candidate) -> str | None:
     """The distribution has a Python that the release supports."""
     wanted = candidate.build.python or candidate.release.python
     for os in candidate.place.systems if wanted and not candidate.build.wrap else ():
-        if os.python not in _specifier(wanted or ""):
+        if not _admits(wanted or "", os.python):
             return f"it needs Python {wanted}, {os.title} has {os.python}"
     return None
 
@@ -218,7 +219,7 @@ def python(candidate: Candidate) -> str | None:
 )
 def glibc(candidate: Candidate) -> str | None:
     """The distribution's C library is not older than the wheels' manylinux floor."""
-    wanted = candidate.release.glibc
+    wanted = candidate.build.glibc or candidate.release.glibc
     for os in candidate.place.systems if wanted and not candidate.build.wrap else ():
         if version_key(os.glibc) < version_key(wanted or ""):
             return f"it needs glibc {wanted}, {os.title} has {os.glibc}"

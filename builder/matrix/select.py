@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -190,13 +190,13 @@ def is_glob(text: str) -> bool:
     return any(sign in text for sign in "*?[")
 
 
-def _take(text: str, names: Iterable[str]) -> tuple[str | None, str]:
+def _take(text: str, names: Container[str]) -> tuple[str | None, str]:
     """Split the longest known name off the front of `text`, with the dash behind it."""
-    for name in sorted(names, key=len, reverse=True):
-        if text == name:
-            return name, ""
-        if text.startswith(f"{name}-") and text != f"{name}-":
-            return name, text[len(name) + 1 :]
+    end = len(text)
+    while end > 0:
+        if text[:end] in names and end != len(text) - 1:  # a last dash has nothing behind it
+            return text[:end], text[end + 1 :]
+        end = text.rfind("-", 0, end)
     return None, text
 
 

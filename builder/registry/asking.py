@@ -56,11 +56,12 @@ class Asking:
         for copy in self._copies(reference):
             # What may do without TLS need not, as in containers-registries.conf(5).
             for plain in (True, False) if copy.insecure else (False,):
-                yield _place(copy.reference, plain=plain)
-        yield _place(reference, plain=False)
+                yield place(copy.reference, plain=plain)
+        yield place(reference, plain=False)
 
 
-def _place(reference: str, *, plain: bool) -> tuple[Address, str, str]:
+def place(reference: str, *, plain: bool) -> tuple[Address, str, str]:
+    """Registry, repository and tag of an image reference without a digest."""
     name, tag = re.fullmatch(r"(.+?)(?::([\w.-]+))?", reference, re.ASCII).groups()  # type: ignore[union-attr]
     host, slash, repository = name.partition("/")
     if not slash or not ("." in host or ":" in host or host == "localhost"):

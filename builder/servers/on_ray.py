@@ -1,4 +1,4 @@
-"""Ray: a node of a cluster (`head`, `worker`), or vLLM behind Ray Serve (`serve`).
+"""vLLM behind Ray Serve. A node of a cluster is `ray start`, which is in the same image.
 
 vLLM's CPU build refuses Ray as executor, so Serve hosts whole engines, one a replica. On GPUs a
 model that needs several is vLLM's own to spread: `vllm serve` takes over then.
@@ -23,7 +23,6 @@ from . import api, launch
 from .engine import Sampling, ServerError
 from .tokenizer import FolderTokenizer
 
-ROLES = ("head", "worker", "serve")
 _LOG = logging.getLogger("servers")
 _OBJECT_STORE = 100 << 20  # bytes; nothing large passes through it
 # More than one of these processes is a model spread over devices.
@@ -31,37 +30,13 @@ _PARALLEL = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp")
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Be what the role says until a signal. Raises ServerError."""
-    role, rest = split_role(arguments)
-    if role != "serve":
-        _become([_program("ray"), *node_command(role, rest)])
-    options, engine = parse(rest)
+    """Serve until a signal. Raises ServerError."""
+    options, engine = parse(arguments)
     if spread(engine):
         if cpu_build():
             raise ServerError("vLLM's CPU build cannot spread a model over Ray; use --replicas")
         _become([_program("vllm"), *vllm_command(options, engine)])
     _serve(options, engine)
-
-
-def split_role(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The role and its arguments; options alone mean `serve`. Raises ServerError."""
-    if not arguments or arguments[0].startswith("-"):
-        return "serve", list(arguments)
-    if arguments[0] not in ROLES:
-        raise ServerError(f"roles are {', '.join(ROLES)}; {arguments[0]!r} is none")
-    return arguments[0], list(arguments[1:])
-
-
-def node_command(role: str, rest: Sequence[str]) -> list[str]:
-    """The arguments of `ray` for a head or a worker. Raises ServerError."""
-    if role == "worker" and not any(word.partition("=")[0] == "--address" for word in rest):
-        raise ServerError("worker: --address HOST:PORT of the head is missing")
-    if os.environ.get("RAY_AUTH_MODE") != "token":
-        _LOG.warning(
-            "Ray runs the code of everyone who reaches its ports: set RAY_AUTH_MODE=token, and the "
-            "same RAY_AUTH_TOKEN on all nodes"
-        )
-    return ["start", *(["--head"] if role == "head" else []), "--block", *rest]
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

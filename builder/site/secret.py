@@ -47,7 +47,7 @@ def script(profile: SiteProfile, recipe: Recipe, folder: str, *, complete: bool 
         lines += _file(f"{folder}/netrc", profile.netrc_text)
         env["NETRC"] = f"{folder}/netrc"
     env |= _pip(profile)
-    env |= profile.uv_env(recipe.cell.build.index, recipe.lock.pins, Fit.of(recipe.os))
+    env |= profile.uv_env(recipe.cell.build.index, recipe.lock.pins, Fit.of(recipe))
     env |= profile.proxies
     if profile.offline or complete:
         # Every wheel lies in a folder: ask nobody. uv takes "offline" for that, pip "no index".

@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
-from builder.model import OperatingSystem
+from builder.model import MACHINES, Recipe
 
 Pin = tuple[str, str]
 # glibc minor versions whose manylinux tags have names of their own (PEP 513, 571, 599).
@@ -26,8 +26,10 @@ class Fit:
     machine: str = "x86_64"
 
     @classmethod
-    def of(cls, os: OperatingSystem) -> Fit:
-        return cls(python=os.python, glibc=os.glibc)
+    def of(cls, recipe: Recipe) -> Fit:
+        """What the image of a recipe takes."""
+        os, machine = recipe.os, MACHINES[recipe.cell.arch]
+        return cls(python=os.python, glibc=os.glibc, machine=machine)
 
     @cached_property
     def _tags(self) -> frozenset[Tag]:

@@ -32,6 +32,7 @@ CLOSURES: dict[str, Closure] = {
 LIBRARIES = {
     "torch": ("sms", r"torch/lib/libtorch_cuda\.so"),
     "vllm": ("kernel_sms", r"vllm/(_C|_moe_C)(_stable_libtorch)?\.abi3\.so"),
+    "sgl-kernel": ("kernel_sms", r"sgl_kernel/sm\d+/common_ops\.abi3\.so"),
     "sglang-kernel": ("kernel_sms", r"sgl_kernel/sm\d+/common_ops\.abi3\.so"),
 }
 
@@ -49,7 +50,7 @@ def test_claims_are_what_the_wheels_hold(name: str, tmp_path: Path) -> None:
             libraries = [name for name in archive.namelist() if re.fullmatch(pattern, name)]
             found[key] += [fatbin.sms(Path(archive.extract(one, tmp_path))) for one in libraries]
         wheel.unlink()
-    if "sglang-kernel" in pins:  # one library a family of GPUs: what the first lacks, the next has
+    if "sglang" in pins:  # one library a family of GPUs: what the first lacks, the next has
         found["kernel_sms"] = [set().union(*found["kernel_sms"])]
     assert found["sms"]
     assert bool(found["kernel_sms"]) == bool(closure.build.kernel_sms)
@@ -73,9 +74,10 @@ def downloaded(closure: Closure, distribution: str, folder: Path) -> Path:
             break
     else:
         raise AssertionError(f"{closure.id} does not pin {distribution}")
-    major, minor = (closure.release.glibc or "").split(".")
+    major, minor = closure.glibc.split(".")
     platforms = [
-        f"--platform=manylinux_{major}_{floor}_x86_64" for floor in range(17, int(minor) + 1)
+        f"--platform=manylinux_{major}_{floor}_{closure.machine}"
+        for floor in range(17, int(minor) + 1)
     ]
     subprocess.run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builder.engines.base import Archive, Base, BuildRequest, Container, Image, Naming, OnLine, Run
+from builder.engines.base import Archive, Base, BuildRequest, Container, Image, OnLine, Run
 from builder.errors import BuildError
 from builder.model import BaseKind
+from builder.naming import Naming
 from builder.proc import Result
 from builder.site import Mirror
 
@@ -18,6 +19,7 @@ class FakeEngine:
     name = "fake"
     file = "Dockerfile"
     site_folder = "/run/site"
+    wants_archives = False
 
     def __init__(
         self,

@@ -8,8 +8,8 @@ from pathlib import Path
 from builder import bases
 from builder import lock as locks
 from builder import matrix as matrices
-from builder.model import BaseKind, Cell, Lock, Matrix, Recipe
-from builder.plan import plan
+from builder.model import BaseKind, Cell, Matrix, Recipe
+from builder.plan import EMPTY, plan, wheelhouse
 from builder.project import Project
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,9 +41,9 @@ def recipe_of(
     """The recipe of a cell, with its committed lock."""
     cell = matrices.cell(matrix, cell) if isinstance(cell, str) else cell
     closure = cell.closure(kind)
-    lock = locks.read(project, matrix, closure) if closure else Lock(closure_id="")
+    wheels = wheelhouse(matrix, closure, locks.read(project, matrix, closure)) if closure else EMPTY
     digest = bases.read(project).get(cell.registry_base)
-    return plan(matrix, cell, lock, uv_lock=locks.TOOLS, kind=kind, base_digest=digest)
+    return plan(cell, wheels, uv_lock=locks.TOOLS, kind=kind, base_digest=digest)
 
 
 def recipes_of(project: Project, matrix: Matrix) -> Iterable[Recipe]:

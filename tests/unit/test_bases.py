@@ -14,7 +14,7 @@ from builder.matrix import cell, select
 from builder.model import BaseKind, Matrix
 from builder.prepare import Workbench
 from builder.project import Project
-from builder.registry.asking import _place
+from builder.registry.asking import place
 from builder.site import Mirror
 from tests.unit.support import ROOT, edited
 from tests.unit.test_cli import run
@@ -130,7 +130,7 @@ def test_a_port_is_no_tag(own: Project, matrix: Matrix) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "place"),
+    ("reference", "parts"),
     [
         (DEBIAN, ("docker.io", "library/debian", "12-slim")),
         ("debian:12", ("docker.io", "library/debian", "12")),
@@ -140,9 +140,9 @@ def test_a_port_is_no_tag(own: Project, matrix: Matrix) -> None:
         ("localhost/a", ("localhost", "a", "latest")),
     ],
 )
-def test_where_a_reference_is_asked_for(reference: str, place: tuple[str, str, str]) -> None:
-    address, repository, tag = _place(reference, plain=False)
-    assert (address.host, repository, tag) == place
+def test_where_a_reference_is_asked_for(reference: str, parts: tuple[str, str, str]) -> None:
+    address, repository, tag = place(reference, plain=False)
+    assert (address.host, repository, tag) == parts
 
 
 Answer = str | None | BuildError

@@ -8,10 +8,11 @@ import pytest
 
 from builder import engines
 from builder.engines.apptainer import Apptainer
-from builder.engines.base import Image, Naming
+from builder.engines.base import Image
 from builder.engines.buildah import Buildah
 from builder.engines.buildkit import BuildKit
 from builder.errors import UserError
+from builder.naming import Naming
 
 NAMING = Naming(repository="vllm", cell_id="cpu-vllm", version_tag="0.32.0-cpu", content="0" * 12)
 

@@ -20,7 +20,7 @@ from builder.errors import UserError
 from builder.model import Matrix
 from builder.project import Project
 from builder.render import RenderedImage, Renderer
-from builder.render.text import _quoted, _run
+from builder.render.templates import _quoted, _run
 from tests.unit.support import ROOT, recipe_of, recipes_of
 
 
@@ -248,6 +248,12 @@ def test_nothing_is_half_written_when_writing_fails(
             ":2: bad template: 'nothing' is undefined",
         ),
         (
+            # Layers are shared by cells, so none may know whose they are.
+            "frameworks/vllm.j2",
+            "true\n# {{ recipe.cell.id }}\n",
+            ":2: bad template: 'recipe' is undefined",
+        ),
+        (
             "os/debian.j2",
             "{% set caches, unpinned = [], '' %}{% macro install(p) %}\n{{ p.x.y }}{% endmacro %}",
             ":2: bad template: 'tuple object' has no attribute 'x'",
@@ -279,7 +285,7 @@ def test_a_broken_template_is_told_with_its_line(
 def test_a_missing_template(project: Project, matrix: Matrix, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         Renderer([tmp_path]).render(recipe_of(project, matrix, "cpu-vllm"))
-    assert str(error.value) == "no template 'Dockerfile.j2'; see templates/"
+    assert str(error.value) == "no template 'Dockerfile.layers.j2'; see templates/"
 
 
 # Quoting.

@@ -55,7 +55,6 @@ def start(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ((), 1, "servers: backends are deepspeed, jax, xla, ray; none is named"),
         (("tgi",), 1, "servers: backends are deepspeed, jax, xla, ray; 'tgi' is none"),
         (("jax", "--model", "/nowhere"), 1, "servers: --model /nowhere: no such folder"),
-        (("ray", "worker"), 1, "servers: worker: --address HOST:PORT of the head is missing"),
         (("jax", "--help"), 0, "usage: servers jax"),
         (("jax",), 2, "the following arguments are required: --model"),
     ],
@@ -115,35 +114,6 @@ def test_a_model_folder_is_needed(tmp_path: Path) -> None:
 def test_a_context_that_cannot_be(own: int | None, asked: int | None, said: str) -> None:
     with pytest.raises(ServerError, match=said):
         local.max_length({"max_position_embeddings": own}, asked)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "role", "rest"),
-    [
-        ([], "serve", []),
-        (["--model", "/m"], "serve", ["--model", "/m"]),
-        (["serve", "--model", "/m"], "serve", ["--model", "/m"]),
-        (["head", "--port", "1"], "head", ["--port", "1"]),
-    ],
-)
-def test_rays_roles(arguments: list[str], role: str, rest: list[str]) -> None:
-    assert on_ray.split_role(arguments) == (role, rest)
-
-
-def test_an_unknown_role() -> None:
-    with pytest.raises(ServerError, match="roles are head, worker, serve; 'boss' is none"):
-        on_ray.split_role(["boss"])
-
-
-def test_rays_nodes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    assert on_ray.node_command("head", []) == ["start", "--head", "--block"]
-    assert "RAY_AUTH_MODE=token" in caplog.text
-    caplog.clear()
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    address = ["--address=h:6379"]
-    assert on_ray.node_command("worker", address) == ["start", "--block", *address]
-    assert caplog.text == ""
 
 
 def test_vllms_options_go_through_ray() -> None:

@@ -53,7 +53,11 @@ def broken_facts(found: Cell) -> Iterator[str]:
     for os in filter(None, (found.os, found.bootstrap_os)):
         wanted = SpecifierSet(build.python or found.release.python or "")
         yield from ["Python"] if os.python not in wanted else []
-        yield from ["glibc"] if Version(os.glibc) < Version(found.release.glibc or "0") else []
+        yield from (
+            ["glibc"]
+            if Version(os.glibc) < Version(build.glibc or found.release.glibc or "0")
+            else []
+        )
         yield from ["end of life"] if build.date > os.end_of_life else []
 
 
@@ -65,11 +69,12 @@ KNOWN = {
     "cuda13.0-vllm-b300": "0.32.0",
     "cuda12.6-vllm-b200": "NVIDIA B200 needs driver 570.26, the stack promises 560.28.03",
     "cuda12.8-vllm-b300": "NVIDIA B300 needs driver 575.51.03",
-    "cuda13.0-vllm-gh200": "its cu130 build is for amd64 CPUs, NVIDIA GH200 has an arm64 one",
+    "cuda13.0-vllm-gh200": "0.32.0",
+    "cuda12.8-vllm-gh200": "its cu128 build is for amd64 CPUs, NVIDIA GH200 has an arm64 one",
     "cpu-vllm-ubuntu22.04": "it needs Python >=3.11,<3.15, Ubuntu 22.04 (jammy) has 3.10",
     "cuda13.0-vllm-debian13": "0.32.0",
     "cuda13.0-sglang-t4": "its own kernels in cu128 have GPU code for SM 8.0",  # no Turing
-    "cuda12.8-sglang-rocky8": "0.5.10.post1",
+    "cuda12.8-sglang-rocky8": "0.5.8.post1",
     "cuda13.0-vllm-rocky8": "0.21.0",
     "cuda13.0-vllm-ubuntu20.04": "it needs Python >=3.11,<3.15, Ubuntu 20.04 (focal) has 3.8",
     "cuda13.0-deepspeed-opensuse15": "it is of 2026-10-25, openSUSE Leap 15.6 has had no fixes",

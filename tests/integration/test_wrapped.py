@@ -1,0 +1,145 @@
+"""Wrapped images, over stand-ins: a registry on 127.0.0.1 serves small images under the vendors'
+names, through the site's mirrors. What is shown is how they are wrapped, and nothing of theirs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from builder import engines
+from builder.engines.apptainer import Apptainer
+from builder.engines.base import Run
+from tests.integration.conftest import REPOSITORY, Imgbuild, engine
+from tests.integration.registryserver import RegistryServer
+
+pytestmark = pytest.mark.engine
+STANDIN = Path(__file__).parent / "standins" / "server.py"
+# Upstream's reference -> commands that make of a Debian with Python what imgbuild counts on there.
+IMAGES = {
+    "ghcr.io/huggingface/text-generation-inference:3.3.7": (
+        "mkdir -p /usr/src/.venv/bin && ln -s /usr/bin/python3 /usr/src/.venv/bin/python3 &&"
+        " install -m 755 /server.py /usr/local/bin/text-generation-launcher &&"
+        " printf '#!/bin/sh\\nexec text-generation-launcher \"$@\"\\n' > /tgi-entrypoint.sh &&"
+        " chmod 755 /tgi-entrypoint.sh"
+    ),
+    "nvcr.io/nvidia/tensorrt-llm/release:1.2.1": (
+        "install -m 755 /server.py /usr/local/bin/trtllm-serve"
+    ),
+}
+# Cell -> the options that its server knows, and one that it does not.
+CELLS = {
+    "cuda12.4-tgi": (
+        ("--model-id", "/model", "--hostname", "{host}", "--port", "{port}"),
+        ("--model", "/model"),
+    ),
+    "cuda13.0-tensorrt-llm": (
+        ("/model", "--host", "{host}", "--port", "{port}"),
+        ("/model", "--max-seq-len", "1"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def mirrored(
+    tmp_path_factory: pytest.TempPathFactory, plain_registry: RegistryServer
+) -> dict[str, str]:
+    """The environment of a site that has copies of the vendors' images: stand-ins."""
+    engine("buildah")
+    folder = tmp_path_factory.mktemp("standins")
+    project = folder / "project"
+    shutil.copytree(Path(__file__).parent / "project", project)
+    run = Imgbuild(project, {})
+    (built,) = run("build", "--engine", "buildah", "--json").json()
+
+    def buildah(*args: str) -> str:
+        done = subprocess.run(
+            ["buildah", *args], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    lines = []
+    for reference, commands in IMAGES.items():
+        host, _, rest = reference.partition("/")
+        container = buildah("from", "--pull=never", built["image"]["reference"])
+        tree = Path(buildah("mount", container))
+        shutil.copy(STANDIN, tree / "server.py")
+        for command in ("userdel --remove imgbuild; true", commands):
+            subprocess.run(["chroot", tree, "sh", "-c", command], check=True, capture_output=True)
+        buildah("umount", container)
+        buildah("config", "--user", "0:0", "--entrypoint", "[]", container)
+        buildah("commit", "--rm", container, f"localhost/standin/{rest}")
+        target = f"docker://{plain_registry.host}/{rest}"
+        buildah("push", "--tls-verify=false", f"localhost/standin/{rest}", target)
+        buildah("rmi", f"localhost/standin/{rest}")
+        lines.append(
+            f'[[registry]]\nprefix = "{host}"\nlocation = "{host}"\n'
+            f'[[registry.mirror]]\nlocation = "{plain_registry.host}"\ninsecure = true\n'
+        )
+    conf = folder / "registries.conf"
+    conf.write_text("\n".join(lines))
+    return {"CONTAINERS_REGISTRIES_CONF": str(conf)}
+
+
+@pytest.fixture(params=["buildah", "docker", "apptainer"])
+def name(request: pytest.FixtureRequest) -> str:
+    engine(request.param)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_wrapped_cell_is_built_and_starts(
+    cell: str,
+    name: str,
+    mirrored: dict[str, str],
+    imgbuild: Callable[..., Imgbuild],
+    tmp_path: Path,
+) -> None:
+    run = imgbuild(REPOSITORY, **mirrored)
+    known, unknown = CELLS[cell]
+    output = ("--output", str(tmp_path)) if name == "apptainer" else ()
+    options = ("--matrix", cell, "--engine", name)
+    (built,) = run("build", *options, *output, "--refresh-base", "--json").json()
+    image = built["image"]["reference"]
+    try:
+        (report,) = run("smoke", *options, "--image", image, "--static", "--json").json()
+        found = {check["name"]: check["status"] for check in report["checks"]}
+        assert (found["user"], found["import"], found["help"]) == ("passed", "skipped", "passed")
+        made = Apptainer(tmp_path) if name == "apptainer" else engines.choose(name)
+        refused = made.start(Run(image=image, args=unknown, port=8000))
+        try:
+            assert ended(refused) == 2
+            assert "unrecognized arguments" in refused.log()
+        finally:
+            refused.remove()
+        serving = made.start(Run(image=image, args=known, port=8000))
+        try:
+            assert answers(f"{serving.url}/health")
+        finally:
+            serving.remove()
+    finally:
+        run("clean", *options, *output, "--all")
+
+
+def ended(container: engines.base.Container) -> int | None:
+    deadline = time.monotonic() + 60
+    while container.exit_code() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return container.exit_code()
+
+
+def answers(url: str) -> bool:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=2) as response:
+                return bool(response.status == 200)
+        except OSError:
+            time.sleep(0.2)
+    return False
