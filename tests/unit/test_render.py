@@ -348,3 +348,11 @@ def test_comments_stay_where_they_stand_and_the_last_command_ends() -> None:
     assert _run("a", "# why\nb\n\n  c  ", "# end") == (
         "a && \\\n    # why\n    b && \\\n    c\n    # end"
     )
+
+
+def test_a_plain_docker_build_sees_what_is_copied(texts: dict[str, str]) -> None:
+    seen = {
+        line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines()[1:]
+    }
+    for name, text in texts.items():
+        assert set(re.findall(r"^COPY (builder/\S+)", text, re.MULTILINE)) <= seen, name
