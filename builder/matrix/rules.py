@@ -296,11 +296,15 @@ def choose(
     `version` leaves only that release to choose from.
     """
     reasons: dict[str, list[str]] = {}
+    others: dict[str, list[str]] = {}  # builds for another accelerator say nothing of this place
     for candidate in candidates(framework, place, version):
         first = next(objections(candidate), None)
         if first is None:
             return candidate.release, candidate.build
-        reasons.setdefault(first[1], []).append(candidate.release.version)
+        rule, why = first
+        told_in = others if rule == accelerator.__name__ else reasons
+        told_in.setdefault(why, []).append(candidate.release.version)
+    reasons = reasons or others
     told = [f"{', '.join(dict.fromkeys(versions))}: {why}" for why, versions in reasons.items()]
     name = framework.title
     what = f"{name} {version} does not fit" if version else f"no release of {name} fits"

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from builder.errors import UserError
 from builder.matrix.select import CellId, is_glob, parse_id, pieces, resolve
-from builder.model import Cell, Matrix
+from builder.model import Accelerator, Cell, Matrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,9 @@ class Row:
 def survey(matrix: Matrix, selector: str | None) -> tuple[Row, ...]:
     """What the rules say of each combination that `selector` names, in the order of the axes.
 
-    None or "all" is every combination on its stack's own OS, and every published cell. Other than
-    `select`, a glob picks among all combinations, on every OS: also those that nobody publishes.
+    None or "all" is every combination on its stack's own OS, with a GPU where the stack has CUDA,
+    and every published cell. Other than `select`, a glob picks among all combinations, on every
+    OS: also those that nobody publishes.
     Raises UserError for a part that names nothing.
     """
     published = frozenset(matrix.cells)
@@ -34,7 +35,7 @@ def survey(matrix: Matrix, selector: str | None) -> tuple[Row, ...]:
         return tuple(
             _row(matrix, parts, published)
             for parts in combinations(matrix)
-            if parts.os is None or str(parts) in published
+            if _usual(matrix, parts) or str(parts) in published
         )
     everything = {str(parts): parts for parts in combinations(matrix)}
     ids: dict[str, CellId] = {}
@@ -56,6 +57,12 @@ def survey(matrix: Matrix, selector: str | None) -> tuple[Row, ...]:
         _row(matrix, ids[text], published)
         for text in sorted(ids, key=lambda text: order[text.partition("@")[0]])
     )
+
+
+def _usual(matrix: Matrix, parts: CellId) -> bool:
+    """Whether somebody would ask for it without being told that it makes no sense."""
+    cuda = matrix.stacks[parts.stack].accelerator is Accelerator.CUDA
+    return parts.os is None and (cuda or parts.gpu is None)
 
 
 def combinations(matrix: Matrix) -> Iterator[CellId]:

@@ -154,7 +154,7 @@ def test_matrix_table(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["CELL", "VERSION", "WHEELS", "DRIVER"]
     assert sum(line.startswith("* ") for line in lines) == len(matrix.cells)
-    assert any(line.startswith("x cpu-vllm-h100 ") for line in lines)
+    assert any(line.startswith("x cuda12.6-vllm-b200 ") for line in lines)
 
 
 def test_matrix_for_a_workflow(
