@@ -80,6 +80,7 @@ def _job(row: matrix.Row, cell: Cell) -> dict[str, str]:
         "framework": row.parts.framework,
         "gpu": row.parts.gpu or "",
         "accelerator": cell.stack.accelerator.value,
+        "arch": cell.arch,
     }
 
 
