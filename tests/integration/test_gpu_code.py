@@ -75,10 +75,9 @@ def downloaded(closure: Closure, distribution: str, folder: Path) -> Path:
     else:
         raise AssertionError(f"{closure.id} does not pin {distribution}")
     major, minor = closure.glibc.split(".")
-    platforms = [
-        f"--platform=manylinux_{major}_{floor}_{closure.machine}"
-        for floor in range(17, int(minor) + 1)
-    ]
+    floors = [f"manylinux_{major}_{floor}" for floor in range(17, int(minor) + 1)]
+    # pip does not know that manylinux2014 is 2.17 under its first name.
+    platforms = [f"--platform={tag}_{closure.machine}" for tag in ("manylinux2014", *floors)]
     subprocess.run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes",
          "--only-binary=:all:", "--implementation=cp", f"--python-version={closure.python}",
