@@ -24,6 +24,8 @@ from .engine import Sampling, ServerError
 from .tokenizer import FolderTokenizer
 
 _LOG = logging.getLogger("servers")
+_APP = "imgbuild"
+_TRIES = 3
 _OBJECT_STORE = 100 << 20  # bytes; nothing large passes through it
 # More than one of these processes is a model spread over devices.
 _PARALLEL = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp")
@@ -88,21 +90,20 @@ def _serve(options: argparse.Namespace, engine: list[str]) -> None:
     launch.folder(options.model)
     num_gpus = 0 if cpu_build() else 1
 
-    # Ray's own 30 s are too few for a cold start on a busy host with two cores.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     import ray  # slow, and only in its image
     from ray import serve
 
     ours = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    if os.environ.get("RAY_ADDRESS"):
+    joined = bool(os.environ.get("RAY_ADDRESS"))
+    if joined:
         ray.init()
     else:
-        ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE)
+        _start(ray)
     for number, handler in ours.items():
         signal.signal(number, handler)  # Ray's exits with the signal's number
     name = options.served_model_name or options.model
     deployment = serve.deployment(
-        serve.ingress()(Replica),
+        serve.ingress(app)(Replica),
         name="vllm",
         num_replicas=options.replicas,
         ray_actor_options={"num_gpus": num_gpus},
@@ -113,29 +114,54 @@ def _serve(options: argparse.Namespace, engine: list[str]) -> None:
     )
     try:
         serve.start(http_options={"host": options.host, "port": options.port})
-        serve.run(deployment.bind(engine, name), name="imgbuild", route_prefix="/")
+        serve.run(deployment.bind(engine, name), name=_APP, route_prefix="/")
         _LOG.warning("serving %s on http://%s:%d", name, options.host, options.port)
         while True:
             signal.pause()
     except RuntimeError as error:
         raise ServerError(f"Ray Serve could not start vLLM: {error}") from error
     finally:
-        serve.shutdown()
+        if joined:
+            serve.delete(_APP)  # a cluster may have other applications
+        else:
+            serve.shutdown()
         ray.shutdown()
+
+
+def _start(ray: Any) -> None:
+    """Start Ray in this container. Raises ServerError.
+
+    Its raylet gives the dashboard agent a fixed 15 s to start and aborts (port_persistence.h, up to
+    2.59): on a busy host of two cores the first try can fail, and the next finds warm files.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE)
+        except Exception as error:  # Ray raises bare ones
+            ray.shutdown()
+            if not left:
+                raise ServerError(f"Ray does not start: {error}") from error
+            _LOG.warning("Ray does not start, trying again: %s", error)
+        else:
+            return
 
 
 class Replica:
     """One vLLM behind the API, in a process that Ray Serve watches."""
 
-    def __init__(self, arguments: list[str], name: str) -> None:
-        self._engine = VllmEngine(arguments, name)
+    engine: VllmEngine  # of the class, for app() to find: there is one a process
 
-    def __serve_build_asgi_app__(self) -> Any:  # what Ray looks for
-        return api.create(self._engine)
+    def __init__(self, arguments: list[str], name: str) -> None:
+        Replica.engine = VllmEngine(arguments, name)
 
     async def check_health(self) -> None:
         """Ray Serve replaces a replica for which this raises."""
-        await self._engine.check_health()
+        await self.engine.check_health()
+
+
+def app() -> Any:
+    """What Ray Serve calls in a replica, after its class: the API over its engine."""
+    return api.create(Replica.engine)
 
 
 class VllmEngine:

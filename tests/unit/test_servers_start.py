@@ -155,6 +155,30 @@ def test_the_cpu_build_spreads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         on_ray.run(["--model", "/m", "-tp", "2"])
 
 
+class FailingRay:
+    """Ray on a busy host: the first `failures` starts fail."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.calls: list[str] = []
+
+    def init(self, address: str, **_options: Any) -> None:
+        self.calls.append(address)
+        if len(self.calls) <= self.failures:
+            raise Exception("The current node timed out")  # noqa: TRY002 - so does Ray
+
+    def shutdown(self) -> None:
+        """Nothing is left of a start that failed."""
+
+
+def test_ray_is_started_again_on_a_busy_host() -> None:
+    ray = FailingRay(2)
+    on_ray._start(ray)
+    assert ray.calls == ["local"] * 3
+    with pytest.raises(ServerError, match="Ray does not start: The current node timed out"):
+        on_ray._start(FailingRay(3))
+
+
 def test_a_llama_config() -> None:
     config = llama_config.Config.read({**LLAMA, "num_key_value_heads": 2, "rope_theta": 5e5})
     assert (config.head_dim, config.kv_heads, config.theta) == (8, 2, 5e5)
