@@ -1,5 +1,5 @@
 # make demo    build cpu-vllm and see it answer          make test       lint, types, unit and engine tests
-# make bench   time the command line                     make test-full  also builds whole CUDA images
+# make bench   time the command line and rendering       make test-full  also builds whole CUDA images
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -24,12 +24,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint images/*/Dockerfile
-	$(BIN)/shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/run
+	$(BIN)/shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/*
 	$(BIN)/imgbuild lock --check
 	$(BIN)/imgbuild render --check
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.cli
+	$(BIN)/python -m bench.render
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,10 +6,8 @@ machine, the date, the commit, and each command's median as a ratio to the peer'
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,11 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.stamp import ROOT, stamp
 from builder import matrix
 from builder.project import Project
 
 RUNS = 15
-ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 # pip is the Python command line that everybody knows, in the same environment.
 PEER = "pip --help"
@@ -51,10 +49,7 @@ def main() -> None:
                     seconds[name].append(time.perf_counter() - start)
     peer = statistics.median(seconds[PEER])
     result = {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
-        "python": platform.python_version(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": _commit(),
+        **stamp(),
         "cells": len(matrix.load(Project.find(ROOT / "matrix.yaml").matrix_file).cells),
         "runs": RUNS,
         "peer": PEER,
@@ -71,17 +66,6 @@ def main() -> None:
     target = ROOT / "bench" / "results" / "cli.json"
     target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(target.read_text(encoding="utf-8"), end="")  # noqa: T201 - what a bench is for
-
-
-def _commit() -> str:
-    shown = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return shown.stdout.strip()
 
 
 if __name__ == "__main__":

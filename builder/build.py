@@ -36,6 +36,8 @@ class Options:
     extra_tags: tuple[str, ...] = ()
     force: bool = False
     refresh_base: bool = False
+    cache_from: str | None = None
+    cache_to: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,10 @@ class Builder:
                 ) as request:
                     steps.begin("starting")
                     steps.expect(chosen.recipe)
-                    image = self._engine.build(request, steps.line)
+                    cached = dataclasses.replace(
+                        request, cache_from=options.cache_from, cache_to=options.cache_to
+                    )
+                    image = self._engine.build(cached, steps.line)
             except BuildError as error:
                 raise BuildError(
                     f"{cell.id}: step {steps.current!r} failed: {error.what}",

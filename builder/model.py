@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -502,6 +502,7 @@ class Recipe:
 _NUMBERS = re.compile(r"\d+")
 
 
+@cache
 def version_key(version: str) -> tuple[int, ...]:
     """Order dotted versions by their numbers: "12.10" comes after "12.9"."""
     return tuple(int(number) for number in _NUMBERS.findall(version))

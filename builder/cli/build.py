@@ -14,6 +14,7 @@ from builder.build import Builder, BuildResult, Options, Progress
 from builder.cli import options
 from builder.cli.progress import display
 from builder.engines.apptainer import Apptainer
+from builder.engines.buildkit import BuildKit
 from builder.errors import UserError
 from builder.model import BaseKind
 from builder.prepare import Workbench
@@ -35,6 +36,12 @@ from builder.prepare import Workbench
 )
 @click.option("--force", is_flag=True, help="Build also what is there unchanged.")
 @click.option("--refresh-base", is_flag=True, help="Pull or bootstrap the base anew.")
+@click.option("--cache-from", metavar="SPEC", help="BuildKit's cache to use; docker only.")
+@click.option(
+    "--cache-to",
+    metavar="SPEC",
+    help="BuildKit's cache to fill, as type=registry,ref=...,mode=max; docker only.",
+)
 @options.sif_folder
 @options.as_json
 def command(
@@ -44,6 +51,8 @@ def command(
     base: str,
     tags: tuple[str, ...],
     *,
+    cache_from: str | None,
+    cache_to: str | None,
     output: Path,
     force: bool,
     refresh_base: bool,
@@ -65,12 +74,16 @@ def command(
             f"--tag: {len(cells)} cells cannot bear one tag", hint="say with --matrix which one"
         )
     chosen = engines.choose(engine, output)
+    if (cache_from or cache_to) and chosen.name != BuildKit.name:
+        raise UserError(f"--cache-from and --cache-to are BuildKit's, not {chosen.name}'s")
     builder = Builder(Workbench(project, matrix), chosen, site.discover())
     wanted = Options(
         base=None if base == "auto" else BaseKind(base),
         extra_tags=tags,
         force=force,
         refresh_base=refresh_base,
+        cache_from=cache_from,
+        cache_to=cache_to,
     )
     results = []
     for cell in cells:

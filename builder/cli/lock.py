@@ -94,7 +94,9 @@ def _lock_bases(project: Project, cells: tuple[Cell, ...], *, everything: bool) 
         bases.write(project, pins)
     for line in bases.unpinned(cells, pins):
         click.echo(line, err=True)
-    if wanted and failed == len(wanted):
+    if not wanted:
+        options.say("lock: nothing to do: matrix.yaml itself pins the bases of these cells")
+    elif failed == len(wanted):
         raise ImgbuildError("no registry could be asked for any base", hint="no pin has changed")
 
 

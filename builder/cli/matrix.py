@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from builder import matrix
+from builder import changes, matrix
 from builder.cli import options
+from builder.model import Cell
 
 
 @click.command("matrix")
@@ -23,16 +24,27 @@ from builder.cli import options
     show_default=True,
     help="github: a job matrix of the published cells, for `fromJSON` in a workflow.",
 )
-def command(file: Path | None, selector: str | None, shape: str) -> None:
+@click.option(
+    "--changed-since",
+    "ref",
+    metavar="REF",
+    help="Only cells whose image differs from that commit's, says git: by its rendered files, its "
+    "lock, or imgbuild's own part.",
+)
+def command(file: Path | None, selector: str | None, shape: str, ref: str | None) -> None:
     """List combinations: those that can be built, those that cannot and why, those published.
 
     Without --matrix: every combination on its stack's own OS. A glob here picks among all
     combinations, also on other systems and unpublished.
     """
-    _, loaded = options.open_matrix(file)
+    project, loaded = options.open_matrix(file)
     rows = matrix.survey(loaded, selector)
+    # Of a branch's first push GitHub says that there was 000... before: all is new.
+    if ref is not None and ref.strip("0"):
+        paths = changes.since(project, ref)
+        rows = tuple(row for row in rows if row.cell and changes.touched(row.cell, paths))
     if shape == "github":
-        include = [_job(row) for row in rows if row.published and row.cell]
+        include = [_job(row, row.cell) for row in rows if row.published and row.cell]
         click.echo(json.dumps({"include": include}))
     elif shape == "json":
         click.echo(json.dumps([_record(row) for row in rows], indent=2))
@@ -60,13 +72,14 @@ def _record(row: matrix.Row) -> dict[str, Any]:
     return record
 
 
-def _job(row: matrix.Row) -> dict[str, str]:
+def _job(row: matrix.Row, cell: Cell) -> dict[str, str]:
     """What one job needs; all text, since a workflow puts it into names and labels."""
     return {
         "cell": row.id,
         "stack": row.parts.stack,
         "framework": row.parts.framework,
         "gpu": row.parts.gpu or "",
+        "accelerator": cell.stack.accelerator.value,
     }
 
 

@@ -42,7 +42,7 @@ def _plain(prepared: Prepared) -> dict[str, Any]:
         "base": {
             "kind": recipe.kind.value,
             "image": recipe.base,
-            "digest": recipe.base_digest,
+            "digest": recipe.pinned_base.partition("@")[2] or None,
             "os": recipe.os_name,
         },
         "lock": recipe.lock.closure_id,

@@ -37,7 +37,7 @@ def command(file: Path | None, selector: str | None, *, check: bool, output: Pat
                 diff=diff,
                 hint="run `imgbuild render`, and delete what no cell owns",
             )
-        options.say(f"render: up to date: {', '.join(cell.id for cell in cells)}")
+        options.say(f"render: {len(cells)} cells are up to date")
     else:
         written = render.write(images, rendered)
         click.echo("".join(f"{file}\n" for file in written), nl=False)

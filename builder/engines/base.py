@@ -50,6 +50,9 @@ class BuildRequest:
     labels: Mapping[str, str]
     secret: Path  # the site's script; also the only file of its folder
     epoch: int  # seconds; the time that the image and its files bear
+    # Where BuildKit looks for layers and keeps them, as its --cache-from and --cache-to say it.
+    cache_from: str | None = None
+    cache_to: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,6 +126,8 @@ class BuildKit:
         args += ["--build-arg", f"BASE={request.base.source}"]
         args += ["--build-arg", f"SOURCE_DATE_EPOCH={request.epoch}"]
         args += ["--secret", f"id=site,src={request.secret}"]
+        args += ["--cache-from", request.cache_from] if request.cache_from else []
+        args += ["--cache-to", request.cache_to] if request.cache_to else []
         for name, value in sorted(request.labels.items()):
             args += ["--label", f"{name}={value}"]
         for reference in request.naming.references:

@@ -196,8 +196,8 @@ def kernel_code(candidate: Candidate) -> str | None:
 
 
 @cache
-def _specifier(text: str) -> SpecifierSet:
-    return SpecifierSet(text)
+def _admits(specifier: str, version: str) -> bool:
+    return version in SpecifierSet(specifier)
 
 
 @_rule(
@@ -208,7 +208,7 @@ def python(candidate: Candidate) -> str | None:
     """The distribution has a Python that the release supports."""
     wanted = candidate.build.python or candidate.release.python
     for os in candidate.place.systems if wanted and not candidate.build.wrap else ():
-        if os.python not in _specifier(wanted or ""):
+        if not _admits(wanted or "", os.python):
             return f"it needs Python {wanted}, {os.title} has {os.python}"
     return None
 

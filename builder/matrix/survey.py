@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -29,11 +29,12 @@ def survey(matrix: Matrix, selector: str | None) -> tuple[Row, ...]:
     `select`, a glob picks among all combinations, on every OS: also those that nobody publishes.
     Raises UserError for a part that names nothing.
     """
+    published = frozenset(matrix.cells)
     if selector is None or selector == "all":
         return tuple(
-            row(matrix, parts)
+            _row(matrix, parts, published)
             for parts in combinations(matrix)
-            if parts.os is None or str(parts) in matrix.cells
+            if parts.os is None or str(parts) in published
         )
     everything = {str(parts): parts for parts in combinations(matrix)}
     ids: dict[str, CellId] = {}
@@ -52,7 +53,7 @@ def survey(matrix: Matrix, selector: str | None) -> tuple[Row, ...]:
         raise UserError(f"{selector!r} selects nothing", hint="give ids or globs")
     order = {text: index for index, text in enumerate(everything)}
     return tuple(
-        row(matrix, ids[text])
+        _row(matrix, ids[text], published)
         for text in sorted(ids, key=lambda text: order[text.partition("@")[0]])
     )
 
@@ -67,12 +68,12 @@ def combinations(matrix: Matrix) -> Iterator[CellId]:
                     yield CellId(stack=stack_name, framework=framework, gpu=gpu, os=os)
 
 
-def row(matrix: Matrix, parts: CellId) -> Row:
+def _row(matrix: Matrix, parts: CellId, published: Container[str]) -> Row:
     """Ask the rules about one combination."""
     text = str(parts)
-    published = text in matrix.cells
+    found, why = None, ""
     try:
         found = resolve(matrix, parts)
     except UserError as error:
-        return Row(id=text, parts=parts, published=published, cell=None, why=error.hint)
-    return Row(id=text, parts=parts, published=published, cell=found, why="")
+        why = error.hint
+    return Row(id=text, parts=parts, published=text in published, cell=found, why=why)

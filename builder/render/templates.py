@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +24,11 @@ class Templates:
             auto_reload=False,  # a run sees one state of each
             autoescape=False,  # noqa: S701 - the output is shell, quoted by the filters below
         )
-        self._jinja.filters |= {"quoted": _quoted, "quoted_shell": shlex.quote}
+        self._jinja.filters |= {
+            "assigned": _assigned,
+            "quoted": _quoted,
+            "quoted_shell": shlex.quote,
+        }
         self._jinja.globals |= {"run": _run, "post": _post, "wheels_of": _wheels_of}
 
     def render(self, name: str, context: Mapping[str, object]) -> str:
@@ -75,12 +80,20 @@ def _post(*texts: str) -> str:
     return "\n    ".join(_commands(texts))
 
 
+_EXPANDED = re.compile(r'[\\"$`]')
+
+
 def _quoted(value: str) -> str:
     """A value in quotes that Docker and a shell read alike, and neither expands.
 
     Within double quotes they disagree: Docker keeps the backslash of an escaped backtick.
     """
-    return shlex.quote(value) if any(sign in value for sign in '\\"$`') else f'"{value}"'
+    return shlex.quote(value) if _EXPANDED.search(value) else f'"{value}"'
+
+
+def _assigned(values: Mapping[str, str]) -> list[str]:
+    """Each as NAME="value"."""
+    return [f"{name}={_quoted(value)}" for name, value in values.items()]
 
 
 def _wheels_of(layer: Layer) -> Wheels:

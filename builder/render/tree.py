@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -19,10 +18,12 @@ def write(images: Path, rendered: Iterable[RenderedImage]) -> list[Path]:
     """Write each file that differs, whole or not at all; returns those."""
     changed = []
     for image in rendered:
+        folder = images / image.cell_id
+        if new := not folder.is_dir():
+            folder.mkdir(parents=True)
         for name, text in image.files.items():
-            file = images / image.cell_id / name
-            if _text(file) != text:
-                file.parent.mkdir(parents=True, exist_ok=True)
+            file = folder / name
+            if new or _text(file) != text:
                 _replace(file, text)
                 changed.append(file)
     return changed
@@ -77,13 +78,13 @@ def _text(file: Path) -> str | None:
 
 
 def _replace(file: Path, text: str) -> None:
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-    aside = Path(name)
+    aside = f"{file.parent}/.{file.name}-{os.getpid()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as output:
-            output.write(text)
-        aside.chmod(0o644)
-        aside.replace(file)
+        with os.fdopen(os.open(aside, flags, 0o644), "wb") as output:
+            os.fchmod(output.fileno(), 0o644)  # whatever the umask
+            output.write(text.encode())
+        os.replace(aside, file)  # noqa: PTH105 - thousands of Path objects take their time
     except BaseException:
-        aside.unlink()
+        Path(aside).unlink(missing_ok=True)
         raise

@@ -254,3 +254,20 @@ def test_a_sif_without_tls_only_where_the_user_says_so(
     run("push", "--engine", "buildah", "--registry", f"{plain_registry.url}/buildah")
     run(*pull, f"{plain_registry.url}/buildah")
     assert "packaging 25.0" in version(Apptainer(tmp_path), str(tmp_path / f"{CELL}.sif"))
+
+
+def test_a_build_cache_lies_in_a_registry(
+    shelf: Path, plain_registry: RegistryServer, tmp_path: Path
+) -> None:
+    """As CI keeps it. Docker writes one only where it keeps images in containerd."""
+    info = ["docker", "info", "--format", "{{json .DriverStatus}}"]
+    if "containerd" not in subprocess.run(info, capture_output=True, text=True, check=True).stdout:
+        pytest.skip("this Docker keeps images in its own store")
+    run = Imgbuild(shelf, {"XDG_STATE_HOME": str(tmp_path)})
+    cache = f"type=registry,ref={plain_registry.host}/files:cache-{CELL}"
+    build = ("build", "--engine", "docker", "--force")
+    run(*build, "--cache-from", cache, "--cache-to", f"{cache},mode=max,ignore-error=true")
+    assert plain_registry.tags("files") == {f"cache-{CELL}"}
+    run(*build, "--cache-from", cache)
+    (log,) = tmp_path.rglob(f"{CELL}-docker.log")
+    assert "importing cache manifest" in log.read_text()

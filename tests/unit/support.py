@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from builder import bases
@@ -46,6 +45,6 @@ def recipe_of(
     return plan(cell, wheels, uv_lock=locks.TOOLS, kind=kind, base_digest=digest)
 
 
-def recipes_of(project: Project, matrix: Matrix) -> Iterable[Recipe]:
+def recipes_of(project: Project, matrix: Matrix) -> list[Recipe]:
     """The recipes of all published cells."""
     return [recipe_of(project, matrix, cell) for cell in matrices.select(matrix, None)]

@@ -82,10 +82,13 @@ def test_what_is_not_pinned_is_counted(matrix: Matrix) -> None:
     assert bases.unpinned(cells, {DEBIAN: DIGEST}) == [f"unpinned: {ROCKY} (used by 1 cell)"]
 
 
-def test_a_digest_in_the_matrix_is_a_pin(tmp_path: Path, matrix: Matrix) -> None:
+def test_a_digest_in_the_matrix_is_a_pin(own: Project, matrix: Matrix) -> None:
     system = matrix.os["debian12"].model_copy(update={"image": f"docker.io/x/debian@{DIGEST}"})
     pinned = matrix.model_copy(update={"os": {**matrix.os, "debian12": system}})
-    assert bases.unpinned([cell(pinned, "cpu-vllm")], {}) == []
+    vllm = cell(pinned, "cpu-vllm")
+    assert bases.unpinned([vllm], {}) == []
+    recipe = Workbench(own, pinned).prepare(vllm, BaseKind.REGISTRY).recipe
+    assert recipe.pinned_base == recipe.base == f"docker.io/x/debian@{DIGEST}"
 
 
 # What is made of it.
@@ -203,6 +206,17 @@ def test_a_mirror_without_tls_may_have_it(answers: tuple[dict[str, Answer], list
 
 
 # The verbs.
+
+
+def test_a_base_that_the_matrix_pins_is_not_asked_for(
+    own: Project, lock_bases: Callable[..., tuple[int, str, str]]
+) -> None:
+    file = own.matrix_file
+    file.write_text(file.read_text().replace(DEBIAN, f"docker.io/x/debian@{DIGEST}"))
+    code, out, err = lock_bases({}, "--matrix", "cpu-vllm")
+    assert (code, out) == (0, "")
+    assert err.startswith("lock: nothing to do: ")
+    assert not (own.locks / "bases.txt").exists()
 
 
 @pytest.fixture

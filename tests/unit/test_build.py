@@ -100,6 +100,13 @@ def test_a_pinned_base_is_pulled_by_its_digest_and_called_by_its_tag(
     assert request.labels["org.opencontainers.image.base.digest"] == digest
 
 
+def test_a_build_cache_reaches_the_engine(run: Run) -> None:
+    seen: list[BuildRequest] = []
+    look = FakeEngine(on_build=lambda request, _: seen.append(request))
+    run(look, cache_from="type=registry,ref=x", cache_to="type=inline")
+    assert (seen[0].cache_from, seen[0].cache_to) == ("type=registry,ref=x", "type=inline")
+
+
 def test_a_wheel_that_is_a_link_arrives_as_a_file(
     run: Run, tmp_path: Path, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

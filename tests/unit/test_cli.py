@@ -14,6 +14,7 @@ import pytest
 
 from builder import cli, engines
 from builder.cli import VERBS
+from builder.engines.apptainer import Apptainer
 from builder.errors import BuildError, DriftError
 from tests.unit.support import ROOT
 
@@ -275,3 +276,14 @@ def test_verbose_shows_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     assert run(monkeypatch, "--verbose", "lock", "--check") == 0
     assert seen == ["on"]
+
+
+def test_a_build_cache_is_of_docker_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(Apptainer, "problem", lambda _: None)
+    spec = "type=registry,ref=x"
+    assert run(monkeypatch, "build", "--engine", "apptainer", "--cache-from", spec) == 2
+    told = "imgbuild: --cache-from and --cache-to are BuildKit's, not apptainer's\n"
+    assert capsys.readouterr().err == told

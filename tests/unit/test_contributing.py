@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from builder.matrix import load, survey
+from builder.matrix import cell, load, survey
+from builder.model import BaseKind, Family, Lock, LockLayer
+from builder.plan import plan, wheelhouse
+from builder.project import Project
+from builder.render import Renderer
 from tests.unit.support import ROOT, edited
 
 DIFF = re.compile(r"```diff\n (\w+):\n((?:\+.*\n)+)```")
@@ -28,6 +33,41 @@ def test_a_row_in_matrix_yaml_is_enough(tmp_path: Path, table: str) -> None:
     (row,) = survey(load(file), text)
     assert row.cell
     assert row.cell.release.version == "0.32.0"
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_framework_is_a_row_and_a_fragment(tmp_path: Path) -> None:
+    rows = re.sub(r"^\+", "", DIFFS["frameworks"], flags=re.MULTILINE)
+    name = rows.strip().partition(":")[0]
+    file = edited(tmp_path, ("\nframeworks:\n", f"\nframeworks:\n{rows}"))
+    fragment = tmp_path / f"templates/frameworks/{name}.j2"
+    fragment.parent.mkdir(parents=True)
+    fragment.write_text("true\n")
+    assert files_of(tmp_path) == {"matrix.yaml", f"templates/frameworks/{name}.j2"}
+    texts = rendered(file, f"cuda13.0-{name}")
+    for text in texts.values():
+        assert re.search(r"^    true$", text, re.MULTILINE)
+
+
+def test_every_family_of_systems_has_its_fragment() -> None:
+    for family in get_args(Family):
+        assert (ROOT / f"templates/os/{family}.j2").is_file()
+
+
+def rendered(file: Path, cell_id: str) -> dict[str, str]:
+    """Both files of a cell, with a lock that has one wheel."""
+    matrix = load(file)
+    found = cell(matrix, cell_id)
+    closure = found.closure(BaseKind.REGISTRY)
+    assert closure
+    layer = LockLayer(name="framework", path=f"{closure.id}/framework.txt", text="", pins=())
+    wheels = wheelhouse(matrix, closure, Lock(closure_id=closure.id, layers=(layer,)))
+    recipe = plan(found, wheels, uv_lock="tools.txt", kind=BaseKind.REGISTRY)
+    renderer = Renderer(Project.find(file).template_dirs)
+    return renderer.render(recipe).files
 
 
 def test_a_made_up_os_is_a_row_too(tmp_path: Path) -> None:

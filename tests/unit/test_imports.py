@@ -27,6 +27,7 @@ MAY: dict[str, set[str] | None] = {
     "render": {"model", "errors", "plan"},
     "site": {"model", "errors", "proc"},
     "engines": {"model", "errors", "naming", "proc", "project", "site"},
+    "changes": {"model", "errors", "proc", "project"},
     "bases": {"model", "errors", "project"},
     "prepare": {"model", "errors", "naming", "project", "plan", "lock", "bases", "render"},
     "context": {"model", "errors", "lock", "site", "engines", "prepare"},

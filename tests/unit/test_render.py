@@ -51,7 +51,8 @@ from builder.matrix import load
 from builder.render import Renderer
 project = Project.find(ROOT / "matrix.yaml")
 recipes = recipes_of(project, load(project.matrix_file))
-images = [Renderer(project.template_dirs).render(recipe) for recipe in recipes]
+renderer = Renderer(project.template_dirs)
+images = [renderer.render(recipe) for recipe in recipes]
 sys.stdout.write(json.dumps({i.cell_id: i.files for i in images}))
 """
 
@@ -82,8 +83,9 @@ def test_rendering_is_the_same_everywhere(
 def test_rendering_twice_gives_the_same(
     project: Project, matrix: Matrix, images: list[RenderedImage]
 ) -> None:
-    again = [Renderer(project.template_dirs).render(r) for r in recipes_of(project, matrix)]
-    assert again == images
+    renderer = Renderer(project.template_dirs)
+    backwards = [renderer.render(recipe) for recipe in reversed(recipes_of(project, matrix))]
+    assert backwards[::-1] == images
 
 
 FORBIDDEN = {
@@ -213,7 +215,7 @@ def test_check_shows_orphans(tmp_path: Path, content: bytes, body: str) -> None:
     assert render.check(tmp_path, [IMAGE], orphans=False) == ""
 
 
-@pytest.mark.parametrize("failing", ["replace", "chmod"])
+@pytest.mark.parametrize("failing", ["replace", "fchmod"])
 def test_nothing_is_half_written_when_writing_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
@@ -224,7 +226,7 @@ def test_nothing_is_half_written_when_writing_fails(
         raise OSError("disk full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, failing, fail)
+        patched.setattr(os, failing, fail)
         with pytest.raises(OSError, match="disk full"):
             render.write(tmp_path, [new])
     assert render.check(tmp_path, [IMAGE], orphans=True) == ""
@@ -346,3 +348,11 @@ def test_comments_stay_where_they_stand_and_the_last_command_ends() -> None:
     assert _run("a", "# why\nb\n\n  c  ", "# end") == (
         "a && \\\n    # why\n    b && \\\n    c\n    # end"
     )
+
+
+def test_a_plain_docker_build_sees_what_is_copied(texts: dict[str, str]) -> None:
+    seen = {
+        line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines()[1:]
+    }
+    for name, text in texts.items():
+        assert set(re.findall(r"^COPY (builder/\S+)", text, re.MULTILINE)) <= seen, name
