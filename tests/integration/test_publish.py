@@ -51,9 +51,8 @@ def test_all_tags_are_pushed_once(name: str, shelf: Path, registry: RegistryServ
     run = Imgbuild(shelf, registry.env())
     repository = f"{name}/files"
     prefix = f"{registry.host}/{name}"
-    before = references(name)
     pushed = run("push", "--registry", prefix, "--engine", name, "--json").json()[0]
-    assert references(name) == before, "a name that was needed for pushing stays"
+    assert not [name for name in references(name) if name.startswith(prefix)], "borrowed, kept"
     tags = registry.tags(repository)
     assert {CELL, "25.0-shelf", "extra"} < tags
     assert len(tags) == 4  # and the content's
@@ -79,22 +78,23 @@ def test_what_is_refused_is_one_line(shelf: Path, registry: RegistryServer) -> N
         ({"SSL_CERT_FILE": ""}, "of an authority that is unknown here; name the file of its CA"),
     ):
         refused(Imgbuild(shelf, env), registry.host, told)
+    push = ("push", "--registry", f"{registry.host}/x", "--engine", "buildah")
+    failed = Imgbuild(shelf, trusted)(*push, code=1)
+    assert "unauthorised: the registry refuses the login of 'lab'" in failed.stderr
+    assert len(failed.stderr.splitlines()) == 2
     gone = f"127.0.0.1:{host.free_port()}"
     refused(Imgbuild(shelf, {}), gone, f"no registry answers at {gone}: Connection refused")
 
 
 def refused(run: Imgbuild, at: str, told: str) -> None:
-    for command in (
-        ("push", "--registry", f"{at}/x", "--engine", "buildah"),
-        ("pull", CELL, "--registry", f"{at}/x", "--to", "nothing"),
-    ):
-        failed = run(*command, code=1)
-        asking, *rest = failed.stderr.splitlines()
-        assert asking == f"{CELL}: asking {at} ..."
-        assert len(rest) == 1
-        assert rest[0].startswith(f"imgbuild: {at}") or told.startswith("no registry")
-        assert told in rest[0]
-        assert not (run.folder / "nothing").exists()
+    """A pull; a push asks in the same way before it starts an engine."""
+    failed = run("pull", CELL, "--registry", f"{at}/x", "--to", "nothing", code=1)
+    asking, *rest = failed.stderr.splitlines()
+    assert asking == f"{CELL}: asking {at} ..."
+    assert len(rest) == 1
+    assert rest[0].startswith(f"imgbuild: {at}") or told.startswith("no registry")
+    assert told in rest[0]
+    assert not (run.folder / "nothing").exists()
 
 
 def test_an_engine_that_distrusts_is_one_line_too(shelf: Path, registry: RegistryServer) -> None:
@@ -122,7 +122,7 @@ def test_what_is_not_built_is_told_with_the_command(shelf: Path, registry: Regis
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pushed(shelf: Path, registry: RegistryServer) -> tuple[Imgbuild, str]:
     """The command with the registry's CA and login, and a prefix that holds Buildah's image."""
     run = Imgbuild(shelf, registry.env())
@@ -177,29 +177,28 @@ def test_a_tag_that_has_moved_is_told_and_a_digest_stays(
 
 @pytest.fixture
 def spoiled(
-    shelf: Path, plain_registry: RegistryServer
-) -> Iterator[tuple[Imgbuild, RegistryServer]]:
+    pushed: tuple[Imgbuild, str], registry: RegistryServer
+) -> Iterator[tuple[Imgbuild, str, RegistryServer]]:
     """A registry that holds the image, for tests that spoil it; whole again afterwards."""
-    run = Imgbuild(shelf, {})
-    run("push", "--registry", f"{plain_registry.url}/x", "--engine", "buildah")
-    kept = {file: file.read_bytes() for file in plain_registry.storage.rglob("data")}
-    yield run, plain_registry
+    kept = {file: file.read_bytes() for file in registry.storage.rglob("data")}
+    yield *pushed, registry
     for file, content in kept.items():
         file.write_bytes(content)
 
 
-@pytest.mark.parametrize("what", ["layer", "config", "manifest"])
-@pytest.mark.parametrize("sif", [False, True], ids=["archive", "sif"])
+@pytest.mark.parametrize(
+    ("what", "sif"), [("layer", False), ("config", False), ("manifest", False), ("layer", True)]
+)
 def test_a_spoiled_byte_is_refused_and_leaves_nothing(
-    what: str, sif: bool, spoiled: tuple[Imgbuild, RegistryServer], tmp_path: Path
+    what: str, sif: bool, spoiled: tuple[Imgbuild, str, RegistryServer], tmp_path: Path
 ) -> None:
-    run, server = spoiled
+    run, prefix, server = spoiled
     engine("apptainer")
-    manifest = server.manifest("x/files", CELL)
+    manifest = server.manifest("pull/files", CELL)
     digests = {
         "layer": manifest["layers"][-1]["digest"],
         "config": manifest["config"]["digest"],
-        "manifest": server.digest("x/files", CELL),
+        "manifest": server.digest("pull/files", CELL),
     }
     file = server.blob_file(digests[what])
     content = bytearray(file.read_bytes())
@@ -208,7 +207,6 @@ def test_a_spoiled_byte_is_refused_and_leaves_nothing(
     file.write_bytes(content)
     folder = tmp_path / "images"
     options = ("--sif",) if sif else ()
-    prefix = f"{server.url}/x"
     failed = run("pull", CELL, "--registry", prefix, "--to", str(folder), *options, code=1)
     assert "Traceback" not in failed.stderr
     if not sif:
@@ -234,18 +232,28 @@ def test_a_sif_from_the_registry_serves(
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_without_tls_only_where_the_user_says_so(
-    name: str, shelf: Path, plain_registry: RegistryServer, tmp_path: Path
+def test_without_tls_where_the_user_says_so(
+    name: str, shelf: Path, plain_registry: RegistryServer
 ) -> None:
     run = Imgbuild(shelf, {})
-    push = ("push", "--engine", name, "--registry")
-    failed = run(*push, f"{plain_registry.host}/{name}", code=1)
+    run("push", "--engine", name, "--registry", f"{plain_registry.url}/{name}")
+    assert CELL in plain_registry.tags(f"{name}/files")
+
+
+def test_a_sif_without_tls_only_where_the_user_says_so(
+    shelf: Path, plain_registry: RegistryServer, tmp_path: Path
+) -> None:
+    engine("apptainer")
+    run = Imgbuild(shelf, {})
+    pull = ("pull", CELL, "--to", str(tmp_path), "--sif", "--registry")
+    failed = run(*pull, f"{plain_registry.host}/buildah", code=1)
     assert failed.stderr.splitlines()[-1] == (
         f"imgbuild: {plain_registry.host} speaks HTTP without TLS; "
         f"where that is meant: --registry http://{plain_registry.host}"
     )
-    run(*push, f"{plain_registry.url}/{name}")
-    assert CELL in plain_registry.tags(f"{name}/files")
+    run("push", "--engine", "buildah", "--registry", f"{plain_registry.url}/buildah")
+    run(*pull, f"{plain_registry.url}/buildah")
+    assert "packaging 25.0" in version(Apptainer(tmp_path), str(tmp_path / f"{CELL}.sif"))
 
 
 def test_a_build_cache_lies_in_a_registry(

@@ -1,0 +1,335 @@
+"""Pushing and pulling: what is sent, what is left alone, and that files are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from builder import cli, engines
+from builder.engines.apptainer import Apptainer
+from builder.engines.base import Engine, Image, OnLine, Remote
+from builder.errors import BuildError
+from builder.matrix import cell
+from builder.model import Matrix
+from builder.naming import Naming
+from builder.prepare import Workbench
+from builder.project import Project
+from builder.render import DOCKERFILE
+from tests.unit.fakeengine import FakeEngine
+from tests.unit.fakeregistry import FakeRegistry, digest_of, fake_registry
+from tests.unit.support import ROOT
+
+pytestmark = pytest.mark.loopback
+CA_OF_DOCKER = "docker looks for its CA in /etc/docker/certs.d/{host}/ca.crt"
+NO_LOGIN_OF_DOCKER = (
+    "unauthorised: docker has no login for it, or one that it refuses; `docker login {host}` "
+    "keeps one"
+)
+LAYERS = (b"the first layer", b"the second" * 1000, b"the first layer")
+
+
+class Pushing(FakeEngine):
+    """An engine whose pushes arrive at a fake registry."""
+
+    name = "docker"
+
+    def __init__(self, server: FakeRegistry) -> None:
+        super().__init__()
+        self._server = server
+        self.layers: tuple[bytes, ...] = LAYERS
+        self.pushed: list[tuple[str, Remote]] = []
+        self.fails: BuildError | None = None
+        self.lies = False
+
+    def identity(self, image: Image) -> str:
+        fresh = FakeRegistry()
+        return fresh.add_image(*self.layers)
+
+    def names(self, image: Image) -> tuple[str, ...]:
+        return tuple(name for name, held in self.images.items() if held is image)
+
+    def push(self, image: Image, target: str, remote: Remote, on_line: OnLine) -> str:
+        self.pushed.append((target, remote))
+        if self.fails:
+            raise self.fails
+        digest = self._server.add_image(*self.layers, tag=target.rpartition(":")[2])
+        return "sha256:" + "0" * 64 if self.lies else digest
+
+
+@pytest.fixture
+def server() -> Iterator[FakeRegistry]:
+    with fake_registry() as running:
+        yield running
+
+
+@pytest.fixture
+def naming(project: Project, matrix: Matrix) -> Naming:
+    return Workbench(project, matrix).namings(cell(matrix, "cpu-vllm"), DOCKERFILE)[0]
+
+
+@pytest.fixture
+def engine(
+    server: FakeRegistry, naming: Naming, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Pushing:
+    """The only one here; it has cpu-vllm, under names of the user's too."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    pushing = Pushing(server)
+    image = Image(reference=naming.content_reference, size=1)
+    names = (*naming.references, "vllm:mine", "elsewhere.example.org/vllm:theirs", "other:name")
+    pushing.images = dict.fromkeys(names, image)
+
+    def usable(_name: str, _sifs: Path) -> Iterator[Engine]:
+        yield pushing
+
+    monkeypatch.setattr(engines, "usable", usable)
+    return pushing
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(
+    engine: Pushing,
+    server: FakeRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    """Run a verb on the fake registry; returns exit code, stdout and stderr."""
+
+    def call(*args: str) -> tuple[int, str, str]:
+        where = ("--registry", f"http://{server.host}/lab")
+        monkeypatch.setattr(sys, "argv", ["imgbuild", *args, *where])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    return call
+
+
+PUSH = ("push", "--matrix", "cpu-vllm")
+
+
+def test_one_push_and_all_names(
+    run: Run, engine: Pushing, server: FakeRegistry, naming: Naming
+) -> None:
+    code, out, _ = run(*PUSH)
+    assert code == 0
+    place = f"{server.host}/lab/vllm"
+    content = naming.content_reference.rpartition(":")[2]
+    ((target, remote),) = engine.pushed
+    assert target == f"{place}:{content}"
+    assert remote.plain
+    digest = digest_of(server.manifests[content])
+    tags = [content, naming.version_tag, "cpu-vllm", "mine"]
+    assert out.splitlines() == [f"pushed    {place}:{tag}@{digest}" for tag in tags]
+    assert [tag for tag, _, _ in server.puts] == tags[1:]
+
+
+def test_what_is_there_is_left_alone(run: Run, engine: Pushing, server: FakeRegistry) -> None:
+    run(*PUSH)
+    engine.pushed.clear()
+    server.puts.clear()
+    del server.manifests["mine"]
+    server.add_image(b"another", tag="cpu-vllm")
+    code, out, err = run(*PUSH)
+    assert code == 0
+    states = {re.split("[:@]", line)[2]: line.split()[0] for line in out.splitlines()}
+    assert list(states.values()).count("unchanged") == 2
+    assert states["mine"] == states["cpu-vllm"] == "pushed"
+    assert engine.pushed == []
+    assert "pushing" not in err
+
+
+def test_another_image_of_the_same_content_is_pushed(run: Run, engine: Pushing) -> None:
+    """Engines do not make the same bytes of the same recipe."""
+    run(*PUSH)
+    engine.layers = (b"by another engine",)
+    result = json.loads(run(*PUSH, "--json")[1])[0]
+    assert all(tag["changed"] for tag in result["tags"])
+    assert {tag["reference"].rpartition("@")[2] for tag in result["tags"]} == {result["digest"]}
+    assert (result["cell_id"], result["engine"]) == ("cpu-vllm", "docker")
+
+
+def test_what_the_registry_has_must_be_what_was_sent(run: Run, engine: Pushing) -> None:
+    engine.lies = True
+    code, _, err = run(*PUSH)
+    assert code == 1
+    assert "but the registry has sha256:" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("tail", "told"),
+    [
+        (
+            "tls: failed to verify: x509: certificate signed by unknown authority",
+            f"its certificate is of an authority that is unknown here; {CA_OF_DOCKER}",
+        ),
+        ("unauthorized: authentication required", NO_LOGIN_OF_DOCKER),
+    ],
+)
+def test_known_complaints_of_engines_are_one_line(
+    tail: str, told: str, run: Run, engine: Pushing, server: FakeRegistry
+) -> None:
+    engine.fails = BuildError("`docker` failed with exit code 1", tail=["Preparing", tail])
+    code, out, err = run(*PUSH)
+    assert (code, out) == (1, "")
+    last = f"imgbuild: {server.host}: " + told.format(host=server.host)
+    assert err.splitlines()[2:] == [last]
+    assert server.puts == []
+
+
+def test_other_complaints_keep_their_log(run: Run, engine: Pushing) -> None:
+    engine.fails = BuildError("`docker` failed with exit code 1", tail=["disk quota exceeded"])
+    _, _, err = run(*PUSH)
+    assert "  | disk quota exceeded\n" in err
+
+
+def test_nothing_is_pushed_unless_all_is_built(
+    run: Run, engine: Pushing, server: FakeRegistry
+) -> None:
+    code, _, err = run("push", "--matrix", "cpu-vllm,cuda13.0-vllm")
+    assert code == 2
+    assert "run `imgbuild build --matrix cuda13.0-vllm`" in err
+    assert engine.pushed == []
+    assert server.asked == []
+
+
+def test_a_sif_is_not_pushed(run: Run) -> None:
+    code, _, err = run(*PUSH, "--engine", "apptainer")
+    assert code == 2
+    assert "`imgbuild pull CELL --sif`" in err
+
+
+# Pulling.
+
+
+@pytest.fixture
+def pull(run: Run, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    def call(*args: str) -> tuple[int, str, str]:
+        return run("pull", "cpu-vllm", "--to", str(tmp_path / "images"), *args)
+
+    return call
+
+
+def left(tmp_path: Path) -> list[str]:
+    folder = tmp_path / "images"
+    return sorted(file.name for file in folder.iterdir()) if folder.exists() else []
+
+
+def test_an_archive_holds_each_blob_once_under_its_digest(
+    pull: Run, server: FakeRegistry, tmp_path: Path
+) -> None:
+    digest = server.add_image(*LAYERS, tag="cpu-vllm")
+    code, out, _ = pull()
+    assert code == 0
+    assert out.startswith(f"cpu-vllm: pulled {server.host}/lab/vllm@{digest}\n")
+    assert left(tmp_path) == ["cpu-vllm.oci.tar", "cpu-vllm.oci.tar.digest"]
+    with tarfile.open(tmp_path / "images/cpu-vllm.oci.tar") as archive:
+        names = [member.name for member in archive if member.isfile()]
+        blobs = {name: archive.extractfile(name).read() for name in names}  # type: ignore[union-attr]
+    assert len(names) == len(set(names))
+    held = {f"blobs/{digest_of(blob).replace(':', '/')}" for blob in server.blobs.values()}
+    manifest = f"blobs/{digest.replace(':', '/')}"
+    assert set(names) == {"oci-layout", "index.json", "manifest.json", manifest, *held}
+    for name in (manifest, *held):
+        assert name == f"blobs/{digest_of(blobs[name]).replace(':', '/')}"
+    (described,) = json.loads(blobs["index.json"])["manifests"]
+    assert described["digest"] == digest
+    assert described["annotations"]["io.containerd.image.name"] == (
+        f"{server.host}/lab/vllm:cpu-vllm"
+    )
+
+
+def test_what_is_there_is_not_pulled_again_and_a_moved_tag_is_told(
+    pull: Run, server: FakeRegistry, tmp_path: Path
+) -> None:
+    old = server.add_image(b"old", tag="cpu-vllm")
+    pull()
+    before = len(server.asked)
+    assert "unchanged" in pull()[1]
+    assert [method for method, _, _ in server.asked[before:]] == ["HEAD"]
+    new = server.add_image(b"new", tag="cpu-vllm")
+    assert f"@{new} (was {old} before)\n" in pull()[1]
+    told = json.loads(pull("--digest", old, "--json")[1])
+    assert (told["digest"], told["before"], told["changed"]) == (old, new, True)
+    assert (tmp_path / "images/cpu-vllm.oci.tar.digest").read_text() == f"{old}\n"
+
+
+def test_a_note_without_its_file_counts_for_nothing(
+    pull: Run, server: FakeRegistry, tmp_path: Path
+) -> None:
+    server.add_image(b"it", tag="cpu-vllm")
+    pull()
+    (tmp_path / "images/cpu-vllm.oci.tar").unlink()
+    told = json.loads(pull("--json")[1])
+    assert (told["changed"], told["before"]) == (True, None)
+
+
+@pytest.mark.parametrize("sif", [False, True])
+def test_what_fails_leaves_what_was_there(
+    sif: bool,
+    pull: Run,
+    server: FakeRegistry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = ("--sif",) if sif else ()
+    fetched: list[tuple[str, Remote, tuple[str, str] | None]] = []
+
+    def fetch(
+        _self: Apptainer,
+        source: str,
+        target: Path,
+        remote: Remote,
+        login: tuple[str, str] | None,
+        on_line: OnLine,
+    ) -> None:
+        fetched.append((source, remote, login))
+        target.write_text("a SIF, or a part of one")
+        if len(fetched) > 1:
+            raise BuildError("`apptainer` failed with exit code 255")
+
+    monkeypatch.setattr(Apptainer, "problem", lambda _self: None)
+    monkeypatch.setattr(Apptainer, "fetch", fetch)
+    digest = server.add_image(*LAYERS, tag="cpu-vllm")
+    assert pull(*options)[0] == 0
+    kept = left(tmp_path)
+    assert len(kept) == 2
+    server.add_image(b"new", tag="cpu-vllm")
+    server.blobs[digest_of(b"new")] = b"n3w"
+    code, _, err = pull(*options)
+    assert code == 1
+    assert "Traceback" not in err
+    assert left(tmp_path) == kept
+    (note,) = (tmp_path / "images").glob("*.digest")
+    assert note.read_text() == f"{digest}\n"
+    if sif:
+        assert fetched[0] == (f"{server.host}/lab/vllm@{digest}", fetched[0][1], None)
+        assert fetched[0][1].plain
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "told"),
+    [
+        ((), 1, "vllm:cpu-vllm is not there; `imgbuild push`"),
+        (("--tag", "0.32.0-cpu"), 1, "vllm:0.32.0-cpu is not there"),
+        (("--tag", "a b"), 2, "--tag: 'a b' is no tag"),
+        (("--digest", "sha256:12"), 2, "--digest: 'sha256:12' is none; give sha256: and 64 hex"),
+    ],
+)
+def test_what_cannot_be_pulled_is_told_and_no_folder_is_made(
+    args: tuple[str, ...], code: int, told: str, pull: Run, tmp_path: Path
+) -> None:
+    ended, _, err = pull(*args)
+    assert ended == code
+    assert told in err
+    assert not (tmp_path / "images").exists()
