@@ -313,6 +313,11 @@ class Cell:
         return self.stack.bases.get(self.os_name, self.os.image)
 
     @property
+    def tag_id(self) -> str:
+        """Its id as a tag, which may not hold every sign of an id."""
+        return self.id.replace("@", "-")
+
+    @property
     def tag(self) -> str:
         """Tag suffix that names version and stack, as `0.32.0-cpu`."""
         parts = [self.release.version, self.stack_name]

@@ -49,7 +49,7 @@ class Workbench:
         rendered = self._renderer.render(recipe)
         naming = Naming(
             repository=recipe.repository,
-            cell_id=cell.id.replace("@", "-"),  # no sign for a tag
+            cell_id=cell.tag_id,
             version_tag=cell.tag,
             content=self._content(recipe, rendered.files[file]),
             extra=tags,

@@ -38,7 +38,7 @@ def _plain(prepared: Prepared) -> dict[str, Any]:
     recipe = prepared.recipe
     return {
         "cell": recipe.cell.id,
-        "tags": [recipe.cell.tag, recipe.cell.id, prepared.naming.content],
+        "tags": [recipe.cell.tag, recipe.cell.tag_id, prepared.naming.content],
         "base": {
             "kind": recipe.kind.value,
             "image": recipe.base,
@@ -70,7 +70,9 @@ def _text(planned: dict[str, Any]) -> str:
     lines = [
         f"{planned['cell']} on {base['image']} ({base['kind']})",
         *([f"  base        {pinned}"] if base["kind"] == BaseKind.REGISTRY else []),
-        f"  lock        {planned['lock']}: {len(planned['pins'])} wheels",
+        f"  lock        {planned['lock']}: {len(planned['pins'])} wheels"
+        if planned["lock"]
+        else "  lock        none: it is upstream's image",
     ]
     lines += [f"  layer       {layer['name']}: {layer['why']}" for layer in planned["layers"]]
     lines += [f"  {name}={value}" for name, value in planned["environment"].items()]

@@ -59,7 +59,7 @@ def command(
         raise UserError(f"--digest: {digest!r} is none", hint="give sha256: and 64 hex digits")
     _, loaded = options.open_matrix(file)
     cell = matrix.cell(loaded, cell_id)
-    wanted = publish.Wanted(name=cell.framework_name, tag=tag or cell.id, digest=digest)
+    wanted = publish.Wanted(name=cell.framework_name, tag=tag or cell.tag_id, digest=digest)
     apptainer = Apptainer(folder)
     if sif:
         engines.require(apptainer)

@@ -103,6 +103,17 @@ def own_system(candidate: Candidate) -> str | None:
 
 
 @_rule(
+    why="wheels for one accelerator do not compute on another",
+    source="each release's own metadata on pypi.org",
+)
+def accelerator(candidate: Candidate) -> str | None:
+    """The build is for the stack's accelerator."""
+    if candidate.build.accelerator is not candidate.place.stack.accelerator:
+        return f"its {candidate.build.name} build is for {candidate.build.accelerator}"
+    return None
+
+
+@_rule(
     why="wheels and images hold machine code for one kind of CPU;"
     " GH200 and GB200 have Grace (arm64)",
     source="wheels' platform tags on pypi.org; developer.nvidia.com/grace-cpu",
@@ -127,17 +138,6 @@ def gpu_driver(candidate: Candidate) -> str | None:
     gpu, have = candidate.place.gpu, candidate.place.stack.driver
     if gpu and gpu.driver and have and version_key(have) < version_key(gpu.driver):
         return f"{gpu.title} needs driver {gpu.driver}, the stack promises {have}"
-    return None
-
-
-@_rule(
-    why="wheels for one accelerator do not compute on another",
-    source="each release's own metadata on pypi.org",
-)
-def accelerator(candidate: Candidate) -> str | None:
-    """The build is for the stack's accelerator."""
-    if candidate.build.accelerator is not candidate.place.stack.accelerator:
-        return f"its {candidate.build.name} build is for {candidate.build.accelerator}"
     return None
 
 

@@ -203,3 +203,9 @@ def test_plan(
     assert planned["layers"][0]["name"] == "os"
     assert run(monkeypatch, "plan", "cuda12.2-vllm") == 0
     assert "entrypoint  tini" in capsys.readouterr().out
+
+
+def test_a_cell_of_a_chosen_release_has_a_tag_that_registries_take(matrix: Matrix) -> None:
+    chosen = cell(matrix, "cuda13.0-vllm@0.19.1")
+    assert (chosen.id, chosen.tag_id) == ("cuda13.0-vllm@0.19.1", "cuda13.0-vllm-0.19.1")
+    assert chosen.tag == "0.19.1-cuda13.0"
