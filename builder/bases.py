@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from builder.errors import Place, UserError
-from builder.model import Cell, digest_of_pins
+from builder.model import Cell, digest_of_pins, seal_of
 from builder.project import Project
 
 FILE = "bases.txt"
 _PIN = re.compile(r"(\S+)@(sha256:[0-9a-f]{64})")
-_SEAL = re.compile(r"^# pins: ([0-9a-f]{12})$", re.MULTILINE)
 _HINT = "run `imgbuild lock --bases`"
 _AFRESH = f"undo that, or delete the file and {_HINT}"
 
@@ -34,8 +33,7 @@ def read(project: Project) -> dict[str, str]:
         if pin is None:
             raise UserError("is no REFERENCE@sha256:...", place=Place(file, number), hint=_AFRESH)
         pins[pin[1]] = pin[2]
-    seal = _SEAL.search(text)
-    if not seal or seal[1] != digest_of_pins(text):
+    if seal_of(text) != digest_of_pins(text):
         raise UserError(
             "was changed by hand: its pins are not those that registries told",
             place=Place(file),

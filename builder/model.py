@@ -401,6 +401,15 @@ def digest_of_pins(text: str) -> str:
     return hashlib.sha256(pins.encode()).hexdigest()[:12]
 
 
+_SEAL = re.compile(r"^# pins: ([0-9a-f]{12})$", re.MULTILINE)
+
+
+def seal_of(text: str) -> str:
+    """The digest of its pins that a lock says it has, in its line `# pins: DIGEST`, or ""."""
+    seal = _SEAL.search(text)
+    return seal[1] if seal else ""
+
+
 # Steps: what a layer does, without saying in which file format or with which engine.
 
 
