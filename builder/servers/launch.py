@@ -29,6 +29,12 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     return options
 
 
+def dtype(options: argparse.Namespace, *, on_cpu: bool) -> str:
+    """The name of the number format that is asked for, or that suits the device."""
+    auto = "float32" if on_cpu else "bfloat16"
+    return str(auto if options.dtype == "auto" else options.dtype)
+
+
 def folder(model: str) -> Path:
     """The model's folder. Raises ServerError: nothing is downloaded here."""
     path = Path(model)

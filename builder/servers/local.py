@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Generator, Sequence
@@ -77,6 +78,15 @@ class LocalEngine:
         """Answer once, so that what is compiled at first use is there before the first request."""
         for _ in self.tokens([0], Sampling(temperature=0), 2):
             pass
+
+
+def loaded(
+    options: argparse.Namespace, model: Model, tokenizer: Tokenizer, max_length: int
+) -> LocalEngine:
+    """The engine around a model, warmed up, under the name that the options give it."""
+    engine = LocalEngine(options.served_model_name or options.model, model, tokenizer, max_length)
+    engine.warm_up()
+    return engine
 
 
 def read_config(folder: Path) -> dict[str, Any]:

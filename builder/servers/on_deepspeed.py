@@ -49,8 +49,7 @@ def load(options: argparse.Namespace) -> local.LocalEngine:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.kernel_inject and device == "cpu":
         raise ServerError("--kernel-inject: DeepSpeed has these kernels for CUDA only")
-    auto = "bfloat16" if device == "cuda" else "float32"
-    dtype = getattr(torch, auto if options.dtype == "auto" else options.dtype)
+    dtype = getattr(torch, launch.dtype(options, on_cpu=device == "cpu"))
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     inference = deepspeed.init_inference(
         model.eval(),
@@ -59,10 +58,7 @@ def load(options: argparse.Namespace) -> local.LocalEngine:
         replace_with_kernel_inject=options.kernel_inject,
         max_out_tokens=length,
     )
-    name = options.served_model_name or options.model
-    engine = local.LocalEngine(name, _Model(inference, torch, device), tokenizer, length)
-    engine.warm_up()
-    return engine
+    return local.loaded(options, _Model(inference, torch, device), tokenizer, length)
 
 
 class _Model:

@@ -37,16 +37,13 @@ def load(options: argparse.Namespace) -> local.LocalEngine:
 
     from . import llama
 
-    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    dtype = getattr(jnp, auto if options.dtype == "auto" else options.dtype)
+    dtype = getattr(jnp, launch.dtype(options, on_cpu=jax.default_backend() == "cpu"))
     if dtype == jnp.float32:
         # A TPU multiplies float32 as bfloat16 unless it is told otherwise.
         jax.config.update("jax_default_matmul_precision", "highest")
     mesh = jax.sharding.Mesh(jax.local_devices(), ("tp",))
     model = _Model(shape, llama.load(folder, shape, dtype, mesh), dtype, mesh)
-    engine = local.LocalEngine(options.served_model_name or options.model, model, tokenizer, length)
-    engine.warm_up()
-    return engine
+    return local.loaded(options, model, tokenizer, length)
 
 
 class _Model:

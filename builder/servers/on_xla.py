@@ -34,18 +34,14 @@ def load(options: argparse.Namespace) -> local.LocalEngine:
     import torch_xla.runtime
     import transformers
 
-    auto = "float32" if torch_xla.runtime.device_type() == "CPU" else "bfloat16"
-    dtype = getattr(torch, auto if options.dtype == "auto" else options.dtype)
+    on_cpu = torch_xla.runtime.device_type() == "CPU"
+    dtype = getattr(torch, launch.dtype(options, on_cpu=on_cpu))
     if dtype == torch.float32:
         # A TPU multiplies float32 as bfloat16 unless it is told otherwise.
         torch_xla.backends.set_mat_mul_precision("highest")
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     on_device = _Model(model.eval().to(torch_xla.device()))
-    engine = local.LocalEngine(
-        options.served_model_name or options.model, on_device, tokenizer, length
-    )
-    engine.warm_up()
-    return engine
+    return local.loaded(options, on_device, tokenizer, length)
 
 
 class _Model:
