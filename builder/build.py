@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import context, publish
+from builder import context
 from builder.copies import fetch
-from builder.engines.base import Archive, Base, Engine, Image
+from builder.engines.base import Archive, Base, Engine, Image, Progress
 from builder.engines.bootstrap import bootstrap
 from builder.engines.host import machine, state_dir
 from builder.errors import BuildError, UserError
@@ -51,14 +51,6 @@ class BuildResult:
     base: str
     changed: bool
     seconds: float
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a build reports to: the step that begins, and every line of the engine's log."""
-
-    step: Callable[[str], None]
-    line: Callable[[str], None]
 
 
 class Builder:
@@ -153,7 +145,7 @@ class Builder:
     def _pulled(self, recipe: Recipe, options: Options, steps: _Steps) -> Base:
         reference, copies = recipe.pinned_base, self._site.copies(recipe.pinned_base)
         if copies and self._engine.wants_archives:
-            progress = publish.Progress(step=steps.begin, line=steps.line)
+            progress = Progress(step=steps.begin, line=steps.line)
             if archive := fetch(reference, copies, self._site.ca, progress):
                 return dataclasses.replace(self._engine.load(archive), kind=recipe.kind)
         return self._engine.pull(reference, refresh=options.refresh_base, copies=copies)

@@ -9,7 +9,7 @@ import hashlib
 from pathlib import Path
 
 from builder import publish
-from builder.engines.base import Archive
+from builder.engines.base import Archive, Progress
 from builder.engines.host import cache_dir
 from builder.errors import BuildError
 from builder.registry import Registry, credentials, place
@@ -17,7 +17,7 @@ from builder.site import Mirror
 
 
 def fetch(
-    reference: str, copies: tuple[Mirror, ...], ca: Path | None, progress: publish.Progress
+    reference: str, copies: tuple[Mirror, ...], ca: Path | None, progress: Progress
 ) -> Archive | None:
     """The first copy that can be had, whole and checked by its digest; None: there is none.
 

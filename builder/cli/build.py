@@ -10,10 +10,11 @@ from pathlib import Path
 import click
 
 from builder import engines, site
-from builder.build import Builder, BuildResult, Options, Progress
+from builder.build import Builder, BuildResult, Options
 from builder.cli import options
 from builder.cli.progress import display
 from builder.engines.apptainer import Apptainer
+from builder.engines.base import Progress
 from builder.engines.buildkit import BuildKit
 from builder.errors import UserError
 from builder.model import BaseKind

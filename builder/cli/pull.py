@@ -13,6 +13,7 @@ from builder import engines, matrix, publish, site
 from builder.cli import options
 from builder.cli.progress import display
 from builder.engines.apptainer import Apptainer
+from builder.engines.base import Progress
 from builder.errors import UserError
 from builder.registry import Address, Registry, credentials, is_digest
 
@@ -66,7 +67,7 @@ def command(
     login = credentials.find(address.host, address.repository(wanted.name))
     there = Registry(address, ca=site.discover().ca, login=login)
     with display(cell.id) as shown:
-        progress = publish.Progress(step=shown.step, line=shown.line)
+        progress = Progress(step=shown.step, line=shown.line)
         if sif:
             target = folder / f"{cell.id}.sif"
             pulled = publish.pull_sif(wanted, there, target, progress, apptainer)

@@ -12,7 +12,7 @@ from builder import engines, publish, site
 from builder.cli import options
 from builder.cli.progress import display
 from builder.engines.apptainer import Apptainer
-from builder.engines.base import Publisher
+from builder.engines.base import Progress, Publisher
 from builder.errors import UserError
 from builder.prepare import Workbench
 from builder.registry import Address, Registry, credentials
@@ -51,7 +51,7 @@ def command(
         login = credentials.find(address.host, address.repository(naming.repository))
         there = Registry(address, ca=here.ca, login=login, actions="pull,push")
         with display(naming.cell_id) as shown:
-            progress = publish.Progress(step=shown.step, line=shown.line)
+            progress = Progress(step=shown.step, line=shown.line)
             result = publish.push(source, image, naming, there, progress)
         results.append(result)
         if not as_json:

@@ -13,6 +13,16 @@ from builder.proc import Result
 from builder.site import Mirror
 
 OnLine = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where long work reports to: the step that begins, and every line that tells how it goes."""
+
+    step: Callable[[str], None]
+    line: OnLine
+
+
 # Our labels beside the OCI ones, set at build time.
 CONTENT_LABEL = "io.imgbuild.content"
 

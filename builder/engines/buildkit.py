@@ -102,13 +102,15 @@ class BuildKit:
 
     def _pulled(self, sources: tuple[str, ...]) -> str:
         """The first of `sources` that can be pulled; raises BuildError for the last."""
-        for source in sources[:-1]:
+        for source in sources:
             try:
-                return self._pulled((source,))
+                proc.capture(Command(args=("docker", "pull", "--quiet", source), timeout=900))
             except BuildError:
-                continue
-        proc.capture(Command(args=("docker", "pull", "--quiet", sources[-1]), timeout=900))
-        return sources[-1]
+                if source == sources[-1]:
+                    raise
+            else:
+                return source
+        raise AssertionError  # the last one returns or raises
 
     def load(self, archive: Archive) -> Base:
         if self._image(archive.name) is None:

@@ -10,6 +10,8 @@ import socket
 import tempfile
 from pathlib import Path
 
+from builder.model import MACHINES
+
 _CAP_SYS_RESOURCE = 24  # bit of linux/capability.h
 
 
@@ -33,7 +35,7 @@ def lacks_sys_resource(status: Path = Path("/proc/self/status")) -> bool:
 def machine() -> str:
     """This machine's CPU, as OCI images name it."""
     name = platform.machine()
-    return {"x86_64": "amd64", "aarch64": "arm64"}.get(name, name)
+    return next((arch for arch, machine in MACHINES.items() if machine == name), name)
 
 
 def has_gpu() -> bool:

@@ -11,11 +11,20 @@ from builder.errors import BuildError
 _SECONDS = 5.0
 
 
+HUB = "docker.io"
+
+
+def split(reference: str) -> tuple[str, str]:
+    """The registry of an image reference, and what is on it; none named is Docker Hub."""
+    first, slash, rest = reference.partition("/")
+    named = slash and ("." in first or ":" in first or first == "localhost")
+    return (first, rest) if named else (HUB, reference)
+
+
 def host_of(reference: str) -> str:
     """The host that serves an image reference; Docker Hub's API has a name of its own."""
-    first, slash, _ = reference.partition("/")
-    named = slash and ("." in first or ":" in first or first == "localhost")
-    return "registry-1.docker.io" if not named or first == "docker.io" else first
+    host, _ = split(reference)
+    return "registry-1.docker.io" if host == HUB else host
 
 
 def reach(reference: str) -> None:

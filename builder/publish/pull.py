@@ -11,9 +11,8 @@ from pathlib import Path
 
 from builder.engines import oci
 from builder.engines.apptainer import Apptainer
-from builder.engines.base import Remote
+from builder.engines.base import Progress, Remote
 from builder.errors import BuildError
-from builder.publish.progress import Progress
 from builder.registry import trust
 from builder.registry.client import Registry
 

@@ -6,10 +6,9 @@ import re
 import time
 from dataclasses import dataclass
 
-from builder.engines.base import Image, Publisher
+from builder.engines.base import Image, Progress, Publisher
 from builder.errors import BuildError
 from builder.naming import Naming
-from builder.publish.progress import Progress
 from builder.registry.client import Manifest, Registry, unknown_ca
 
 _UNKNOWN_CA = re.compile(r"x509|certificate signed by unknown authority")

@@ -6,13 +6,12 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from builder.engines.registry import HUB, split
 from builder.errors import BuildError
 from builder.registry import credentials
 from builder.registry.address import Address
 from builder.registry.client import Registry, UnreachableError
 from builder.site import Mirror
-
-_HUB = "docker.io"
 
 
 class Asking:
@@ -63,9 +62,7 @@ class Asking:
 def place(reference: str, *, plain: bool) -> tuple[Address, str, str]:
     """Registry, repository and tag of an image reference without a digest."""
     name, tag = re.fullmatch(r"(.+?)(?::([\w.-]+))?", reference, re.ASCII).groups()  # type: ignore[union-attr]
-    host, slash, repository = name.partition("/")
-    if not slash or not ("." in host or ":" in host or host == "localhost"):
-        host, repository = _HUB, name  # Docker's own names
-    if host == _HUB and "/" not in repository:
+    host, repository = split(name)
+    if host == HUB and "/" not in repository:  # Docker's own names
         repository = f"library/{repository}"
     return Address(host=host, path="", plain=plain), repository, tag or "latest"

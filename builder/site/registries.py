@@ -1,6 +1,6 @@
 """containers-registries.conf(5): where this site keeps copies of other registries' images.
 
-Buildah, Podman and Apptainer read that file themselves; Docker knows mirrors of Docker Hub alone.
+Buildah and Podman read that file themselves; Docker knows mirrors of Docker Hub, Apptainer none.
 """
 
 from __future__ import annotations

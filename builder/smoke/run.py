@@ -97,8 +97,8 @@ class _Subject:
         self._image = image
         self._recipe = cell.framework.smoke[cell.stack.accelerator]
         self._for_gpus = cell.stack.accelerator is Accelerator.CUDA
-        self._gpu = host.has_gpu() and self._for_gpus
         self._missing = _missing_device(cell.stack.accelerator)
+        self._gpu = self._for_gpus and not self._missing
 
     def user(self) -> str:
         uid = self._call("id", "-u").strip()

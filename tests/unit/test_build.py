@@ -11,8 +11,8 @@ import pytest
 
 from builder import bases, build
 from builder import matrix as matrices
-from builder.build import Builder, BuildResult, Options, Progress
-from builder.engines.base import BuildRequest, OnLine
+from builder.build import Builder, BuildResult, Options
+from builder.engines.base import BuildRequest, OnLine, Progress
 from builder.errors import BuildError, UserError
 from builder.model import BaseKind, Matrix
 from builder.prepare import Workbench
