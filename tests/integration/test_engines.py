@@ -157,12 +157,11 @@ def another_first_layer(project: Path, mark: str) -> None:
     A file of it has to differ: BuildKit finds its cache by content too, so a command that differs
     and leaves the same files behind would give the old layers to the steps after it.
     """
-    (project / "templates/os").mkdir()
+    own, made = "rm -f /var/log/apt/*", f"echo {mark}-{time.time_ns()} > /etc/another-layer"
     family = (REPOSITORY / "templates/os/debian.j2").read_text()
-    family = family.replace(
-        "useradd ", f"echo {mark}-{time.time_ns()} > /etc/another-layer\nuseradd "
-    )
-    (project / "templates/os/debian.j2").write_text(family)
+    assert own in family
+    (project / "templates/os").mkdir()
+    (project / "templates/os/debian.j2").write_text(family.replace(own, f"{made}\n{own}"))
 
 
 def version(chosen: Engine, reference: str) -> str:
