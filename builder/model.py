@@ -30,6 +30,8 @@ Arch = Literal["amd64", "arm64"]  # as OCI images name CPU architectures
 Family = Literal["debian", "rhel", "suse"]  # of distributions: who installs packages alike
 MACHINES: dict[Arch, str] = {"amd64": "x86_64", "arm64": "aarch64"}  # as wheels name them
 AbsolutePath = Annotated[str, StringConstraints(pattern=r"^(/[\w.+-]+)+$")]
+# One that PATH finds, or where it lies; nothing that a shell would take apart.
+Program = Annotated[str, StringConstraints(pattern=r"^([\w.+-]+|(/[\w.+-]+)+)$")]
 
 
 class Accelerator(StrEnum):
@@ -65,8 +67,15 @@ class Archive(Fact):
     components: tuple[Name, ...] = ("main",)
 
 
+class Compiler(Fact):
+    """A C++ compiler that PyTorch's headers accept (C++17), and what makes programs take it."""
+
+    packages: tuple[OsPackage, ...]
+    env: dict[str, str] = Field(default_factory=dict)
+
+
 class OperatingSystem(Fact):
-    """A distribution: its image, its packages, and what it brings."""
+    """A distribution, or a vendor's image of one: its packages, and what it brings."""
 
     title: Text
     family: Family
@@ -74,11 +83,14 @@ class OperatingSystem(Fact):
     interpreter: AbsolutePath = "/usr/bin/python3"
     packages: tuple[OsPackage, ...]  # of every image: Python, its headers, TLS roots
     pip: OsPackage = "python3-pip"
+    compiler: Compiler
     init: OsPackage | None = None  # reaps and forwards signals; a package and its program
     glibc: Version
     image: ImageReference  # the registry's image, tag included
     archive: Archive | None = None  # None: it cannot be bootstrapped, a registry must serve it
     bootstrap_as: Name | None = None  # the OS to bootstrap instead of this one
+    # Python distributions that the interpreter has, for builds that name this OS in `torch_of`.
+    brings: tuple[Name, ...] = ()
     end_of_life: datetime.date  # the last day of its security fixes that need no contract
     source: Text
 
@@ -121,7 +133,7 @@ class Wrapped(Fact):
 
     image: ImageReference
     os: Name  # what it stands on
-    python: Text = "python3"  # for the runtime, which needs nothing but the standard library
+    python: Program = "python3"  # for the runtime, which needs nothing but the standard library
     released: datetime.date
 
 
@@ -135,6 +147,7 @@ class Build(Fact):
     constraints: tuple[Text, ...] = ()
     exclude: tuple[Name, ...] = ()
     sdists: tuple[Name, ...] = ()  # pure Python that upstream publishes as source alone
+    torch_of: Name | None = None  # the OS whose own PyTorch it uses; None: it brings one
     exclude_newer: datetime.date | None = None  # packages as of this day; None where it wraps
     index: Index | None = None
     arches: tuple[Arch, ...] = ("amd64",)
@@ -217,6 +230,7 @@ class Framework(Fact):
     note: Text | None = None  # what a user should know before choosing it
     server: Server
     packages: dict[Family, tuple[OsPackage, ...]] = Field(default_factory=dict)
+    compiles: bool = False  # at run time, so that the image needs a C++ compiler
     core: tuple[Name, ...] = ()  # distributions that make up the framework's own layer
     env: dict[str, str] = Field(default_factory=dict)
     smoke: dict[AcceleratorName, SmokeRun]
@@ -247,6 +261,7 @@ class Matrix(Fact):
     """All of matrix.yaml."""
 
     schema_version: Literal[1] = Field(alias="schema")
+    as_of: datetime.date  # the day that the facts are of
     tools: dict[Name, Tool]
     layers: tuple[WheelLayer, ...]
     os: dict[Name, OperatingSystem]
@@ -436,6 +451,7 @@ class Venv:
     """Create the virtual environment that all wheels go into."""
 
     path: str
+    sees_system: bool  # the distributions of the interpreter that it is made with
     kind: str = "venv"
 
 

@@ -87,6 +87,7 @@ def plan(
     init = (os.init, "--") if os.init and not wrap else ()
     server = cell.framework.server
     command = (python, SERVERS, server.module) if server.module else server.command
+    compiler = os.compiler.env if cell.framework.compiles and not wrap else {}
     return Recipe(
         cell=cell,
         kind=kind,
@@ -100,7 +101,7 @@ def plan(
         venv=None if wrap else VENV,
         python=python,
         user=USER,
-        env=tuple(sorted({**cell.stack.env, **cell.framework.env}.items())),
+        env=tuple(sorted({**cell.stack.env, **compiler, **cell.framework.env}.items())),
         labels=_labels(cell, wheels, os_name),
         entrypoint=(*init, python, f"{RUNTIME}/entrypoint.py", *command, "--"),
         health=(python, f"{RUNTIME}/health.py", str(server.port), server.health),
@@ -110,7 +111,9 @@ def plan(
 
 def _packages(cell: Cell, os: OperatingSystem) -> OsPackages:
     init = (os.init,) if os.init else ()
-    return OsPackages(names=(*os.packages, *init, *cell.framework.packages[os.family]))
+    compiler = os.compiler.packages if cell.framework.compiles else ()
+    own = cell.framework.packages.get(os.family, ())
+    return OsPackages(names=(*os.packages, *init, *compiler, *own))
 
 
 def _own_commands(framework_name: str) -> Fragment:
@@ -138,7 +141,11 @@ def _wheels(matrix: Matrix, closure: Closure, lock: Lock) -> Iterator[Layer]:
         )
         last = part is lock.layers[-1]
         fragment = (_own_commands(closure.framework_name),) if last else ()
-        venv = (Venv(path=VENV),) if number == 0 else ()
+        venv = (
+            (Venv(path=VENV, sees_system=closure.build.torch_of is not None),)
+            if number == 0
+            else ()
+        )
         yield Layer(name=part.name, why=why[part.name], steps=(*venv, wheels, *fragment))
 
 

@@ -32,12 +32,7 @@ def command(cell_id: str, file: Path | None, *, as_json: bool) -> None:
 
 def explained(loaded: Matrix, cell: Cell, pins: Mapping[str, str]) -> dict[str, Any]:
     """What there is to say of a cell, as plain data; `pins` are those of base images."""
-    place = rules.Place(
-        stack=cell.stack,
-        gpu=cell.gpu,
-        systems=tuple(os for os in (cell.os, cell.bootstrap_os) if os),
-        os_named=not cell.os_is_default,
-    )
+    place = matrix.place_of(loaded, matrix.parse_id(loaded, cell.id))
     passed_over = []
     for candidate in rules.candidates(cell.framework, place):
         if candidate.build is cell.build:

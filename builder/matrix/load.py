@@ -53,9 +53,15 @@ def _references(matrix: Matrix) -> Iterable[tuple[Key, str, Iterable[str]]]:
     for name, framework in matrix.frameworks.items():
         for i, release in enumerate(framework.releases):
             for j, build in enumerate(release.builds):
+                path = ("frameworks", name, "releases", i, "builds", j)
                 if build.wrap:
-                    path = ("frameworks", name, "releases", i, "builds", j, "wrap", "os")
-                    yield path, build.wrap.os, matrix.os
+                    yield (*path, "wrap", "os"), build.wrap.os, matrix.os
+                if build.torch_of:
+                    yield (
+                        (*path, "torch_of"),
+                        build.torch_of,
+                        [os for os, row in matrix.os.items() if row.brings],
+                    )
 
 
 def _check_cells(matrix: Matrix, document: Document) -> None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from builder.errors import nearest
 from builder.matrix.document import Key
-from builder.model import Accelerator, Build, Framework, Matrix, Release
+from builder.model import Accelerator, Build, Framework, Matrix, Release, Server
 
 Misfit = tuple[Key, str]
 _CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]")
 # What plan.py and the templates call the layers that no list of wheels makes.
 _OWN_LAYERS = {"os", "tools", "framework", "runtime"}
+_SERVERS = Path(__file__).parents[1] / "servers"
 _SM = re.compile(r"\d+\.\d+\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -29,21 +34,32 @@ def misfits(matrix: Matrix) -> Iterator[Misfit]:
     for index, layer in enumerate(matrix.layers):
         if layer.name in _OWN_LAYERS:
             yield ("layers", index, "name"), f": {layer.name!r} is a layer of imgbuild's own"
+    if not any("*" in layer.packages for layer in matrix.layers):
+        yield ("layers",), ' have no place for everything else; end with packages: ["*"]'
+    if "uv" not in matrix.tools:
+        yield ("tools",), " lacks the key 'uv', which installs the wheels"
     for name, gpu in matrix.gpus.items():
         yield from _sm(("gpus", name, "sm"), gpu.sm)
     families = {os.family for os in matrix.os.values()}
     for name, framework in matrix.frameworks.items():
         path: Key = ("frameworks", name)
         yield from _variables((*path, "env"), framework.env)
-        if framework.install == "wheels":
-            for family in sorted(families - set(framework.packages)):
-                yield (*path, "packages"), f" lacks the key {family!r}"
-        if bool(framework.server.command) == bool(framework.server.module):
-            yield (*path, "server"), " needs either a command or a module of builder/servers"
+        for family in sorted(families - set(framework.packages)) if framework.packages else ():
+            yield (*path, "packages"), f" lacks the key {family!r}"
+        yield from _server((*path, "server"), framework.server)
         versions = [release.version for release in framework.releases]
         yield from _twice((*path, "releases"), versions)
         for index, release in enumerate(framework.releases):
             yield from _release((*path, "releases", index), release, framework)
+
+
+def _server(path: Key, server: Server) -> Iterator[Misfit]:
+    if bool(server.command) == bool(server.module):
+        yield path, " needs either a command or a module of builder/servers"
+    if server.module and not (_SERVERS / f"on_{server.module}.py").is_file():
+        known = sorted(file.stem.removeprefix("on_") for file in _SERVERS.glob("on_*.py"))
+        problem = f": builder/servers has no on_{server.module}.py; {nearest(server.module, known)}"
+        yield (*path, "module"), problem
 
 
 def _twice(path: Key, names: Sequence[str]) -> Iterator[Misfit]:
@@ -57,7 +73,11 @@ def _systems(matrix: Matrix) -> Iterator[Misfit]:
         if not _parses(Version, os.python):
             yield ("os", name, "python"), f": {os.python!r} is not a version"
         yield from _image(("os", name, "image"), os.image)
-        if os.bootstrap_as and matrix.os[os.bootstrap_as].bootstrap_as:
+        yield from _variables(("os", name, "compiler", "env"), os.compiler.env)
+        if os.bootstrap_as and not matrix.os[os.bootstrap_as].archive:
+            problem = f": {os.bootstrap_as!r} has no archive to be bootstrapped from"
+            yield ("os", name, "bootstrap_as"), problem
+        elif os.bootstrap_as and matrix.os[os.bootstrap_as].bootstrap_as:
             problem = f": {os.bootstrap_as!r} is itself bootstrapped as another"
             yield ("os", name, "bootstrap_as"), problem
 
@@ -85,7 +105,9 @@ def _release(path: Key, release: Release, framework: Framework) -> Iterator[Misf
     if release.python and not _parses(SpecifierSet, release.python):
         yield (*path, "python"), f': {release.python!r} is not like ">=3.11,<3.15"'
     for index, build in enumerate(release.builds):
-        yield from _build((*path, "builds", index), build, framework)
+        path_of_build: Key = (*path, "builds", index)
+        yield from _requirements(path_of_build, build, release, framework)
+        yield from _build(path_of_build, build, framework)
 
 
 def _build(path: Key, build: Build, framework: Framework) -> Iterator[Misfit]:
@@ -106,6 +128,23 @@ def _build(path: Key, build: Build, framework: Framework) -> Iterator[Misfit]:
     elif not run.module and not build.wrap:
         place: Key = (*path[:2], "smoke", str(build.accelerator))
         yield place, " lacks the key 'module': a smoke test imports it"
+
+
+def _requirements(
+    path: Key, build: Build, release: Release, framework: Framework
+) -> Iterator[Misfit]:
+    """Each parses, and none of the framework's own contradicts the release's version."""
+    for key, texts in (("requirements", build.requirements), ("constraints", build.constraints)):
+        for index, text in enumerate(texts):
+            try:
+                wanted = Requirement(text)
+            except InvalidRequirement:
+                yield (*path, key, index), f': {text!r} is not like "torch==2.13.0"'
+                continue
+            own = canonicalize_name(wanted.name) in framework.core[:1]
+            if own and not wanted.specifier.contains(release.version, prereleases=True):
+                problem = f": {text!r} does not admit the release's version {release.version}"
+                yield (*path, key, index), problem
 
 
 def _installed(path: Key, build: Build, *, wraps: bool) -> Iterator[Misfit]:

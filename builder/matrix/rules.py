@@ -6,6 +6,7 @@ release; when there is none, the reasons of all candidates become the error.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -34,6 +35,8 @@ class Place:
     gpu: Gpu | None
     systems: tuple[OperatingSystem, ...]  # those that its wheels go into
     os_named: bool = False  # the user asked for one, other than the stack's own
+    torch_of: str | None  # the OS, where that brings PyTorch
+    as_of: datetime.date  # the day that the facts are of
 
     @property
     def arch(self) -> Arch:
@@ -127,6 +130,21 @@ def architecture(candidate: Candidate) -> str | None:
     if place.gpu:
         return f"{told}, {place.gpu.title} has an {place.arch} one"
     return f"{told}, the stack's are {place.arch}"
+
+
+@_rule(
+    why="two PyTorch builds in one image load each other's libraries",
+    source="imgbuild's own; NGC's containers pin theirs in /etc/pip/constraint.txt",
+)
+def own_torch(candidate: Candidate) -> str | None:
+    """A build that uses a system's own PyTorch goes onto that one, all others onto none such."""
+    place, build = candidate.place, candidate.build
+    if build.wrap or build.torch_of == place.torch_of:
+        return None
+    if place.torch_of is None:
+        return f"its {build.name} build has no PyTorch, and neither has {place.systems[0].title}"
+    brings = f"needs that of {build.torch_of}" if build.torch_of else "brings a PyTorch"
+    return f"it {brings}, and {place.systems[0].title} has another"
 
 
 @_rule(
@@ -231,11 +249,10 @@ def glibc(candidate: Candidate) -> str | None:
     source="the distribution's life-cycle page, named in its row",
 )
 def system_support(candidate: Candidate) -> str | None:
-    """The distribution still got security fixes when the build's packages were published."""
-    date = candidate.build.date
+    """The distribution gets security fixes on the day that matrix.yaml is of."""
     for os in candidate.place.systems if not candidate.build.wrap else ():
-        if os.end_of_life < date:
-            return f"it is of {date}, {os.title} has had no fixes since {os.end_of_life}"
+        if os.end_of_life < candidate.place.as_of:
+            return f"{os.title} has had no fixes since {os.end_of_life}"
     return None
 
 

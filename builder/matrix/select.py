@@ -110,17 +110,10 @@ def _nearest_possible(matrix: Matrix, parts: CellId) -> str | None:
 
 def resolve(matrix: Matrix, parts: CellId) -> Cell:
     """The cell of known parts; raises UserError with the rules' reasons when they admit none."""
-    stack = matrix.stacks[parts.stack]
+    place = place_of(matrix, parts)
     framework = matrix.frameworks[parts.framework]
-    gpu = matrix.gpus[parts.gpu] if parts.gpu else None
-    os_name = parts.os or stack.os
+    os_name = parts.os or place.stack.os
     bootstrap_os_name = _bootstrapped(matrix, os_name)
-    place = rules.Place(
-        stack=stack,
-        gpu=gpu,
-        systems=tuple(matrix.os[name] for name in (os_name, bootstrap_os_name) if name),
-        os_named=parts.os is not None,
-    )
     cell_id = str(parts)
     release, build = rules.choose(cell_id, framework, place, parts.version)
     if build.wrap:
@@ -132,14 +125,29 @@ def resolve(matrix: Matrix, parts: CellId) -> Cell:
         gpu_name=parts.gpu,
         os_name=os_name,
         os_is_default=parts.os is None,
-        stack=stack,
+        stack=place.stack,
         framework=framework,
-        gpu=gpu,
+        gpu=place.gpu,
         os=matrix.os[os_name],
         bootstrap_os_name=bootstrap_os_name,
         bootstrap_os=matrix.os[bootstrap_os_name] if bootstrap_os_name else None,
         release=release,
         build=build,
+    )
+
+
+def place_of(matrix: Matrix, parts: CellId) -> rules.Place:
+    """Where a cell of these parts would run."""
+    stack = matrix.stacks[parts.stack]
+    os_name = parts.os or stack.os
+    names = (os_name, _bootstrapped(matrix, os_name))
+    return rules.Place(
+        stack=stack,
+        gpu=matrix.gpus[parts.gpu] if parts.gpu else None,
+        systems=tuple(matrix.os[name] for name in names if name),
+        os_named=parts.os is not None,
+        torch_of=os_name if matrix.os[os_name].brings else None,
+        as_of=matrix.as_of,
     )
 
 

@@ -77,6 +77,7 @@ def test_a_made_up_os_is_a_row_too(tmp_path: Path) -> None:
     family: debian
     python: "3.13"
     packages: [ca-certificates, python3, python3-dev]
+    compiler: {packages: [g++, gcc]}
     init: tini
     glibc: "2.41"
     image: docker.io/library/debian:99-slim

@@ -387,7 +387,8 @@ def test_no_committed_cuda_lock_has_a_cpu_build(project: Project, matrix: Matrix
         pins = locks.read(project, matrix, closure).pins
         if closure.build.accelerator == "cuda":
             assert not [pin for pin in pins.items() if "cpu" in pin[1]], closure.id
-            assert any(name.startswith("nvidia-cudnn-cu") for name in pins), closure.id
+            own = any(name.startswith("nvidia-cudnn-cu") for name in pins)
+            assert own == ("torch" in pins) == (closure.build.torch_of is None), closure.id
 
 
 @pytest.mark.parametrize("folder", LOCKS, ids=lambda f: f.name)

@@ -69,9 +69,9 @@ MISTAKES = {
         "cpu-vlm",
     ),
     "package that a shell would read": Mistake(
-        "debian: [g++, gcc, libnuma1]",
-        'debian: [g++, gcc, "libnuma1; rm -rf /"]',
-        "frameworks.vllm.packages.debian[2]: 'libnuma1; rm -rf /' is not a valid name or version",
+        "debian: [libnuma1]",
+        'debian: ["libnuma1; rm -rf /"]',
+        "frameworks.vllm.packages.debian[0]: 'libnuma1; rm -rf /' is not a valid name or version",
         "rm -rf",
     ),
     "URL with a password": Mistake(
@@ -228,12 +228,65 @@ MISTAKES = {
         "did you mean 'ubuntu24.04'?",
         "ubuntu26.04",
     ),
+    "OS to bootstrap without packages": Mistake(
+        "bootstrap_as: debian12\n",
+        "bootstrap_as: rocky9\n",
+        "os.ubuntu22.04.bootstrap_as: 'rocky9' has no archive to be bootstrapped from",
+        "bootstrap_as: rocky9",
+    ),
+    "PyTorch of an OS that has none": Mistake(
+        "torch_of: ngc25.12",
+        "torch_of: debian12",
+        "frameworks.deepspeed.releases[0].builds[3].torch_of: unknown name 'debian12'; "
+        "known: ngc25.12",
+        "torch_of:",
+    ),
+    "server that is not there": Mistake(
+        "module: deepspeed # DeepSpeed ships no server",
+        "module: deepsped",
+        "frameworks.deepspeed.server.module: builder/servers has no on_deepsped.py; "
+        "did you mean 'deepspeed'?",
+        "module: deepsped",
+    ),
+    "requirement that is none": Mistake(
+        '"torch==2.13.0+cpu", "transformers"',
+        '"torch=2.13.0+cpu", "transformers"',
+        "frameworks.deepspeed.releases[0].builds[0].requirements[1]: 'torch=2.13.0+cpu' "
+        'is not like "torch==2.13.0"',
+        "torch=2.13.0",
+    ),
+    "requirement of another release": Mistake(
+        '["deepspeed==0.19.8", "torch==2.13.0+cpu"',
+        '["deepspeed==0.19.7", "torch==2.13.0+cpu"',
+        "frameworks.deepspeed.releases[0].builds[0].requirements[0]: 'deepspeed==0.19.7' "
+        "does not admit the release's version 0.19.8",
+        "deepspeed==0.19.7",
+    ),
+    "Python of an image that a shell would read": Mistake(
+        "python: /usr/src/.venv/bin/python3",
+        "python: /usr/bin/python3; true",
+        "frameworks.tgi.releases[0].builds[0].wrap.python: '/usr/bin/python3; true' "
+        "is not a valid name or version",
+        "python3; true",
+    ),
+    "no layer for the rest": Mistake(
+        'packages: ["*"]',
+        'packages: ["numpy"]',
+        'layers have no place for everything else; end with packages: ["*"]',
+        "layers:",
+    ),
+    "no tool that installs": Mistake(
+        "  uv:\n    version",
+        "  uvx:\n    version",
+        "tools lacks the key 'uv', which installs the wheels",
+        "tools:",
+    ),
     "unknown OS to bootstrap": Mistake(
         "bootstrap_as: debian12\n",
         "bootstrap_as: fedora\n",
         "os.ubuntu22.04.bootstrap_as: unknown name 'fedora'; "
-        "known: alma9, debian12, debian13, opensuse15, rocky8, rocky9, sles15, ubi9, ubuntu20.04, "
-        "ubuntu22.04, ubuntu24.04",
+        "known: alma9, debian12, debian13, ngc25.12, opensuse15, rocky8, rocky9, sles15, ubi9, "
+        "ubuntu20.04, ubuntu22.04, ubuntu24.04",
         "fedora",
     ),
     "SM without a minor version": Mistake(
@@ -279,7 +332,7 @@ MISTAKES = {
         "- name: cu130+1",
     ),
     "family without packages": Mistake(
-        "      debian: [g++, gcc, libnuma1]\n",
+        "      debian: [libnuma1]\n",
         "",
         "frameworks.vllm.packages lacks the key 'debian'",
         "    packages:\n",
@@ -309,12 +362,12 @@ MISTAKES = {
         "h10\n",
     ),
     "cell listed twice": Mistake(
-        CELLS, CELLS + "  - cpu-vllm\n", "cell 'cpu-vllm' is listed twice; line 10", "12"
+        CELLS, CELLS + "  - cpu-vllm\n", "cell 'cpu-vllm' is listed twice; line 12", "14"
     ),
     "cell listed twice, once with its stack's OS": Mistake(
         CELLS,
         CELLS + "  - cpu-vllm-debian12\n",
-        "cell 'cpu-vllm-debian12' is listed twice; line 10",
+        "cell 'cpu-vllm-debian12' is listed twice; line 12",
         "cpu-vllm-debian12",
     ),
     "cell with its stack's OS": Mistake(
@@ -365,7 +418,7 @@ ROOTS = {
     "a list": ("- a\n- b\n", ":1: is not a mapping"),
     "text": ("# comment\nhello\n", ":1: is not a mapping"),
     "nothing": ("", ": is empty"),
-    "an empty mapping": ("{}\n", ":1: the file lacks the key 'cells'"),
+    "an empty mapping": ("{}\n", ":1: the file lacks the key 'as_of'"),
 }
 
 

@@ -95,8 +95,8 @@ def test_what_the_steps_say(project: Project, matrix: Matrix) -> None:
     recipe = recipe_of(project, matrix, "cpu-vllm")
     steps = [step for layer in recipe.layers for step in layer.steps]
     os, own = matrix.os["debian12"], matrix.frameworks["vllm"].packages["debian"]
-    assert OsPackages(names=(*os.packages, "tini", *own)) in steps
-    assert Venv(path="/opt/venv") in steps
+    assert OsPackages(names=(*os.packages, "tini", *os.compiler.packages, *own)) in steps
+    assert Venv(path="/opt/venv", sees_system=False) in steps
     assert Fragment(template="frameworks/vllm.j2") in steps
     assert steps[-1] == Runtime(source="runtime", path="/opt/imgbuild/runtime")
     assert recipe.user in steps

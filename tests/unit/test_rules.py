@@ -46,6 +46,8 @@ def candidate(matrix: Matrix, cell_id: str, version: str, build: str) -> Candida
             stack=stack,
             gpu=matrix.gpus[gpu[0]] if gpu else None,
             systems=(matrix.os[stack.os],),
+            torch_of=None,
+            as_of=matrix.as_of,
         ),
     )
 
@@ -189,7 +191,9 @@ def test_why_cuda_12_2_does_not_get_the_newest_release(matrix: Matrix) -> None:
 
 def test_when_nothing_fits_every_candidate_has_its_reason(matrix: Matrix) -> None:
     stack = matrix.stacks["cuda12.2"].model_copy(update={"driver": "470.57.02"})
-    place = Place(stack=stack, gpu=None, systems=(matrix.os["debian12"],))
+    place = Place(
+        stack=stack, gpu=None, systems=(matrix.os["debian12"],), torch_of=None, as_of=matrix.as_of
+    )
     with pytest.raises(UserError) as error:
         rules.choose("x-vllm", matrix.frameworks["vllm"], place)
     assert str(error.value) == (
@@ -222,7 +226,13 @@ def test_newest_is_meant_as_python_orders_versions(
     matrix: Matrix, versions: tuple[str, ...]
 ) -> None:
     framework = released(matrix.frameworks["vllm"], *versions)
-    place = Place(stack=matrix.stacks["cpu"], gpu=None, systems=(matrix.os["debian12"],))
+    place = Place(
+        stack=matrix.stacks["cpu"],
+        gpu=None,
+        systems=(matrix.os["debian12"],),
+        torch_of=None,
+        as_of=matrix.as_of,
+    )
     release, _ = rules.choose("x", framework, place)
     assert release.version == "0.10.0"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterator
 
@@ -31,10 +32,10 @@ def test_admitted_cells_keep_the_facts(matrix: Matrix) -> None:
     """Recomputed from the tables alone, without the rules."""
     for row in survey(matrix, "*"):
         if row.cell:
-            assert not list(broken_facts(row.cell)), row.id
+            assert not list(broken_facts(row.cell, matrix.as_of)), row.id
 
 
-def broken_facts(found: Cell) -> Iterator[str]:
+def broken_facts(found: Cell, as_of: datetime.date) -> Iterator[str]:
     """Names of the facts that a cell contradicts."""
     stack, build, gpu = found.stack, found.build, found.gpu
     have = Version(stack.driver or "0")
@@ -58,7 +59,9 @@ def broken_facts(found: Cell) -> Iterator[str]:
             if Version(os.glibc) < Version(build.glibc or found.release.glibc or "0")
             else []
         )
-        yield from ["end of life"] if build.date > os.end_of_life else []
+        yield from ["end of life"] if os.end_of_life < as_of else []
+        own = found.os_name if "torch" in os.brings else None
+        yield from ["PyTorch"] if own != build.torch_of else []
 
 
 # cell -> the release that the rules choose, or words of their refusal
@@ -77,7 +80,10 @@ KNOWN = {
     "cuda12.8-sglang-rocky8": "0.5.8.post1",
     "cuda13.0-vllm-rocky8": "0.21.0",
     "cuda13.0-vllm-ubuntu20.04": "it needs Python >=3.11,<3.15, Ubuntu 20.04 (focal) has 3.8",
-    "cuda13.0-deepspeed-opensuse15": "it is of 2026-10-25, openSUSE Leap 15.6 has had no fixes",
+    "cuda13.0-deepspeed-ngc25.12": "0.19.8",
+    "cuda13.0-deepspeed-t4-ngc25.12": "its ngc25.12 build has GPU code for SM 8.0",
+    "cuda13.0-vllm-ngc25.12": "it brings a PyTorch, and NGC PyTorch 25.12 (Ubuntu 24.04) has",
+    "cuda13.0-deepspeed-opensuse15": "openSUSE Leap 15.6 has had no fixes since 2026-04-30",
     "tpu-vllm": "it needs Python ==3.12, Debian 12 (bookworm) has 3.11",
     "tpu-vllm-ubuntu24.04": "0.32.0",
     "cuda13.0-vllm@0.19.1": "0.19.1",
