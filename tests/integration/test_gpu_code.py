@@ -26,7 +26,7 @@ CLOSURES: dict[str, Closure] = {
     for cell in matrix.select(MATRIX, None)
     if cell.stack.accelerator is Accelerator.CUDA
     for closure in [cell.closure(BaseKind.REGISTRY)]
-    if closure
+    if closure and not closure.build.torch_of  # its PyTorch is in an image, not in a wheel
 }
 # Wheel -> its libraries, and the key of matrix.yaml that speaks of their code.
 LIBRARIES = {

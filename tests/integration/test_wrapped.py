@@ -28,10 +28,43 @@ IMAGES = {
         " printf '#!/bin/sh\\nexec text-generation-launcher \"$@\"\\n' > /tgi-entrypoint.sh &&"
         " chmod 755 /tgi-entrypoint.sh"
     ),
+    # As Ubuntu 24.04, which it stands on, it has given uid 1000 away.
     "nvcr.io/nvidia/tensorrt-llm/release:1.2.1": (
-        "install -m 755 /server.py /usr/local/bin/trtllm-serve"
+        "install -m 755 /server.py /usr/local/bin/trtllm-serve &&"
+        " useradd --uid 1000 --create-home ubuntu"
+    ),
+    "nvcr.io/nvidia/pytorch:25.12-py3": (
+        "rm -r /opt/venv && folder=/usr/local/lib/python3.11/dist-packages/torch &&"
+        " mkdir -p $folder && echo '__version__ = \"2.10.0a0+standin\"' > $folder/__init__.py &&"
+        " mkdir /etc/pip && echo uv==0.0.1 > /etc/pip/constraint.txt"
     ),
 }
+# What makes of the small project one whose cell goes onto the image above.
+VENDOR = (
+    (
+        "stacks:\n",
+        """  ngc25.12:
+    title: a stand-in for NGC PyTorch
+    family: debian
+    python: "3.11"
+    packages: [ca-certificates, python3]
+    compiler: {packages: []}
+    init: tini
+    glibc: "2.36"
+    image: nvcr.io/nvidia/pytorch:25.12-py3
+    brings: [torch]
+    end_of_life: 2029-05-31
+    source: none
+stacks:
+""",
+    ),
+    ("cells: [cpu-files]", "cells: [cpu-files-ngc25.12]"),
+    (
+        "            accelerator: cpu\n",
+        "            accelerator: cpu\n            torch_of: ngc25.12\n",
+    ),
+    ("        module: packaging\n", "        module: torch\n"),
+)
 # Cell -> the options that its server knows, and one that it does not.
 CELLS = {
     "cuda12.4-tgi": (
@@ -73,7 +106,8 @@ def mirrored(
         for command in ("userdel --remove imgbuild; true", commands):
             subprocess.run(["chroot", tree, "sh", "-c", command], check=True, capture_output=True)
         buildah("umount", container)
-        buildah("config", "--user", "0:0", "--entrypoint", "[]", container)
+        held = ("--env", "PIP_CONSTRAINT=/etc/pip/constraint.txt") if "pytorch" in rest else ()
+        buildah("config", "--user", "0:0", "--entrypoint", "[]", *held, container)
         buildah("commit", "--rm", container, f"localhost/standin/{rest}")
         target = f"docker://{plain_registry.host}/{rest}"
         buildah("push", "--tls-verify=false", f"localhost/standin/{rest}", target)
@@ -125,6 +159,51 @@ def test_a_wrapped_cell_is_built_and_starts(
             serving.remove()
     finally:
         run("clean", *options, *output, "--all")
+
+
+def test_a_server_that_is_told_no_host_is_reached_through_a_published_port(
+    mirrored: dict[str, str], imgbuild: Callable[..., Imgbuild]
+) -> None:
+    """trtllm-serve's own default, and the stand-in's, is loopback."""
+    engine("docker")
+    run = imgbuild(REPOSITORY, **mirrored)
+    options = ("--matrix", "cuda13.0-tensorrt-llm", "--engine", "docker")
+    (built,) = run("build", *options, "--refresh-base", "--json").json()
+    made = engines.choose("docker")
+    serving = made.start(
+        Run(image=built["image"]["reference"], args=("/model", "--port", "{port}"), port=8000)
+    )
+    try:
+        assert answers(f"{serving.url}/health")
+    finally:
+        serving.remove()
+        run("clean", *options, "--all")
+
+
+def test_a_vendors_pytorch_is_what_the_image_has(
+    name: str,
+    project: Path,
+    mirrored: dict[str, str],
+    imgbuild: Callable[..., Imgbuild],
+) -> None:
+    file = project / "matrix.yaml"
+    text = file.read_text()
+    for old, new in VENDOR:
+        assert old in text
+        text = text.replace(old, new, 1)
+    file.write_text(text)
+    run = imgbuild(project, **mirrored)
+    run("lock")
+    (built,) = run("build", "--engine", name, "--refresh-base", "--json").json()
+    reference = built["image"]["reference"]
+    made = Apptainer(project / "dist") if name == "apptainer" else engines.choose(name)
+    if name == "apptainer":
+        reference = str(project / reference)
+    code = "import packaging, torch; print(packaging.__file__, torch.__version__)"
+    told = made.call(reference, ("python3", "-c", code), {}, gpus=False).stdout
+    assert told.startswith("/opt/venv/")
+    assert told.endswith("2.10.0a0+standin\n")
+    run("clean", "--all", "--engine", name)
 
 
 def ended(container: engines.base.Container) -> int | None:
