@@ -2,34 +2,71 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .engine import Engine, RequestError, Sampling
 
-# What would change the answer and is not there: refused, unless it asks for nothing.
-_UNSUPPORTED = (
-    "best_of",
-    "echo",
-    "frequency_penalty",
-    "functions",
-    "guided_json",
-    "logit_bias",
-    "logprobs",
-    "n",
-    "presence_penalty",
-    "prompt_logprobs",
-    "response_format",
-    "structured_outputs",
-    "suffix",
-    "tools",
-    "top_logprobs",
-)
-_NOTHING: dict[str, list[Any]] = {"n": [1], "best_of": [1], "response_format": [{"type": "text"}]}
+# Options that are not there, and the values with which they ask for nothing.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "include_reasoning": (True,),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "return_tokens_as_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_k": (0, -1),
+    "top_logprobs": (0,),
+    "use_beam_search": (False,),
+}
+# What changes no answer here, whatever its value.
+_IGNORED = {
+    "cache_salt",
+    "metadata",
+    "parallel_tool_calls",
+    "prediction",
+    "priority",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "request_id",
+    "safety_identifier",
+    "service_tier",
+    "session_id",
+    "store",
+    "user",
+}
 
 Tokens = Annotated[int, Field(ge=1)]
+
+
+def _among(values: Sequence[Any], value: Any) -> bool:
+    """Whether it is one of them; `logprobs: 0` asks for something, and 0 == False in Python."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)
 
 
 class StreamOptions(BaseModel):
@@ -39,9 +76,16 @@ class StreamOptions(BaseModel):
 
 
 class Request(BaseModel):
-    """What both kinds of completion have in common."""
+    """What both kinds of completion have in common.
+
+    A request is answered as it was meant or refused: any other option, known to OpenAI or vLLM or
+    to nobody, is an error unless its value asks for nothing. OpenAI's own server refuses unknown
+    names too, so its clients send none; what they send for its accounts, caches and logs (`user`,
+    `metadata`, ...) is ignored.
+    """
 
     model_config = ConfigDict(extra="allow")
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = _NEUTRAL
 
     model: str | None = None
     max_tokens: Tokens | None = None
@@ -56,8 +100,8 @@ class Request(BaseModel):
     @model_validator(mode="after")
     def _refuse_unsupported(self) -> Request:
         for name, value in (self.model_extra or {}).items():
-            if name in _UNSUPPORTED and value and value not in _NOTHING.get(name, []):
-                raise ValueError(f"{name}={value!r} is not supported by this server")
+            if name not in _IGNORED and not _among((None, *self.neutral.get(name, ())), value):
+                raise ValueError(f"{name}={reprlib.repr(value)} is not supported by this server")
         return self
 
     @property
@@ -83,6 +127,8 @@ class Request(BaseModel):
 
 class CompletionRequest(Request):
     """Body of POST /v1/completions."""
+
+    neutral = {**_NEUTRAL, "add_special_tokens": (True,)}
 
     # Lists of prompts are accepted here to be refused with a sentence instead of a type error.
     prompt: str | list[int] | list[str] | list[list[int]]
@@ -131,6 +177,8 @@ class Message(BaseModel):
 
 class ChatRequest(Request):
     """Body of POST /v1/chat/completions."""
+
+    neutral = {**_NEUTRAL, "add_special_tokens": (False,)}
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: Tokens | None = None

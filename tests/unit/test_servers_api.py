@@ -154,9 +154,91 @@ def test_what_is_refused_is_said(body: dict[str, Any], said: str) -> None:
     assert engine.asked == []
 
 
-@pytest.mark.parametrize("more", [{"n": 1}, {"logprobs": None}, {"user": "me"}, {"echo": False}])
-def test_what_changes_nothing_is_accepted(more: dict[str, Any]) -> None:
-    assert complete(FakeEngine(HELLO), **more).status_code == 200
+# Option -> what would change the answer, and what asks for nothing (or no such value).
+OPTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "n": (2, (1, None)),
+    "best_of": (2, (1,)),
+    "echo": (True, (False,)),
+    "logprobs": (0, (False,)),
+    "prompt_logprobs": (0, ()),
+    "top_logprobs": (2, (0,)),
+    "top_k": (40, (0, -1)),
+    "min_p": (0.1, (0, 0.0)),
+    "frequency_penalty": (0.5, (0,)),
+    "presence_penalty": (-0.5, (0.0,)),
+    "repetition_penalty": (0, (1, 1.0)),
+    "length_penalty": (0.5, (1.0,)),
+    "use_beam_search": (True, (False,)),
+    "logit_bias": ({"5": 100}, ({},)),
+    "bad_words": (["x"], ([],)),
+    "allowed_token_ids": ([5], ()),
+    "min_tokens": (4, (0,)),
+    "skip_special_tokens": (False, (True,)),
+    "include_stop_str_in_output": (True, (False,)),
+    "truncate_prompt_tokens": (8, ()),
+    "add_special_tokens": (False, (True,)),
+    "guided_json": ({"type": "object"}, ()),
+    "guided_regex": ("a+", ()),
+    "guided_choice": (["a"], ()),
+    "guided_grammar": ("root ::= x", ()),
+    "structured_outputs": ({"regex": "a"}, ()),
+    "response_format": ({"type": "json_object"}, ({"type": "text"},)),
+    "suffix": ("x", ("",)),
+    "max_token": (5, ()),  # a slip of the pen
+    "messages": ([], ()),
+}
+CHAT_OPTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "tools": ([{"type": "function", "function": {"name": "f" * 999}}], ([],)),
+    "tool_choice": ("required", ("none", "auto")),
+    "functions": ([{"name": "f"}], ([],)),
+    "modalities": (["audio"], (["text"],)),
+    "reasoning_effort": ("high", ()),
+    "add_generation_prompt": (False, (True,)),
+    "continue_final_message": (True, (False,)),
+    "add_special_tokens": (True, (False,)),
+    "chat_template": ("{{ messages }}", ()),
+    "chat_template_kwargs": ({"enable_thinking": False}, ({},)),
+    "documents": ([{"text": "x"}], ([],)),
+    "prompt": ("x", ()),
+}
+
+
+@pytest.mark.parametrize(
+    ("ask", "name", "value"),
+    [(complete, name, value) for name, (value, _) in OPTIONS.items()]
+    + [(chat, name, value) for name, (value, _) in CHAT_OPTIONS.items()],
+)
+def test_an_option_that_is_not_there_is_refused_by_name(ask: Any, name: str, value: Any) -> None:
+    engine = FakeEngine(HELLO)
+    response = ask(engine, **{name: value})
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
+    assert message.startswith(f"{name}=")
+    assert message.endswith("is not supported by this server")
+    assert len(message) < 200
+    assert engine.asked == []
+
+
+@pytest.mark.parametrize(
+    ("ask", "name", "value"),
+    [(complete, name, value) for name, (_, some) in OPTIONS.items() for value in some]
+    + [(chat, name, value) for name, (_, some) in CHAT_OPTIONS.items() for value in some],
+)
+def test_what_asks_for_nothing_is_accepted(ask: Any, name: str, value: Any) -> None:
+    assert ask(FakeEngine(HELLO), **{name: value}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"},
+        {"parallel_tool_calls": False, "prompt_cache_key": "x", "safety_identifier": "x"},
+        {"stream_options": {"include_usage": True, "include_obfuscation": False}, "priority": 1},
+    ],
+)
+def test_what_clients_send_beside_an_answers_options(more: dict[str, Any]) -> None:
+    for ask in (complete, chat):
+        assert ask(FakeEngine(HELLO), **more).status_code == 200
 
 
 CHATS: dict[str, tuple[Any, str]] = {
