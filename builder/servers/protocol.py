@@ -69,13 +69,24 @@ def _among(values: Sequence[Any], value: Any) -> bool:
     return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)
 
 
-class StreamOptions(BaseModel):
+class _Options(BaseModel):
+    """In OpenAI's API null says the same as nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_null(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        return {name: value for name, value in body.items() if value is not None}
+
+
+class StreamOptions(_Options):
     """`include_usage` asks for one more chunk, with the usage."""
 
     include_usage: bool = False
 
 
-class Request(BaseModel):
+class Request(_Options):
     """What both kinds of completion have in common.
 
     A request is answered as it was meant or refused: any other option, known to OpenAI or vLLM or
@@ -100,7 +111,7 @@ class Request(BaseModel):
     @model_validator(mode="after")
     def _refuse_unsupported(self) -> Request:
         for name, value in (self.model_extra or {}).items():
-            if name not in _IGNORED and not _among((None, *self.neutral.get(name, ())), value):
+            if name not in _IGNORED and not _among(self.neutral.get(name, ()), value):
                 raise ValueError(f"{name}={reprlib.repr(value)} is not supported by this server")
         return self
 

@@ -241,6 +241,27 @@ def test_what_clients_send_beside_an_answers_options(more: dict[str, Any]) -> No
         assert ask(FakeEngine(HELLO), **more).status_code == 200
 
 
+@pytest.mark.parametrize("ask", [complete, chat])
+def test_null_is_the_default(ask: Any) -> None:
+    names = "model temperature top_p max_tokens max_completion_tokens seed stop stream n logprobs "
+    names += "stream_options return_token_ids top_k response_format tools user nobody"
+    engine = FakeEngine(HELLO)
+    response = ask(engine, **dict.fromkeys(names.split()))
+    assert response.status_code == 200, response.text
+    assert ask(engine).status_code == 200
+    assert engine.asked[0] == engine.asked[1]
+    options = {"stream": True, "stream_options": {"include_usage": None}}
+    assert "usage" not in events(ask(engine, **options))[-1]
+
+
+def test_null_is_no_prompt() -> None:
+    for response in (
+        complete(FakeEngine(HELLO), prompt=None),
+        client(FakeEngine(HELLO)).post("/v1/completions", json=[None]),
+    ):
+        assert response.status_code == 400
+
+
 CHATS: dict[str, tuple[Any, str]] = {
     "none": ([], "messages: "),
     "image": (
