@@ -81,13 +81,15 @@ class _Completion:
         metrics.running += 1
         metrics.prompt_tokens += len(self.prompt)
         reason = "abort"
+        sampling = self.request.sampling
+        ends = sampling.ends(engine.tokenizer.eos_ids)
         try:
-            generated = engine.generate(self.prompt, self.request.sampling, self.limit)
+            generated = engine.generate(self.prompt, sampling, self.limit)
             async with aclosing(generated) as tokens:
                 async for token in tokens:
                     self._tokens += 1
                     metrics.generation_tokens += 1
-                    ended = token in engine.tokenizer.eos_ids
+                    ended = token in ends
                     text = "" if ended else answer.push(token)
                     last = ended or self._tokens == self.limit
                     if last:

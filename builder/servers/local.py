@@ -61,6 +61,7 @@ class LocalEngine:
     ) -> Generator[int, None, None]:
         """The same as `generate`, on the calling thread."""
         sampler = Sampler(sampling)
+        ends = sampling.ends(self.tokenizer.eos_ids)
         logits: Any = self._model.start(prompt, max_tokens)
         for left in range(max_tokens, 0, -1):
             # Greedily, one number leaves the device and not the whole vocabulary.
@@ -70,7 +71,7 @@ class LocalEngine:
                 else sampler.choose(self._model.to_host(logits))
             )
             yield token
-            if token in self.tokenizer.eos_ids or left == 1:
+            if token in ends or left == 1:
                 return
             logits = self._model.step(token)
 

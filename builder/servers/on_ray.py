@@ -191,7 +191,8 @@ class VllmEngine:
             top_p=sampling.top_p,
             seed=sampling.seed,
             max_tokens=max_tokens,
-            stop_token_ids=sorted(self.tokenizer.eos_ids),
+            ignore_eos=sampling.ignore_eos,
+            stop_token_ids=sorted(sampling.ends(self.tokenizer.eos_ids)),
             detokenize=False,
             output_kind=self._delta,
         )

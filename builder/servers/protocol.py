@@ -104,6 +104,8 @@ class Request(_Options):
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
+    stop_token_ids: list[int] = []
+    ignore_eos: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
@@ -117,7 +119,13 @@ class Request(_Options):
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.temperature, self.top_p, self.seed)
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            ignore_eos=self.ignore_eos,
+            stop_token_ids=frozenset(self.stop_token_ids),
+        )
 
     @property
     def stops(self) -> list[str]:
@@ -207,7 +215,8 @@ def prepare(request: Request, engine: Engine) -> tuple[list[int], int]:
     if not prompt:
         raise RequestError("the prompt is empty")
     # A GPU would not answer such a token with an error but stop working for all requests.
-    if wrong := [id_ for id_ in prompt if not 0 <= id_ < engine.tokenizer.vocab_size]:
+    ids = [*prompt, *request.stop_token_ids]
+    if wrong := [id_ for id_ in ids if not 0 <= id_ < engine.tokenizer.vocab_size]:
         raise RequestError(f"token id {wrong[0]} is out of the vocabulary")
     limit = request.limit(engine.max_length - len(prompt))
     if len(prompt) + limit > engine.max_length:

@@ -136,6 +136,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "negative id": ({"prompt": [-1]}, "token id -1 is out of the vocabulary"),
     "too long": ({"max_tokens": 63}, "maximum context length is 64 tokens"),
     "prompt too long": ({"prompt": "x" * 64, "max_tokens": 1}, "64 in the prompt, 1 in the"),
+    "unknown stop": ({"stop_token_ids": [320]}, "token id 320 is out of the vocabulary"),
     "no tokens": ({"max_tokens": 0}, "max_tokens: "),
     "temperature": ({"temperature": -1}, "temperature: "),
     "top_p": ({"top_p": 0}, "top_p: "),
@@ -152,6 +153,34 @@ def test_what_is_refused_is_said(body: dict[str, Any], said: str) -> None:
     assert said in error["message"]
     assert (error["type"], error["code"]) == ("invalid_request_error", 400)
     assert engine.asked == []
+
+
+class Unending(FakeEngine):
+    """Says its whole answer, whatever is in it."""
+
+    async def generate(self, prompt: Any, sampling: Sampling, max_tokens: int) -> Any:
+        self.asked.append((list(prompt), sampling, max_tokens))
+        for token in self._answer[:max_tokens]:
+            yield token
+
+
+def test_an_answer_goes_on_after_its_end_where_asked_for() -> None:
+    engine = Unending([97, EOS, 98, 99])
+    body = complete(engine, ignore_eos=True, max_tokens=3, return_token_ids=True).json()
+    (choice,) = body["choices"]
+    assert choice["token_ids"] == [97, EOS, 98]
+    assert (choice["text"], choice["finish_reason"]) == ("ab", "length")
+    assert engine.asked[0][1].ignore_eos
+
+
+def test_a_token_ends_the_answer_where_asked_for() -> None:
+    engine = Unending([97, EOS, 98, 99])
+    body = complete(engine, ignore_eos=True, stop_token_ids=[98, 5], return_token_ids=True).json()
+    (choice,) = body["choices"]
+    assert choice["token_ids"] == [97, EOS, 98]
+    assert (choice["text"], choice["finish_reason"]) == ("a", "stop")
+    (choice,) = complete(engine, stop_token_ids=[98]).json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("a", "stop")
 
 
 # Option -> what would change the answer, and what asks for nothing (or no such value).

@@ -164,6 +164,23 @@ def test_an_answer_ends_with_its_eos() -> None:
     assert asyncio.run(collect(engine, EOS - 2, 9)) == [EOS - 1, EOS]
 
 
+@pytest.mark.parametrize(
+    ("sampling", "answer"),
+    [
+        (Sampling(0, ignore_eos=True), [EOS - 1, EOS, EOS + 1, EOS + 2]),
+        (
+            Sampling(0, ignore_eos=True, stop_token_ids=frozenset([EOS + 1])),
+            [EOS - 1, EOS, EOS + 1],
+        ),
+        (Sampling(0, stop_token_ids=frozenset([EOS - 1])), [EOS - 1]),
+        (Sampling(0, stop_token_ids=frozenset([EOS + 1])), [EOS - 1, EOS]),
+    ],
+)
+def test_what_ends_an_answer(sampling: Sampling, answer: list[int]) -> None:
+    engine = LocalEngine("x", Counting(), Bytes(), 64)
+    assert list(engine.tokens([EOS - 2], sampling, 4)) == answer
+
+
 def test_a_request_that_is_given_up_lets_the_next_one_in() -> None:
     engine = LocalEngine("x", Counting(), Bytes(), 64)
 
