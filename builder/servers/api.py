@@ -32,8 +32,9 @@ class Metrics:
     finished: Counter[str] = field(default_factory=Counter)
 
     def render(self, model: str) -> str:
-        """Prometheus' text format."""
-        label = f"model_name={json.dumps(model)}"
+        """Prometheus' text format, which is UTF-8 and knows no other escapes than these three."""
+        escaped = model.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        label = f'model_name="{escaped}"'
         lines = [
             "# TYPE vllm:num_requests_running gauge",
             f"vllm:num_requests_running{{{label}}} {self.running}",

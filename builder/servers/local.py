@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
+from . import launch
 from .engine import Sampling, ServerError, Tokenizer
 from .sampling import Sampler
 
@@ -85,7 +86,7 @@ def loaded(
     options: argparse.Namespace, model: Model, tokenizer: Tokenizer, max_length: int
 ) -> LocalEngine:
     """The engine around a model, warmed up, under the name that the options give it."""
-    engine = LocalEngine(options.served_model_name or options.model, model, tokenizer, max_length)
+    engine = LocalEngine(launch.name(options), model, tokenizer, max_length)
     engine.warm_up()
     return engine
 

@@ -88,6 +88,7 @@ def _become(command: list[str]) -> None:
 
 def _serve(options: argparse.Namespace, engine: list[str]) -> None:
     launch.folder(options.model)
+    name = launch.name(options)
     num_gpus = 0 if cpu_build() else 1
 
     import ray  # slow, and only in its image
@@ -101,7 +102,6 @@ def _serve(options: argparse.Namespace, engine: list[str]) -> None:
         _start(ray)
     for number, handler in ours.items():
         signal.signal(number, handler)  # Ray's exits with the signal's number
-    name = options.served_model_name or options.model
     deployment = serve.deployment(
         serve.ingress(app)(Replica),
         name="vllm",

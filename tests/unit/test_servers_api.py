@@ -358,6 +358,33 @@ def test_metrics_count() -> None:
         assert line in text.splitlines()
 
 
+def test_a_name_beyond_ascii() -> None:
+    engine = FakeEngine([*b"ok", EOS])
+    engine.name = 'modèle \t"数" \\ \n\x7f'
+    api_client = client(engine)
+    (card,) = api_client.get("/v1/models").json()["data"]
+    assert card["id"] == engine.name
+    assert complete(engine, model=engine.name).json()["model"] == engine.name
+    assert events(complete(engine, stream=True))[0]["model"] == engine.name
+    response = api_client.get("/metrics")
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    # Prometheus knows these three escapes and no others.
+    label = 'model_name="modèle \t\\"数\\" \\\\ \\n\x7f"'
+    assert f"vllm:prompt_tokens_total{{{label}}} 0\n" in response.content.decode()
+
+
+def test_what_is_no_unicode_is_refused() -> None:
+    for body in (
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": "Hi", "\\ud800": 1}',
+        b'{"prompt": "Hi", "x": "\\ud800"}',
+        b'{"prompt": "Hi", "model": "\\ud800"}',
+    ):
+        response = client(FakeEngine(HELLO)).post("/v1/completions", content=body)
+        assert response.status_code == 400, (body, response.text)
+        assert response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_stops_the_engine(stream: bool) -> None:
     class Endless(FakeEngine):

@@ -89,6 +89,16 @@ def test_the_shared_options() -> None:
         assert (options.dtype, options.max_model_len) == ("auto", None)
 
 
+def test_the_models_name() -> None:
+    parse = on_jax.parse
+    assert launch.name(parse(["--model", "/m"])) == "/m"
+    assert launch.name(parse(["--model", "/m", "--served-model-name", "modèle"])) == "modèle"
+    with pytest.raises(ServerError, match=r"--served-model-name 'm\\udcff': not UTF-8"):
+        launch.name(parse(["--model", "/m", "--served-model-name", "m\udcff"]))
+    with pytest.raises(ServerError, match=r"--model '/\\udcff': not UTF-8; give --served-model"):
+        launch.name(parse(["--model", "/\udcff"]))
+
+
 def test_deepspeed_runs_on_one_device() -> None:
     with pytest.raises(ServerError, match="use the vLLM or SGLang image"):
         on_deepspeed.parse(["--model", "/m", "--tensor-parallel-size", "2"])
