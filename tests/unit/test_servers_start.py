@@ -136,18 +136,72 @@ def test_vllms_options_go_through_ray() -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "several"),
+    ("given", "several"),
     [
         (["--tensor-parallel-size", "2"], True),
-        (["--pipeline-parallel-size=2"], True),
+        (["--tensor-parallel-size=2"], True),
+        (["--tensor_parallel_size", "2"], True),
+        (["--tensor_parallel_size=2"], True),
+        (["--tensor-parallel", "2"], True),
         (["-tp", "4"], True),
-        (["--tensor-parallel-size", "1"], False),
+        (["-tp=4"], True),
+        (["-tp4"], True),
+        (["--pipeline_parallel-size=2"], True),
+        (["-pp2"], True),
+        (["--data-parallel-size", "2"], True),
+        (["-dp=2"], True),
+        (["--prefill_context_parallel_size=2"], True),
+        (["-pcp", "2"], True),
+        (["-tp", "1", "-pp=1", "-dp1", "--data_parallel_size", "1"], False),
+        (["-tp", "2", "--tensor_parallel_size", "1"], False),
+        (["-dcp", "2", "-dpl", "2", "--tensor-parallel-size-of-another", "2"], False),
         (["--enforce-eager"], False),
         ([], False),
     ],
 )
-def test_a_model_over_several_devices(engine: list[str], several: bool) -> None:
-    assert on_ray.spread(engine) is several
+def test_a_model_over_several_devices(given: list[str], several: bool) -> None:
+    options, _ = on_ray.parse(["--model", "/m", *given])
+    assert on_ray.spread(options) is several
+
+
+def test_underscores_in_vllms_options_are_dashes() -> None:
+    given = [
+        "--served_model_name=a_b",
+        "--max_model_len",
+        "64",
+        "--model",
+        "/a_b",
+        "--enforce_eager",
+    ]
+    given += ["--compilation_config.pass_config.enable_x=a_b", "--quantization", "fp_8", "-O3"]
+    options, engine = on_ray.parse(given)
+    assert (options.served_model_name, options.max_model_len, options.model) == ("a_b", 64, "/a_b")
+    assert engine[:5] == [
+        "--enforce-eager",
+        "--compilation-config.pass_config.enable_x=a_b",
+        "--quantization",
+        "fp_8",
+        "-O3",
+    ]
+
+
+def test_copies_of_a_model_are_spread_over_the_cluster_too() -> None:
+    options, engine = on_ray.parse(["--model", "/m", "-dp", "2"])
+    command = " ".join(on_ray.vllm_command(options, engine))
+    assert "--data-parallel-size 2" in command
+    assert "--data-parallel-backend ray" in command
+    options, engine = on_ray.parse(["--model", "/m", "-tp", "2"])
+    assert "--data-parallel" not in " ".join(on_ray.vllm_command(options, engine))
+
+
+def test_devices_of_a_model_are_counted_in_whole_numbers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        on_ray.parse(["--model", "/m", "-tp", "two"])
+    assert (
+        "argument --tensor-parallel-size/-tp: invalid int value: 'two'" in capsys.readouterr().err
+    )
 
 
 def test_it_is_vllms_own_server_that_spreads_a_model() -> None:
@@ -155,7 +209,7 @@ def test_it_is_vllms_own_server_that_spreads_a_model() -> None:
     command = on_ray.vllm_command(options, engine)
     assert command[0] == "serve"
     assert " ".join(command[-2:]) == "--distributed-executor-backend ray"
-    for pair in ("-tp 2", "--model /m", "--served-model-name m", "--port 8000"):
+    for pair in ("--tensor-parallel-size 2", "--model /m", "--served-model-name m", "--port 8000"):
         assert pair in " ".join(command)
 
 
