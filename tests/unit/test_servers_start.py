@@ -35,6 +35,16 @@ LLAMA = {
 }
 
 
+ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 256,
+}
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder where an image has it: no package of ours is around it."""
@@ -243,11 +253,15 @@ def test_ray_is_started_again_on_a_busy_host() -> None:
         on_ray._start(FailingRay(3))
 
 
+def llama(config: dict[str, Any]) -> llama_config.Config:
+    return llama_config.Config.read(config, Path("/m/config.json"))
+
+
 def test_a_llama_config() -> None:
-    config = llama_config.Config.read({**LLAMA, "num_key_value_heads": 2, "rope_theta": 5e5})
+    config = llama({**LLAMA, "num_key_value_heads": 2, "rope_theta": 5e5})
     assert (config.head_dim, config.kv_heads, config.theta) == (8, 2, 5e5)
     assert (config.scaling, config.tied, config.bias) == (None, False, False)
-    assert llama_config.Config.read({**LLAMA, "architectures": ["Qwen2ForCausalLM"]}).bias
+    assert llama({**LLAMA, "architectures": ["Qwen2ForCausalLM"]}).bias
 
 
 @pytest.mark.parametrize(
@@ -263,20 +277,29 @@ def test_a_llama_config() -> None:
 )
 def test_what_the_jax_server_does_not_compute(more: dict[str, Any], said: str) -> None:
     with pytest.raises(ServerError, match=said):
-        llama_config.Config.read({**LLAMA, **more})
+        llama({**LLAMA, **more})
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "num_attention_heads"])
+def test_a_llama_config_lacks_a_key(key: str) -> None:
+    lacks = rf"/m/config\.json has no {key}$"
+    with pytest.raises(ServerError, match=lacks):
+        llama({name: value for name, value in LLAMA.items() if name != key})
+    with pytest.raises(ServerError, match=lacks):
+        llama({**LLAMA, key: None})
+
+
+@pytest.mark.parametrize("key", ["factor", "original_max_position_embeddings"])
+def test_a_llama_configs_rope_lacks_a_key(key: str) -> None:
+    rope = {name: value for name, value in ROPE.items() if name != key}
+    for name in ("rope_scaling", "rope_parameters"):
+        with pytest.raises(ServerError, match=rf"/m/config\.json has no {name}\.{key}$"):
+            llama({**LLAMA, name: rope})
 
 
 def test_llama3_stretches_long_waves_only() -> None:
-    rope = {
-        "rope_type": "llama3",
-        "rope_theta": 1e4,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 256,
-    }
-    plain = llama_config.frequencies(llama_config.Config.read({**LLAMA, "head_dim": 64}))
-    config = llama_config.Config.read({**LLAMA, "head_dim": 64, "rope_parameters": rope})
+    plain = llama_config.frequencies(llama({**LLAMA, "head_dim": 64}))
+    config = llama({**LLAMA, "head_dim": 64, "rope_parameters": ROPE})
     scaled = llama_config.frequencies(config)
     waves = 2 * math.pi / plain
     assert np.array_equal(scaled[waves < 256 / 4], plain[waves < 256 / 4])
