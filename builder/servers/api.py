@@ -202,7 +202,11 @@ def _engine(http: Request) -> Engine:
 
 
 async def _health(http: Request) -> Response:
-    _engine(http)
+    engine = _engine(http)
+    try:
+        await engine.check_health()
+    except Exception as error:
+        raise HTTPException(503, f"the engine has died: {error}") from error
     return Response()
 
 

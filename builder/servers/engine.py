@@ -83,3 +83,7 @@ class Engine(Protocol):
         `max_tokens`.
         """
         ...
+
+    async def check_health(self) -> None:
+        """Raises what the engine has died of, if it will answer no more."""
+        ...

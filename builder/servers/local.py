@@ -39,6 +39,7 @@ class LocalEngine:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self._model = model
+        self._failure: str | None = None
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
@@ -53,9 +54,23 @@ class LocalEngine:
                     token := await loop.run_in_executor(self._thread, next, tokens, None)
                 ) is not None:
                     yield token
+            except Exception:
+                self._thread.submit(self._examine)
+                raise
             finally:
                 # On the thread, where it comes after a step that is still at work.
                 self._thread.submit(tokens.close)
+
+    def _examine(self) -> None:
+        """After a failure: a request that asked too much has passed, a lost device fails again."""
+        try:
+            self.warm_up()
+        except Exception as error:
+            self._failure = repr(error)
+
+    async def check_health(self) -> None:
+        if self._failure:
+            raise RuntimeError(self._failure)
 
     def tokens(
         self, prompt: Sequence[int], sampling: Sampling, max_tokens: int

@@ -231,5 +231,4 @@ class VllmEngine:
                     yield token
 
     async def check_health(self) -> None:
-        """Raises what vLLM raises when its engine has died."""
         await self._engine.check_health()

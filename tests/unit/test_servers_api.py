@@ -342,6 +342,16 @@ def test_health_and_models() -> None:
     assert (card["id"], card["max_model_len"]) == ("fake", 64)
 
 
+def test_the_health_of_an_engine_that_has_died() -> None:
+    class Dead(FakeEngine):
+        async def check_health(self) -> None:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    response = client(Dead(HELLO)).get("/health")
+    assert response.status_code == 503
+    assert "device-side assert" in response.json()["error"]["message"]
+
+
 def test_metrics_count() -> None:
     engine = FakeEngine([*b"ok", EOS])
     api_client = client(engine)
