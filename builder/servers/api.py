@@ -32,8 +32,9 @@ class Metrics:
     finished: Counter[str] = field(default_factory=Counter)
 
     def render(self, model: str) -> str:
-        """Prometheus' text format."""
-        label = f"model_name={json.dumps(model)}"
+        """Prometheus' text format, which is UTF-8 and knows no other escapes than these three."""
+        escaped = model.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        label = f'model_name="{escaped}"'
         lines = [
             "# TYPE vllm:num_requests_running gauge",
             f"vllm:num_requests_running{{{label}}} {self.running}",
@@ -81,13 +82,15 @@ class _Completion:
         metrics.running += 1
         metrics.prompt_tokens += len(self.prompt)
         reason = "abort"
+        sampling = self.request.sampling
+        ends = sampling.ends(engine.tokenizer.eos_ids)
         try:
-            generated = engine.generate(self.prompt, self.request.sampling, self.limit)
+            generated = engine.generate(self.prompt, sampling, self.limit)
             async with aclosing(generated) as tokens:
                 async for token in tokens:
                     self._tokens += 1
                     metrics.generation_tokens += 1
-                    ended = token in engine.tokenizer.eos_ids
+                    ended = token in ends
                     text = "" if ended else answer.push(token)
                     last = ended or self._tokens == self.limit
                     if last:
@@ -199,7 +202,11 @@ def _engine(http: Request) -> Engine:
 
 
 async def _health(http: Request) -> Response:
-    _engine(http)
+    engine = _engine(http)
+    try:
+        await engine.check_health()
+    except Exception as error:
+        raise HTTPException(503, f"the engine has died: {error}") from error
     return Response()
 
 

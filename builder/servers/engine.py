@@ -17,11 +17,17 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. Temperature 0 takes the likeliest."""
+    """How the next token is chosen, and which is the last. Temperature 0 takes the likeliest."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int | None = None
+    ignore_eos: bool = False
+    stop_token_ids: frozenset[int] = frozenset()
+
+    def ends(self, eos_ids: frozenset[int]) -> frozenset[int]:
+        """Tokens that end this answer, where `eos_ids` end the model's others."""
+        return self.stop_token_ids if self.ignore_eos else self.stop_token_ids | eos_ids
 
 
 class Tokenizer(Protocol):
@@ -34,7 +40,7 @@ class Tokenizer(Protocol):
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        """Tokens that end an answer."""
+        """Tokens with which the model ends an answer."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -71,9 +77,13 @@ class Engine(Protocol):
     def generate(
         self, prompt: Sequence[int], sampling: Sampling, max_tokens: int
     ) -> AsyncGenerator[int, None]:
-        """At most `max_tokens` ids; the last is one of `eos_ids` if the model ended by itself.
+        """At most `max_tokens` ids; the last is one of `sampling.ends(eos_ids)` if the model ended.
 
         Closing the generator stops the work. The prompt is not empty and leaves room for
         `max_tokens`.
         """
+        ...
+
+    async def check_health(self) -> None:
+        """Raises what the engine has died of, if it will answer no more."""
         ...

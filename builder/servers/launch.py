@@ -29,6 +29,19 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     return options
 
 
+def name(options: argparse.Namespace) -> str:
+    """What requests call the model. Raises ServerError for one that no answer could say."""
+    served = options.served_model_name
+    found = str(served or options.model)
+    try:
+        found.encode()
+    except UnicodeEncodeError as error:  # bytes of an argument that Python could not read
+        given = "--served-model-name" if served else "--model"
+        advice = "" if served else "; give --served-model-name"
+        raise ServerError(f"{given} {found!r}: not UTF-8{advice}") from error
+    return found
+
+
 def dtype(options: argparse.Namespace, *, on_cpu: bool) -> str:
     """The name of the number format that is asked for, or that suits the device."""
     auto = "float32" if on_cpu else "bfloat16"

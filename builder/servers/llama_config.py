@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ class Config:
     bias: bool  # of the query, key and value projections
 
     @classmethod
-    def read(cls, config: Mapping[str, Any]) -> Config:
-        """Raises ServerError for what this module does not compute."""
+    def read(cls, config: Mapping[str, Any], file: Path) -> Config:
+        """Raises ServerError for what this module does not compute, or lacks in the file."""
         architecture = (config.get("architectures") or ["no architecture"])[0]
         if architecture not in KNOWN:
             raise ServerError(f"{architecture}: the JAX server knows {', '.join(KNOWN)}")
@@ -46,33 +47,44 @@ class Config:
         if named := [f"{key}={config[key]!r}" for key, bad in refused.items() if bad]:
             raise ServerError(f"the JAX server does not compute {', '.join(named)}")
         # transformers 5 writes rope_parameters, older ones rope_theta and rope_scaling.
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        heads = config["num_attention_heads"]
+        rope_name = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+        rope = config.get(rope_name) or {}
+        heads, hidden, layers = (
+            _need(config, key, f"{file} has no ")
+            for key in ("num_attention_heads", "hidden_size", "num_hidden_layers")
+        )
         return cls(
-            layers=config["num_hidden_layers"],
-            hidden=config["hidden_size"],
+            layers=layers,
+            hidden=hidden,
             heads=heads,
             kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+            head_dim=config.get("head_dim") or hidden // heads,
             norm_eps=config.get("rms_norm_eps", 1e-6),
             theta=rope.get("rope_theta") or config.get("rope_theta") or 10000.0,
-            scaling=_scaling(rope),
+            scaling=_scaling(rope, f"{file} has no {rope_name}."),
             tied=bool(config.get("tie_word_embeddings", False)),
             bias=qwen,
         )
 
 
-def _scaling(rope: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
+def _need(settings: Mapping[str, Any], key: str, lacks: str) -> Any:
+    value = settings.get(key)
+    if value is None:
+        raise ServerError(f"{lacks}{key}")
+    return value
+
+
+def _scaling(rope: Mapping[str, Any], lacks: str) -> tuple[float, float, float, float] | None:
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return None
     if kind != "llama3":
         raise ServerError(f"RoPE of type {kind!r}: the JAX server knows default and llama3")
     return (
-        rope["factor"],
-        rope["low_freq_factor"],
-        rope["high_freq_factor"],
-        rope["original_max_position_embeddings"],
+        _need(rope, "factor", lacks),
+        _need(rope, "low_freq_factor", lacks),
+        _need(rope, "high_freq_factor", lacks),
+        _need(rope, "original_max_position_embeddings", lacks),
     )
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
+from . import launch
 from .engine import Sampling, ServerError, Tokenizer
 from .sampling import Sampler
 
@@ -38,6 +39,7 @@ class LocalEngine:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self._model = model
+        self._failure: str | None = None
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
@@ -52,15 +54,30 @@ class LocalEngine:
                     token := await loop.run_in_executor(self._thread, next, tokens, None)
                 ) is not None:
                     yield token
+            except Exception:
+                self._thread.submit(self._examine)
+                raise
             finally:
                 # On the thread, where it comes after a step that is still at work.
                 self._thread.submit(tokens.close)
+
+    def _examine(self) -> None:
+        """After a failure: a request that asked too much has passed, a lost device fails again."""
+        try:
+            self.warm_up()
+        except Exception as error:
+            self._failure = repr(error)
+
+    async def check_health(self) -> None:
+        if self._failure:
+            raise RuntimeError(self._failure)
 
     def tokens(
         self, prompt: Sequence[int], sampling: Sampling, max_tokens: int
     ) -> Generator[int, None, None]:
         """The same as `generate`, on the calling thread."""
         sampler = Sampler(sampling)
+        ends = sampling.ends(self.tokenizer.eos_ids)
         logits: Any = self._model.start(prompt, max_tokens)
         for left in range(max_tokens, 0, -1):
             # Greedily, one number leaves the device and not the whole vocabulary.
@@ -70,7 +87,7 @@ class LocalEngine:
                 else sampler.choose(self._model.to_host(logits))
             )
             yield token
-            if token in self.tokenizer.eos_ids or left == 1:
+            if token in ends or left == 1:
                 return
             logits = self._model.step(token)
 
@@ -84,7 +101,7 @@ def loaded(
     options: argparse.Namespace, model: Model, tokenizer: Tokenizer, max_length: int
 ) -> LocalEngine:
     """The engine around a model, warmed up, under the name that the options give it."""
-    engine = LocalEngine(options.served_model_name or options.model, model, tokenizer, max_length)
+    engine = LocalEngine(launch.name(options), model, tokenizer, max_length)
     engine.warm_up()
     return engine
 

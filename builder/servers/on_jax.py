@@ -29,7 +29,7 @@ def load(options: argparse.Namespace) -> local.LocalEngine:
     folder = launch.folder(options.model)
     config = local.read_config(folder)
     length = local.max_length(config, options.max_model_len)
-    shape = Config.read(config)
+    shape = Config.read(config, folder / "config.json")
     tokenizer = FolderTokenizer(folder)
 
     import jax  # slow, and only in its image

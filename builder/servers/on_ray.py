@@ -10,12 +10,12 @@ import argparse
 import importlib.metadata
 import logging
 import os
+import re
 import signal
 import sys
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,20 @@ _LOG = logging.getLogger("servers")
 _APP = "imgbuild"
 _TRIES = 3
 _OBJECT_STORE = 100 << 20  # bytes; nothing large passes through it
-# More than one of these processes is a model spread over devices.
-_PARALLEL = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp")
+# vLLM's options that multiply the devices of one engine.
+_PARALLEL = {
+    "--tensor-parallel-size": "-tp",
+    "--pipeline-parallel-size": "-pp",
+    "--prefill-context-parallel-size": "-pcp",
+    "--data-parallel-size": "-dp",
+}
+_GLUED = re.compile(rf"^({'|'.join(_PARALLEL.values())})(?=\d)")
 
 
 def run(arguments: Sequence[str]) -> None:
     """Serve until a signal. Raises ServerError."""
     options, engine = parse(arguments)
-    if spread(engine):
+    if spread(options):
         if cpu_build():
             raise ServerError("vLLM's CPU build cannot spread a model over Ray; use --replicas")
         _become([_program("vllm"), *vllm_command(options, engine)])
@@ -45,26 +51,46 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Our options, and those left for vLLM's engine, which knows them where it runs."""
     parser = launch.parser("ray", "Serve vLLM through Ray. All other options are vLLM's own.")
     parser.add_argument("--replicas", type=int, default=1, metavar="N", help="engines side by side")
-    options, engine = parser.parse_known_args(arguments)
+    for name, short in _PARALLEL.items():
+        parser.add_argument(name, short, dest=name, type=int, metavar="N", help="as in vLLM")
+    options, engine = parser.parse_known_args([spelled(word) for word in arguments])
     if options.replicas < 1:
         raise ServerError(f"--replicas {options.replicas}: at least 1")
     engine += ["--model", options.model, "--dtype", options.dtype]
     if options.max_model_len is not None:
         engine += ["--max-model-len", str(options.max_model_len)]
+    for name, count in _parallel(options).items():
+        engine += [name, str(count)]
     return options, engine
 
 
-def spread(engine: Sequence[str]) -> bool:
-    """Whether vLLM's options ask for several devices a model."""
-    words = [part for word in engine for part in word.split("=", 1)]
-    return any(name in _PARALLEL and value != "1" for name, value in pairwise(words))
+def spelled(word: str) -> str:
+    """An argument as argparse reads it: vLLM takes --a_b for --a-b, and -tp2 is -tp=2."""
+    if not word.startswith("--"):
+        return _GLUED.sub(r"\1=", word)
+    name, equals, value = word.partition("=")
+    option, dot, field = name.partition(".")  # the keys of a JSON object keep their underscores
+    return f"{option.replace('_', '-')}{dot}{field}{equals}{value}"
+
+
+def _parallel(options: argparse.Namespace) -> dict[str, int]:
+    """What is given of _PARALLEL."""
+    return {name: vars(options)[name] for name in _PARALLEL if vars(options)[name] is not None}
+
+
+def spread(options: argparse.Namespace) -> bool:
+    """Whether an engine needs several devices."""
+    return any(count != 1 for count in _parallel(options).values())
 
 
 def vllm_command(options: argparse.Namespace, engine: Sequence[str]) -> list[str]:
     """The arguments of `vllm` that serve the same over the nodes of a Ray cluster."""
     named = ["--served-model-name", options.served_model_name] if options.served_model_name else []
     place = ["--host", options.host, "--port", str(options.port)]
-    return ["serve", *engine, *named, *place, "--distributed-executor-backend", "ray"]
+    ray = ["--distributed-executor-backend", "ray"]
+    if _parallel(options).get("--data-parallel-size", 1) != 1:
+        ray = ["--data-parallel-backend", "ray", *ray]  # else all copies are to be on this node
+    return ["serve", *engine, *named, *place, *ray]
 
 
 def cpu_build() -> bool:
@@ -88,6 +114,7 @@ def _become(command: list[str]) -> None:
 
 def _serve(options: argparse.Namespace, engine: list[str]) -> None:
     launch.folder(options.model)
+    name = launch.name(options)
     num_gpus = 0 if cpu_build() else 1
 
     import ray  # slow, and only in its image
@@ -101,7 +128,6 @@ def _serve(options: argparse.Namespace, engine: list[str]) -> None:
         _start(ray)
     for number, handler in ours.items():
         signal.signal(number, handler)  # Ray's exits with the signal's number
-    name = options.served_model_name or options.model
     deployment = serve.deployment(
         serve.ingress(app)(Replica),
         name="vllm",
@@ -191,7 +217,8 @@ class VllmEngine:
             top_p=sampling.top_p,
             seed=sampling.seed,
             max_tokens=max_tokens,
-            stop_token_ids=sorted(self.tokenizer.eos_ids),
+            ignore_eos=sampling.ignore_eos,
+            stop_token_ids=sorted(sampling.ends(self.tokenizer.eos_ids)),
             detokenize=False,
             output_kind=self._delta,
         )
@@ -204,5 +231,4 @@ class VllmEngine:
                     yield token
 
     async def check_health(self) -> None:
-        """Raises what vLLM raises when its engine has died."""
         await self._engine.check_health()

@@ -2,46 +2,101 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .engine import Engine, RequestError, Sampling
 
-# What would change the answer and is not there: refused, unless it asks for nothing.
-_UNSUPPORTED = (
-    "best_of",
-    "echo",
-    "frequency_penalty",
-    "functions",
-    "guided_json",
-    "logit_bias",
-    "logprobs",
-    "n",
-    "presence_penalty",
-    "prompt_logprobs",
-    "response_format",
-    "structured_outputs",
-    "suffix",
-    "tools",
-    "top_logprobs",
-)
-_NOTHING: dict[str, list[Any]] = {"n": [1], "best_of": [1], "response_format": [{"type": "text"}]}
+# Options that are not there, and the values with which they ask for nothing.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "include_reasoning": (True,),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "return_tokens_as_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_k": (0, -1),
+    "top_logprobs": (0,),
+    "use_beam_search": (False,),
+}
+# What changes no answer here, whatever its value.
+_IGNORED = {
+    "cache_salt",
+    "metadata",
+    "parallel_tool_calls",
+    "prediction",
+    "priority",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "request_id",
+    "safety_identifier",
+    "service_tier",
+    "session_id",
+    "store",
+    "user",
+}
 
 Tokens = Annotated[int, Field(ge=1)]
 
 
-class StreamOptions(BaseModel):
+def _among(values: Sequence[Any], value: Any) -> bool:
+    """Whether it is one of them; `logprobs: 0` asks for something, and 0 == False in Python."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)
+
+
+class _Options(BaseModel):
+    """In OpenAI's API null says the same as nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_null(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        return {name: value for name, value in body.items() if value is not None}
+
+
+class StreamOptions(_Options):
     """`include_usage` asks for one more chunk, with the usage."""
 
     include_usage: bool = False
 
 
-class Request(BaseModel):
-    """What both kinds of completion have in common."""
+class Request(_Options):
+    """What both kinds of completion have in common.
+
+    A request is answered as it was meant or refused: any other option, known to OpenAI or vLLM or
+    to nobody, is an error unless its value asks for nothing. OpenAI's own server refuses unknown
+    names too, so its clients send none; what they send for its accounts, caches and logs (`user`,
+    `metadata`, ...) is ignored.
+    """
 
     model_config = ConfigDict(extra="allow")
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = _NEUTRAL
 
     model: str | None = None
     max_tokens: Tokens | None = None
@@ -49,6 +104,8 @@ class Request(BaseModel):
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
+    stop_token_ids: list[int] = []
+    ignore_eos: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
@@ -56,13 +113,19 @@ class Request(BaseModel):
     @model_validator(mode="after")
     def _refuse_unsupported(self) -> Request:
         for name, value in (self.model_extra or {}).items():
-            if name in _UNSUPPORTED and value and value not in _NOTHING.get(name, []):
-                raise ValueError(f"{name}={value!r} is not supported by this server")
+            if name not in _IGNORED and not _among(self.neutral.get(name, ()), value):
+                raise ValueError(f"{name}={reprlib.repr(value)} is not supported by this server")
         return self
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.temperature, self.top_p, self.seed)
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            ignore_eos=self.ignore_eos,
+            stop_token_ids=frozenset(self.stop_token_ids),
+        )
 
     @property
     def stops(self) -> list[str]:
@@ -83,6 +146,8 @@ class Request(BaseModel):
 
 class CompletionRequest(Request):
     """Body of POST /v1/completions."""
+
+    neutral = {**_NEUTRAL, "add_special_tokens": (True,)}
 
     # Lists of prompts are accepted here to be refused with a sentence instead of a type error.
     prompt: str | list[int] | list[str] | list[list[int]]
@@ -132,6 +197,8 @@ class Message(BaseModel):
 class ChatRequest(Request):
     """Body of POST /v1/chat/completions."""
 
+    neutral = {**_NEUTRAL, "add_special_tokens": (False,)}
+
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: Tokens | None = None
 
@@ -148,7 +215,8 @@ def prepare(request: Request, engine: Engine) -> tuple[list[int], int]:
     if not prompt:
         raise RequestError("the prompt is empty")
     # A GPU would not answer such a token with an error but stop working for all requests.
-    if wrong := [id_ for id_ in prompt if not 0 <= id_ < engine.tokenizer.vocab_size]:
+    ids = [*prompt, *request.stop_token_ids]
+    if wrong := [id_ for id_ in ids if not 0 <= id_ < engine.tokenizer.vocab_size]:
         raise RequestError(f"token id {wrong[0]} is out of the vocabulary")
     limit = request.limit(engine.max_length - len(prompt))
     if len(prompt) + limit > engine.max_length:

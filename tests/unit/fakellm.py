@@ -42,6 +42,9 @@ class FakeEngine:
         self._answer = answer
         self._error = error
 
+    async def check_health(self) -> None:
+        """It is well."""
+
     async def generate(
         self, prompt: Sequence[int], sampling: Sampling, max_tokens: int
     ) -> AsyncGenerator[int, None]:

@@ -136,6 +136,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "negative id": ({"prompt": [-1]}, "token id -1 is out of the vocabulary"),
     "too long": ({"max_tokens": 63}, "maximum context length is 64 tokens"),
     "prompt too long": ({"prompt": "x" * 64, "max_tokens": 1}, "64 in the prompt, 1 in the"),
+    "unknown stop": ({"stop_token_ids": [320]}, "token id 320 is out of the vocabulary"),
     "no tokens": ({"max_tokens": 0}, "max_tokens: "),
     "temperature": ({"temperature": -1}, "temperature: "),
     "top_p": ({"top_p": 0}, "top_p: "),
@@ -154,9 +155,140 @@ def test_what_is_refused_is_said(body: dict[str, Any], said: str) -> None:
     assert engine.asked == []
 
 
-@pytest.mark.parametrize("more", [{"n": 1}, {"logprobs": None}, {"user": "me"}, {"echo": False}])
-def test_what_changes_nothing_is_accepted(more: dict[str, Any]) -> None:
-    assert complete(FakeEngine(HELLO), **more).status_code == 200
+class Unending(FakeEngine):
+    """Says its whole answer, whatever is in it."""
+
+    async def generate(self, prompt: Any, sampling: Sampling, max_tokens: int) -> Any:
+        self.asked.append((list(prompt), sampling, max_tokens))
+        for token in self._answer[:max_tokens]:
+            yield token
+
+
+def test_an_answer_goes_on_after_its_end_where_asked_for() -> None:
+    engine = Unending([97, EOS, 98, 99])
+    body = complete(engine, ignore_eos=True, max_tokens=3, return_token_ids=True).json()
+    (choice,) = body["choices"]
+    assert choice["token_ids"] == [97, EOS, 98]
+    assert (choice["text"], choice["finish_reason"]) == ("ab", "length")
+    assert engine.asked[0][1].ignore_eos
+
+
+def test_a_token_ends_the_answer_where_asked_for() -> None:
+    engine = Unending([97, EOS, 98, 99])
+    body = complete(engine, ignore_eos=True, stop_token_ids=[98, 5], return_token_ids=True).json()
+    (choice,) = body["choices"]
+    assert choice["token_ids"] == [97, EOS, 98]
+    assert (choice["text"], choice["finish_reason"]) == ("a", "stop")
+    (choice,) = complete(engine, stop_token_ids=[98]).json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("a", "stop")
+
+
+# Option -> what would change the answer, and what asks for nothing (or no such value).
+OPTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "n": (2, (1, None)),
+    "best_of": (2, (1,)),
+    "echo": (True, (False,)),
+    "logprobs": (0, (False,)),
+    "prompt_logprobs": (0, ()),
+    "top_logprobs": (2, (0,)),
+    "top_k": (40, (0, -1)),
+    "min_p": (0.1, (0, 0.0)),
+    "frequency_penalty": (0.5, (0,)),
+    "presence_penalty": (-0.5, (0.0,)),
+    "repetition_penalty": (0, (1, 1.0)),
+    "length_penalty": (0.5, (1.0,)),
+    "use_beam_search": (True, (False,)),
+    "logit_bias": ({"5": 100}, ({},)),
+    "bad_words": (["x"], ([],)),
+    "allowed_token_ids": ([5], ()),
+    "min_tokens": (4, (0,)),
+    "skip_special_tokens": (False, (True,)),
+    "include_stop_str_in_output": (True, (False,)),
+    "truncate_prompt_tokens": (8, ()),
+    "add_special_tokens": (False, (True,)),
+    "guided_json": ({"type": "object"}, ()),
+    "guided_regex": ("a+", ()),
+    "guided_choice": (["a"], ()),
+    "guided_grammar": ("root ::= x", ()),
+    "structured_outputs": ({"regex": "a"}, ()),
+    "response_format": ({"type": "json_object"}, ({"type": "text"},)),
+    "suffix": ("x", ("",)),
+    "max_token": (5, ()),  # a slip of the pen
+    "messages": ([], ()),
+}
+CHAT_OPTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "tools": ([{"type": "function", "function": {"name": "f" * 999}}], ([],)),
+    "tool_choice": ("required", ("none", "auto")),
+    "functions": ([{"name": "f"}], ([],)),
+    "modalities": (["audio"], (["text"],)),
+    "reasoning_effort": ("high", ()),
+    "add_generation_prompt": (False, (True,)),
+    "continue_final_message": (True, (False,)),
+    "add_special_tokens": (True, (False,)),
+    "chat_template": ("{{ messages }}", ()),
+    "chat_template_kwargs": ({"enable_thinking": False}, ({},)),
+    "documents": ([{"text": "x"}], ([],)),
+    "prompt": ("x", ()),
+}
+
+
+@pytest.mark.parametrize(
+    ("ask", "name", "value"),
+    [(complete, name, value) for name, (value, _) in OPTIONS.items()]
+    + [(chat, name, value) for name, (value, _) in CHAT_OPTIONS.items()],
+)
+def test_an_option_that_is_not_there_is_refused_by_name(ask: Any, name: str, value: Any) -> None:
+    engine = FakeEngine(HELLO)
+    response = ask(engine, **{name: value})
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
+    assert message.startswith(f"{name}=")
+    assert message.endswith("is not supported by this server")
+    assert len(message) < 200
+    assert engine.asked == []
+
+
+@pytest.mark.parametrize(
+    ("ask", "name", "value"),
+    [(complete, name, value) for name, (_, some) in OPTIONS.items() for value in some]
+    + [(chat, name, value) for name, (_, some) in CHAT_OPTIONS.items() for value in some],
+)
+def test_what_asks_for_nothing_is_accepted(ask: Any, name: str, value: Any) -> None:
+    assert ask(FakeEngine(HELLO), **{name: value}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"},
+        {"parallel_tool_calls": False, "prompt_cache_key": "x", "safety_identifier": "x"},
+        {"stream_options": {"include_usage": True, "include_obfuscation": False}, "priority": 1},
+    ],
+)
+def test_what_clients_send_beside_an_answers_options(more: dict[str, Any]) -> None:
+    for ask in (complete, chat):
+        assert ask(FakeEngine(HELLO), **more).status_code == 200
+
+
+@pytest.mark.parametrize("ask", [complete, chat])
+def test_null_is_the_default(ask: Any) -> None:
+    names = "model temperature top_p max_tokens max_completion_tokens seed stop stream n logprobs "
+    names += "stream_options return_token_ids top_k response_format tools user nobody"
+    engine = FakeEngine(HELLO)
+    response = ask(engine, **dict.fromkeys(names.split()))
+    assert response.status_code == 200, response.text
+    assert ask(engine).status_code == 200
+    assert engine.asked[0] == engine.asked[1]
+    options = {"stream": True, "stream_options": {"include_usage": None}}
+    assert "usage" not in events(ask(engine, **options))[-1]
+
+
+def test_null_is_no_prompt() -> None:
+    for response in (
+        complete(FakeEngine(HELLO), prompt=None),
+        client(FakeEngine(HELLO)).post("/v1/completions", json=[None]),
+    ):
+        assert response.status_code == 400
 
 
 CHATS: dict[str, tuple[Any, str]] = {
@@ -210,6 +342,16 @@ def test_health_and_models() -> None:
     assert (card["id"], card["max_model_len"]) == ("fake", 64)
 
 
+def test_the_health_of_an_engine_that_has_died() -> None:
+    class Dead(FakeEngine):
+        async def check_health(self) -> None:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    response = client(Dead(HELLO)).get("/health")
+    assert response.status_code == 503
+    assert "device-side assert" in response.json()["error"]["message"]
+
+
 def test_metrics_count() -> None:
     engine = FakeEngine([*b"ok", EOS])
     api_client = client(engine)
@@ -224,6 +366,33 @@ def test_metrics_count() -> None:
         'vllm:request_success_total{model_name="fake",finished_reason="stop"} 1',
     ):
         assert line in text.splitlines()
+
+
+def test_a_name_beyond_ascii() -> None:
+    engine = FakeEngine([*b"ok", EOS])
+    engine.name = 'modèle \t"数" \\ \n\x7f'
+    api_client = client(engine)
+    (card,) = api_client.get("/v1/models").json()["data"]
+    assert card["id"] == engine.name
+    assert complete(engine, model=engine.name).json()["model"] == engine.name
+    assert events(complete(engine, stream=True))[0]["model"] == engine.name
+    response = api_client.get("/metrics")
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    # Prometheus knows these three escapes and no others.
+    label = 'model_name="modèle \t\\"数\\" \\\\ \\n\x7f"'
+    assert f"vllm:prompt_tokens_total{{{label}}} 0\n" in response.content.decode()
+
+
+def test_what_is_no_unicode_is_refused() -> None:
+    for body in (
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": "Hi", "\\ud800": 1}',
+        b'{"prompt": "Hi", "x": "\\ud800"}',
+        b'{"prompt": "Hi", "model": "\\ud800"}',
+    ):
+        response = client(FakeEngine(HELLO)).post("/v1/completions", content=body)
+        assert response.status_code == 400, (body, response.text)
+        assert response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

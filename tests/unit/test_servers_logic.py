@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,23 @@ def test_an_answer_ends_with_its_eos() -> None:
     assert asyncio.run(collect(engine, EOS - 2, 9)) == [EOS - 1, EOS]
 
 
+@pytest.mark.parametrize(
+    ("sampling", "answer"),
+    [
+        (Sampling(0, ignore_eos=True), [EOS - 1, EOS, EOS + 1, EOS + 2]),
+        (
+            Sampling(0, ignore_eos=True, stop_token_ids=frozenset([EOS + 1])),
+            [EOS - 1, EOS, EOS + 1],
+        ),
+        (Sampling(0, stop_token_ids=frozenset([EOS - 1])), [EOS - 1]),
+        (Sampling(0, stop_token_ids=frozenset([EOS + 1])), [EOS - 1, EOS]),
+    ],
+)
+def test_what_ends_an_answer(sampling: Sampling, answer: list[int]) -> None:
+    engine = LocalEngine("x", Counting(), Bytes(), 64)
+    assert list(engine.tokens([EOS - 2], sampling, 4)) == answer
+
+
 def test_a_request_that_is_given_up_lets_the_next_one_in() -> None:
     engine = LocalEngine("x", Counting(), Bytes(), 64)
 
@@ -174,6 +192,42 @@ def test_a_request_that_is_given_up_lets_the_next_one_in() -> None:
         return await collect(engine, 100, 2)
 
     assert asyncio.run(leave_then_ask()) == [101, 102]
+
+
+class Failing(Counting):
+    """Fails at a prompt of 13; `lost` tells whether its device fails from then on."""
+
+    def __init__(self, lost: bool) -> None:
+        super().__init__()
+        self.lost = lost
+        self.failed = False
+
+    def start(self, prompt: Any, max_tokens: int) -> Any:
+        if prompt == [13] or (self.failed and self.lost):
+            self.failed = True
+            raise RuntimeError("device-side assert triggered")
+        return super().start(prompt, max_tokens)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_engine_is_dead_once_nothing_works_any_more(lost: bool) -> None:
+    engine = LocalEngine("x", Failing(lost), Bytes(), 64)
+
+    async def ask(first: int) -> list[int]:
+        with pytest.raises(RuntimeError, match="device-side assert") if lost else nullcontext():
+            return await collect(engine, first, 2)
+        return []
+
+    async def fail_then_ask() -> list[int]:
+        await engine.check_health()
+        with pytest.raises(RuntimeError, match="device-side assert"):
+            await collect(engine, 13, 2)
+        answer = await ask(100)  # after which it is known
+        with pytest.raises(RuntimeError, match="device-side assert") if lost else nullcontext():
+            await engine.check_health()
+        return answer
+
+    assert asyncio.run(fail_then_ask()) == ([] if lost else [101, 102])
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,16 @@ LLAMA = {
 }
 
 
+ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 256,
+}
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder where an image has it: no package of ours is around it."""
@@ -89,6 +99,16 @@ def test_the_shared_options() -> None:
         assert (options.dtype, options.max_model_len) == ("auto", None)
 
 
+def test_the_models_name() -> None:
+    parse = on_jax.parse
+    assert launch.name(parse(["--model", "/m"])) == "/m"
+    assert launch.name(parse(["--model", "/m", "--served-model-name", "modèle"])) == "modèle"
+    with pytest.raises(ServerError, match=r"--served-model-name 'm\\udcff': not UTF-8"):
+        launch.name(parse(["--model", "/m", "--served-model-name", "m\udcff"]))
+    with pytest.raises(ServerError, match=r"--model '/\\udcff': not UTF-8; give --served-model"):
+        launch.name(parse(["--model", "/\udcff"]))
+
+
 def test_deepspeed_runs_on_one_device() -> None:
     with pytest.raises(ServerError, match="use the vLLM or SGLang image"):
         on_deepspeed.parse(["--model", "/m", "--tensor-parallel-size", "2"])
@@ -126,18 +146,72 @@ def test_vllms_options_go_through_ray() -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "several"),
+    ("given", "several"),
     [
         (["--tensor-parallel-size", "2"], True),
-        (["--pipeline-parallel-size=2"], True),
+        (["--tensor-parallel-size=2"], True),
+        (["--tensor_parallel_size", "2"], True),
+        (["--tensor_parallel_size=2"], True),
+        (["--tensor-parallel", "2"], True),
         (["-tp", "4"], True),
-        (["--tensor-parallel-size", "1"], False),
+        (["-tp=4"], True),
+        (["-tp4"], True),
+        (["--pipeline_parallel-size=2"], True),
+        (["-pp2"], True),
+        (["--data-parallel-size", "2"], True),
+        (["-dp=2"], True),
+        (["--prefill_context_parallel_size=2"], True),
+        (["-pcp", "2"], True),
+        (["-tp", "1", "-pp=1", "-dp1", "--data_parallel_size", "1"], False),
+        (["-tp", "2", "--tensor_parallel_size", "1"], False),
+        (["-dcp", "2", "-dpl", "2", "--tensor-parallel-size-of-another", "2"], False),
         (["--enforce-eager"], False),
         ([], False),
     ],
 )
-def test_a_model_over_several_devices(engine: list[str], several: bool) -> None:
-    assert on_ray.spread(engine) is several
+def test_a_model_over_several_devices(given: list[str], several: bool) -> None:
+    options, _ = on_ray.parse(["--model", "/m", *given])
+    assert on_ray.spread(options) is several
+
+
+def test_underscores_in_vllms_options_are_dashes() -> None:
+    given = [
+        "--served_model_name=a_b",
+        "--max_model_len",
+        "64",
+        "--model",
+        "/a_b",
+        "--enforce_eager",
+    ]
+    given += ["--compilation_config.pass_config.enable_x=a_b", "--quantization", "fp_8", "-O3"]
+    options, engine = on_ray.parse(given)
+    assert (options.served_model_name, options.max_model_len, options.model) == ("a_b", 64, "/a_b")
+    assert engine[:5] == [
+        "--enforce-eager",
+        "--compilation-config.pass_config.enable_x=a_b",
+        "--quantization",
+        "fp_8",
+        "-O3",
+    ]
+
+
+def test_copies_of_a_model_are_spread_over_the_cluster_too() -> None:
+    options, engine = on_ray.parse(["--model", "/m", "-dp", "2"])
+    command = " ".join(on_ray.vllm_command(options, engine))
+    assert "--data-parallel-size 2" in command
+    assert "--data-parallel-backend ray" in command
+    options, engine = on_ray.parse(["--model", "/m", "-tp", "2"])
+    assert "--data-parallel" not in " ".join(on_ray.vllm_command(options, engine))
+
+
+def test_devices_of_a_model_are_counted_in_whole_numbers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        on_ray.parse(["--model", "/m", "-tp", "two"])
+    assert (
+        "argument --tensor-parallel-size/-tp: invalid int value: 'two'" in capsys.readouterr().err
+    )
 
 
 def test_it_is_vllms_own_server_that_spreads_a_model() -> None:
@@ -145,7 +219,7 @@ def test_it_is_vllms_own_server_that_spreads_a_model() -> None:
     command = on_ray.vllm_command(options, engine)
     assert command[0] == "serve"
     assert " ".join(command[-2:]) == "--distributed-executor-backend ray"
-    for pair in ("-tp 2", "--model /m", "--served-model-name m", "--port 8000"):
+    for pair in ("--tensor-parallel-size 2", "--model /m", "--served-model-name m", "--port 8000"):
         assert pair in " ".join(command)
 
 
@@ -179,11 +253,15 @@ def test_ray_is_started_again_on_a_busy_host() -> None:
         on_ray._start(FailingRay(3))
 
 
+def llama(config: dict[str, Any]) -> llama_config.Config:
+    return llama_config.Config.read(config, Path("/m/config.json"))
+
+
 def test_a_llama_config() -> None:
-    config = llama_config.Config.read({**LLAMA, "num_key_value_heads": 2, "rope_theta": 5e5})
+    config = llama({**LLAMA, "num_key_value_heads": 2, "rope_theta": 5e5})
     assert (config.head_dim, config.kv_heads, config.theta) == (8, 2, 5e5)
     assert (config.scaling, config.tied, config.bias) == (None, False, False)
-    assert llama_config.Config.read({**LLAMA, "architectures": ["Qwen2ForCausalLM"]}).bias
+    assert llama({**LLAMA, "architectures": ["Qwen2ForCausalLM"]}).bias
 
 
 @pytest.mark.parametrize(
@@ -199,20 +277,29 @@ def test_a_llama_config() -> None:
 )
 def test_what_the_jax_server_does_not_compute(more: dict[str, Any], said: str) -> None:
     with pytest.raises(ServerError, match=said):
-        llama_config.Config.read({**LLAMA, **more})
+        llama({**LLAMA, **more})
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "num_attention_heads"])
+def test_a_llama_config_lacks_a_key(key: str) -> None:
+    lacks = rf"/m/config\.json has no {key}$"
+    with pytest.raises(ServerError, match=lacks):
+        llama({name: value for name, value in LLAMA.items() if name != key})
+    with pytest.raises(ServerError, match=lacks):
+        llama({**LLAMA, key: None})
+
+
+@pytest.mark.parametrize("key", ["factor", "original_max_position_embeddings"])
+def test_a_llama_configs_rope_lacks_a_key(key: str) -> None:
+    rope = {name: value for name, value in ROPE.items() if name != key}
+    for name in ("rope_scaling", "rope_parameters"):
+        with pytest.raises(ServerError, match=rf"/m/config\.json has no {name}\.{key}$"):
+            llama({**LLAMA, name: rope})
 
 
 def test_llama3_stretches_long_waves_only() -> None:
-    rope = {
-        "rope_type": "llama3",
-        "rope_theta": 1e4,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 256,
-    }
-    plain = llama_config.frequencies(llama_config.Config.read({**LLAMA, "head_dim": 64}))
-    config = llama_config.Config.read({**LLAMA, "head_dim": 64, "rope_parameters": rope})
+    plain = llama_config.frequencies(llama({**LLAMA, "head_dim": 64}))
+    config = llama({**LLAMA, "head_dim": 64, "rope_parameters": ROPE})
     scaled = llama_config.frequencies(config)
     waves = 2 * math.pi / plain
     assert np.array_equal(scaled[waves < 256 / 4], plain[waves < 256 / 4])
