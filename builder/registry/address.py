@@ -11,8 +11,10 @@ from builder.errors import UserError
 
 # https://pkg.go.dev/github.com/distribution/reference
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_HOST = r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:]+\])(?::\d{1,5})?"
-_ADDRESS = re.compile(rf"(?:(https?)://)?({_HOST})((?:/{_PART})*)/?")
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST = rf"{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\]"
+_ADDRESS = re.compile(rf"(?:(https?)://)?((?:{_HOST})(?::([0-9]{{1,9}}))?)((?:/{_PART})*)/?")
+_LONGEST = 253  # characters of a host's name; https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +34,15 @@ class Address:
             )
         found = _ADDRESS.fullmatch(text)
         host = found[2] if found else ""
-        if not found or not ("." in host or ":" in host or host == "localhost"):
+        named = "." in host or ":" in host or host == "localhost"
+        if not found or not named or len(host.partition(":")[0]) > _LONGEST:
             raise UserError(
                 f"--registry: {text!r} names no registry",
                 hint="give HOST[:PORT][/PATH], as registry.example.org/lab",
             )
-        return cls(host=host, path=found[3].strip("/"), plain=found[1] == "http")
+        if found[3] and not 0 < int(found[3]) < 1 << 16:
+            raise UserError(f"--registry: no port {found[3]}", hint="a port is 1 to 65535")
+        return cls(host=host, path=found[4].strip("/"), plain=found[1] == "http")
 
     def repository(self, name: str) -> str:
         """The repository of that name, without the host."""

@@ -223,6 +223,8 @@ class Registry:
             answer: http.client.HTTPResponse = self._opener.open(request, timeout=_SECONDS)
         except urllib.error.HTTPError:
             raise
+        except UnicodeError:  # of Python's codec for hosts' names; it has a "reason" of its own
+            raise self._unreachable("no host's name") from None
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(getattr(error, "reason", error)) from None
         return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,33 @@ def test_an_address_is_read(text: str, host: str, path: str, plain: bool) -> Non
 def test_what_is_no_address_is_told(text: str) -> None:
     with pytest.raises(UserError, match="names no registry; give HOST"):
         Address.parse(text)
+
+
+@pytest.mark.parametrize(
+    "host", ["a..b", ".a.b", "a.b.", "a.-b", "a-.b", "a" * 64 + ".org", ".".join(["a" * 60] * 5)]
+)
+def test_a_host_is_one_that_can_be_asked_for(host: str) -> None:
+    with pytest.raises(UserError, match="names no registry; give HOST"):
+        Address.parse(f"https://{host}:5000/lab")
+
+
+def test_the_longest_label_is_a_host() -> None:
+    assert Address.parse("a" * 63 + ".org").host == "a" * 63 + ".org"
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "123456"])
+def test_a_port_is_one_that_can_be_asked_for(port: str) -> None:
+    with pytest.raises(UserError) as error:
+        Address.parse(f"x.org:{port}/lab")
+    assert str(error.value) == f"--registry: no port {port}; a port is 1 to 65535"
+
+
+def test_a_mirrors_host_that_is_none_is_no_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """registries.conf may say anything."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_: host.encode("idna"))
+    there = Registry(Address(host="a..b:5000", path="", plain=False))
+    with pytest.raises(BuildError, match=r"no registry answers at a\.\.b:5000: no host's name"):
+        there.digest("x", "latest")
 
 
 def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
