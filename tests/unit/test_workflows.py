@@ -94,6 +94,21 @@ def test_what_scripts_are_called_is_there(file: Path) -> None:
                 assert (ROOT / script).stat().st_mode & 0o111, script
 
 
+def test_what_is_compared_with_is_there(file: Path) -> None:
+    """Nothing was before a branch's first push, and a force push loses what was."""
+    for _, job in jobs(file):
+        for step in job["steps"]:
+            script = step.get("run", "")
+            if "--changed-since" in script:
+                asked = r'if git cat-file -e "\$(\w+)\^\{commit\}" 2>/dev/null; then\n +'
+                found = re.search(asked + r'options\+=\(--changed-since "\$(\w+)"\)\n', script)
+                assert found
+                assert found[1] == found[2]
+                assert script.count("--changed-since") == 1
+                (checkout,) = (s for s in job["steps"] if "actions/checkout@" in s.get("uses", ""))
+                assert checkout["with"]["fetch-depth"] == 0
+
+
 def test_a_matrix_of_cells_is_skipped_where_it_is_empty(file: Path, matrix: Matrix) -> None:
     for name, job in jobs(file):
         rows = job.get("strategy", {}).get("matrix")
