@@ -71,6 +71,7 @@ def _record(row: matrix.Row) -> dict[str, Any]:
             "version": row.cell.release.version,
             "build": row.cell.build.name,
             "driver": row.cell.build.driver_floor,
+            "serves_on_cpu": row.serves_on_cpu,
         }
     return record
 
@@ -84,6 +85,7 @@ def _job(row: matrix.Row, cell: Cell) -> dict[str, str]:
         "gpu": row.parts.gpu or "",
         "accelerator": cell.stack.accelerator.value,
         "arch": cell.arch,
+        "serves_on_cpu": json.dumps(row.serves_on_cpu),
     }
 
 

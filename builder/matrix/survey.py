@@ -21,6 +21,15 @@ class Row:
     cell: Cell | None
     why: str  # "" where there is a cell
 
+    @property
+    def serves_on_cpu(self) -> bool:
+        """Whether the image serves where there is a CPU alone, as smoke has it do."""
+        if self.cell is None:
+            return False
+        accelerator = self.cell.stack.accelerator
+        told = self.cell.framework.smoke[accelerator]
+        return accelerator is Accelerator.CPU or told.cpu_env is not None
+
 
 def survey(matrix: Matrix, selector: str | None) -> tuple[Row, ...]:
     """What the rules say of each combination that `selector` names, in the order of the axes.

@@ -37,6 +37,7 @@ def host_without_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """And a tiny model that costs nothing: nobody loads it here."""
     (tmp_path / "golden.json").write_text(json.dumps({"prompts": WORDS}))
     monkeypatch.setattr(host, "has_gpu", lambda: False)
+    monkeypatch.setattr(host, "has_tpu", lambda: False)
     monkeypatch.setattr(run, "tiny_model", lambda: tmp_path / "model")
     monkeypatch.setattr(run, "_tiny_folder", lambda: tmp_path)
 
@@ -114,6 +115,14 @@ def test_a_gpu_image_without_a_gpu_fails_unless_serving_is_left_out(matrix: Matr
     assert statuses(static)["nvidia-smi"] == "skipped"
     skipped = next(check for check in static.checks if check.status is Status.SKIPPED)
     assert skipped.detail == "no GPU"
+
+
+def test_what_the_survey_says_to_serve_on_a_cpu_is_started_on_one(matrix: Matrix) -> None:
+    rows = [row for row in matrices.survey(matrix, None) if row.published]
+    assert {row.serves_on_cpu for row in rows} == {True, False}
+    for row in rows:
+        found = statuses(smoked(matrix, FakeEngine(calls=CALLS), row.id))
+        assert ("start" in found, "serve" in found) == (row.serves_on_cpu, not row.serves_on_cpu)
 
 
 @pytest.mark.parametrize(

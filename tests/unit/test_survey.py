@@ -164,6 +164,10 @@ def test_matrix_for_a_workflow(
     include = json.loads(capsys.readouterr().out)["include"]
     assert {job["cell"] for job in include} == set(matrix.cells)
     assert all(isinstance(value, str) for job in include for value in job.values())
+    serves = {job["cell"]: job["serves_on_cpu"] for job in include}
+    assert {serves["cpu-vllm"], serves["tpu-jax"], serves["tpu-torch-xla"]} == {"true"}
+    assert serves["cuda13.0-deepspeed"] == "true"
+    assert serves["cuda13.0-vllm"] == "false"
 
 
 def test_matrix_as_json(
@@ -172,6 +176,7 @@ def test_matrix_as_json(
     assert run(monkeypatch, "matrix", "--matrix", "cpu-*", "--format", "json") == 0
     records = json.loads(capsys.readouterr().out)
     assert all(record["possible"] == (record["why"] is None) for record in records)
+    assert all(record["serves_on_cpu"] is True for record in records if record["possible"])
 
 
 def test_explain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
