@@ -1,4 +1,4 @@
-"""Where on which registry: what --registry says."""
+"""Where on which registry: what --registry says, or a reference."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Address:
     host: str  # with the port, as the user wrote it
     path: str  # "" or "lab/images"
     plain: bool  # HTTP without TLS
+    given: bool = False  # by --registry; else a site's file or matrix.yaml named it
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -42,7 +43,8 @@ class Address:
             )
         if found[3] and not 0 < int(found[3]) < 1 << 16:
             raise UserError(f"--registry: no port {found[3]}", hint="a port is 1 to 65535")
-        return cls(host=host, path=found[4].strip("/"), plain=found[1] == "http")
+        path, plain = found[4].strip("/"), found[1] == "http"
+        return cls(host=host, path=path, plain=plain, given=True)
 
     def repository(self, name: str) -> str:
         """The repository of that name, without the host."""

@@ -291,7 +291,9 @@ class Registry:
                 return unknown_ca(host)
             return BuildError(f"{host}: bad certificate: {reason.verify_message}")
         if isinstance(reason, ssl.SSLError) and "WRONG_VERSION" in str(reason):
-            hint = f"where that is meant: --registry http://{host}"
+            mirror = f"`insecure = true` in registries.conf, in the [[registry.mirror]] {host}"
+            how = f"--registry http://{host}" if self.address.given else mirror
+            hint = f"where that is meant: {how}"
             return BuildError(f"{host} speaks HTTP without TLS", hint=hint)
         told = reason.strerror if isinstance(reason, OSError) and reason.strerror else reason
         return UnreachableError(f"no registry answers at {host}: {told}")

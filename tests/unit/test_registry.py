@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import BuildError, UserError
-from builder.registry import Address, Registry, is_digest, trust
+from builder.registry import Address, Registry, is_digest, place, trust
 from builder.registry.client import Descriptor
 from builder.registry.credentials import Login
 from tests.unit.fakeregistry import INDEX, FakeRegistry, digest_of, fake_registry
@@ -123,6 +123,20 @@ def test_a_digest_is_sha256() -> None:
     assert is_digest("sha256:" + "0a" * 32)
     for other in ("sha256:" + "0A" * 32, "0a" * 32, "sha512:" + "0" * 128, f"sha256:{'0' * 64}\n"):
         assert not is_digest(other)
+
+
+@pytest.mark.loopback
+def test_how_to_do_without_tls_is_said_where_the_address_is_from(server: FakeRegistry) -> None:
+    told = f"{server.host} speaks HTTP without TLS; where that is meant: "
+    given = Address.parse(server.host)
+    with pytest.raises(BuildError) as error:
+        Registry(given).digest("x", "latest")
+    assert str(error.value) == f"{told}--registry http://{server.host}"
+    mirror, repository, tag = place(f"{server.host}/hub/debian:12-slim", plain=False)
+    with pytest.raises(BuildError) as error:
+        Registry(mirror).digest(repository, tag)
+    wanted = f"`insecure = true` in registries.conf, in the [[registry.mirror]] {server.host}"
+    assert str(error.value) == told + wanted
 
 
 # Logins.
