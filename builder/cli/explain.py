@@ -15,6 +15,9 @@ from builder.cli import options
 from builder.matrix import rules
 from builder.model import Cell, Gpu, Matrix
 
+# What these ask is whether wheels fit a system; an upstream image brings both.
+_OF_WHEELS = (rules.python, rules.glibc, rules.system_support)
+
 
 @click.command("explain")
 @click.argument("cell_id", metavar="CELL")
@@ -74,7 +77,13 @@ def explained(loaded: Matrix, cell: Cell, pins: Mapping[str, str]) -> dict[str, 
         "passed over": passed_over,
         "note": cell.framework.note,
         "rules": [
-            {"name": rule.name, "demands": rule.demands, "why": rule.why, "source": rule.source}
+            {
+                "name": rule.name,
+                "demands": rule.demands,
+                "why": rule.why,
+                "source": rule.source,
+                "asked": not (cell.build.wrap and rule.check in _OF_WHEELS),
+            }
             for rule in rules.RULES
         ],
     }
@@ -129,6 +138,10 @@ def _text(told: dict[str, Any]) -> str:
         lines.append(f"  not       {other['release']}: {whys}")
     lines.append("  rules, which this cell keeps:")
     for rule in told["rules"]:
+        if not rule["asked"]:
+            continue
         lines.append(f"    {rule['name']:<14} {rule['demands']}")
         lines.append(f"    {'':<14} Because {rule['why']}. [{rule['source']}]")
+    if unasked := [rule["name"] for rule in told["rules"] if not rule["asked"]]:
+        lines.append(f"  not asked, since it is an upstream image: {', '.join(unasked)}")
     return "\n".join(lines)

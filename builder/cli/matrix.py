@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import click
 from builder import changes, matrix
 from builder.cli import options
 from builder.model import Cell
+
+_NOTHING = re.compile("0{40}|0{64}")  # git's name of no commit, by SHA-1 and SHA-256
 
 
 @click.command("matrix")
@@ -40,7 +43,7 @@ def command(file: Path | None, selector: str | None, shape: str, ref: str | None
     project, loaded = options.open_matrix(file)
     rows = matrix.survey(loaded, selector)
     # Of a branch's first push GitHub says that there was 000... before: all is new.
-    if ref is not None and ref.strip("0"):
+    if ref is not None and not _NOTHING.fullmatch(ref):
         paths = changes.since(project, ref)
         rows = tuple(row for row in rows if row.cell and changes.touched(row.cell, paths))
     if shape == "github":
@@ -68,6 +71,7 @@ def _record(row: matrix.Row) -> dict[str, Any]:
             "version": row.cell.release.version,
             "build": row.cell.build.name,
             "driver": row.cell.build.driver_floor,
+            "serves_on_cpu": row.serves_on_cpu,
         }
     return record
 
@@ -81,6 +85,7 @@ def _job(row: matrix.Row, cell: Cell) -> dict[str, str]:
         "gpu": row.parts.gpu or "",
         "accelerator": cell.stack.accelerator.value,
         "arch": cell.arch,
+        "serves_on_cpu": json.dumps(row.serves_on_cpu),
     }
 
 

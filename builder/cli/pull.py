@@ -69,10 +69,10 @@ def command(
     with display(cell.id) as shown:
         progress = Progress(step=shown.step, line=shown.line)
         if sif:
-            target = folder / f"{cell.id}.sif"
+            target = folder / f"{cell.tag_id}.sif"
             pulled = publish.pull_sif(wanted, there, target, progress, apptainer)
         else:
-            target = folder / f"{cell.id}.oci.tar"
+            target = folder / f"{cell.tag_id}.oci.tar"
             pulled = publish.pull_archive(wanted, there, target, progress)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(pulled), indent=2, default=str))

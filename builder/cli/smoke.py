@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import click
@@ -12,8 +13,9 @@ from builder import engines
 from builder.cli import options
 from builder.cli.progress import display
 from builder.engines.apptainer import Apptainer
-from builder.engines.base import Engine
-from builder.errors import ImgbuildError, UserError
+from builder.engines.base import Engine, Image, Publisher
+from builder.engines.buildah import Buildah
+from builder.errors import BuildError, ImgbuildError, UserError
 from builder.model import Cell
 from builder.prepare import Workbench
 from builder.render import DEFINITION, DOCKERFILE
@@ -75,10 +77,37 @@ def command(
 def _find(
     bench: Workbench, cell: Cell, engine: str, image: str | None, sifs: Path
 ) -> tuple[Engine, str]:
+    """The engine that has the image, and the image's name; raises UserError where none has it."""
     if image is None:
         found, built, _ = engines.built(engine, bench.namings(cell, DOCKERFILE, DEFINITION), sifs)
         return found, built.reference
-    return engines.choose(Apptainer.name if image.endswith(".sif") else engine), image
+    if image.endswith(".sif"):
+        engine = Apptainer.name
+    asked = []
+    for candidate in engines.usable(engine, sifs):
+        if _has(candidate, image):
+            return candidate, image
+        asked.append(candidate.name)
+    if asked == [Apptainer.name]:
+        raise UserError(
+            f"--image: {image}: no such file",
+            hint=f"`imgbuild sif --matrix {cell.id}` makes one of what docker or buildah built",
+        )
+    fetch = f"{'podman' if asked[0] == Buildah.name else asked[0]} pull {shlex.quote(image)}"
+    raise UserError(
+        f"--image: {' and '.join(asked)} {'has' if len(asked) == 1 else 'have'} no {image}",
+        hint=f"`imgbuild build --matrix {cell.id}` builds the cell's own, `{fetch}` fetches this",
+    )
+
+
+def _has(engine: Engine, image: str) -> bool:
+    """Whether an engine has an image of that name: a smoke fetches nothing by itself."""
+    if isinstance(engine, Publisher):
+        try:
+            return bool(engine.identity(Image(reference=image, size=0)))
+        except (BuildError, OSError):  # Docker's own "not found" is an OSError
+            return False
+    return "://" in image or Path(image).exists()
 
 
 def _tell(report: SmokeReport) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import islice, permutations
+from operator import itemgetter
 
 from builder.errors import Place, UserError, nearest
 from builder.matrix import rules
 from builder.model import Cell, Matrix
+
+_SIGNS = "*?["  # that make a pattern
+_ORDERS = 24  # of the parts of an id, tried against all cells: four parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +78,32 @@ def cell(matrix: Matrix, text: str) -> Cell:
     Raises UserError; where the rules refuse, it has their reasons and the nearest cell that they
     admit.
     """
-    parts = parse_id(matrix, text)
+    if text == "all" or is_glob(text) or pieces(text) != [text.strip()]:
+        raise _not_one(matrix, text)
+    parts = parse_id(matrix, text.strip())
     try:
         return resolve(matrix, parts)
     except UserError as error:
         near = _nearest_possible(matrix, parts)
         hint = f"{error.hint}; the nearest that fits is {near!r}" if near else error.hint
         raise UserError(error.what, hint=hint) from None
+
+
+def _not_one(matrix: Matrix, text: str) -> UserError:
+    """What to say of a selector where one id is taken."""
+    parts = ["*"] if text == "all" else pieces(text)
+    if not parts:
+        return UserError(f"{text!r} names no cell", hint=_published(matrix))
+    first = parts[0]
+    if is_glob(first):
+        bare = "".join(sign for sign in first if sign not in _SIGNS)
+        named = [name for name in matrix.cells if fnmatchcase(name, first)]
+        named = named or difflib.get_close_matches(bare, matrix.cells, n=1, cutoff=0.5)
+        hint = f"did you mean {named[0]!r}?" if named else _published(matrix)
+    else:
+        hint = f"did you mean {first!r}?"
+    kind = "a pattern" if parts == [text.strip()] else "a list"
+    return UserError(f"{text!r} is {kind}, and one cell id is taken", hint=hint)
 
 
 def _nearest_possible(matrix: Matrix, parts: CellId) -> str | None:
@@ -195,7 +219,7 @@ def pieces(selector: str) -> list[str]:
 
 def is_glob(text: str) -> bool:
     """Whether a part of a selector is a pattern, and no id."""
-    return any(sign in text for sign in "*?[")
+    return any(sign in text for sign in _SIGNS)
 
 
 def _take(text: str, names: Container[str]) -> tuple[str | None, str]:
@@ -221,11 +245,27 @@ def _unknown(
     matrix: Matrix, text: str, what: str, part: str, *, known: Iterable[str], place: Place | None
 ) -> UserError:
     close = difflib.get_close_matches(part, known, n=1, cutoff=0.5)
-    mended = text.replace(part, close[0], 1) if close else text
-    if mended != text and _exists(matrix, mended):
-        similar = f"did you mean {mended!r}?"
+    mended = [text.replace(part, close[0], 1)] if close else []
+    orders = list(_orders(text))
+    for candidate in (*mended, *orders):
+        if candidate != text and _exists(matrix, candidate.partition("@")[0]):
+            hint = f"did you mean {candidate!r}?"
+            break
     else:
-        similar = nearest(text, set(matrix.cells) - {text})  # it may be one of these itself
-        if not similar.startswith("did"):
-            similar = nearest(part, known)
-    return UserError(f"unknown cell {text!r}: {what} {part!r}", place=place, hint=similar)
+        hint = _similar(set(matrix.cells) - {text}, orders[:_ORDERS]) or nearest(part, known)
+    return UserError(f"unknown cell {text!r}: {what} {part!r}", place=place, hint=hint)
+
+
+def _orders(text: str) -> Iterator[str]:
+    """An id with its parts in every order, its own first; a version stays behind them."""
+    name, at, version = text.partition("@")
+    for parts in islice(permutations(name.split("-")), 5040):
+        yield "-".join(parts) + at + version
+
+
+def _similar(known: Iterable[str], texts: Iterable[str]) -> str:
+    """The hint that names which of `known` is nearest to any of `texts`, or ""."""
+    pairs = ((text, name) for text in texts for name in sorted(known))
+    scored = ((difflib.SequenceMatcher(None, name, text).ratio(), name) for text, name in pairs)
+    ratio, name = max(scored, default=(0.0, ""), key=itemgetter(0))
+    return f"did you mean {name!r}?" if ratio >= 0.5 else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,6 +21,15 @@ class Row:
     published: bool
     cell: Cell | None
     why: str  # "" where there is a cell
+
+    @property
+    def serves_on_cpu(self) -> bool:
+        """Whether the image serves where there is a CPU alone, as smoke has it do."""
+        if self.cell is None:
+            return False
+        accelerator = self.cell.stack.accelerator
+        told = self.cell.framework.smoke[accelerator]
+        return accelerator is Accelerator.CPU or told.cpu_env is not None
 
 
 def survey(matrix: Matrix, selector: str | None) -> tuple[Row, ...]:
@@ -43,9 +53,7 @@ def survey(matrix: Matrix, selector: str | None) -> tuple[Row, ...]:
         if is_glob(part):
             found = {text: parts for text, parts in everything.items() if fnmatchcase(text, part)}
             if not found:
-                known = [f"{stack}-{name}" for stack in matrix.stacks for name in matrix.frameworks]
-                hint = f"ids begin with {', '.join(known)}"
-                raise UserError(f"no combination matches {part!r}", hint=hint)
+                raise UserError(f"no combination matches {part!r}", hint=_near(matrix, part))
             ids |= found
         else:
             parts = parse_id(matrix, part)
@@ -57,6 +65,14 @@ def survey(matrix: Matrix, selector: str | None) -> tuple[Row, ...]:
         _row(matrix, ids[text], published)
         for text in sorted(ids, key=lambda text: order[text.partition("@")[0]])
     )
+
+
+def _near(matrix: Matrix, glob: str) -> str:
+    """What may be meant by a glob that matches nothing."""
+    known = [f"{stack}-{name}*" for stack in matrix.stacks for name in matrix.frameworks]
+    if close := difflib.get_close_matches(glob, known, n=1, cutoff=0.7):
+        return f"did you mean {close[0]!r}?"
+    return f"ids begin with {', '.join(matrix.stacks)}"
 
 
 def _usual(matrix: Matrix, parts: CellId) -> bool:

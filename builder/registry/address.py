@@ -1,4 +1,4 @@
-"""Where on which registry: what --registry says."""
+"""Where on which registry: what --registry says, or a reference."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from builder.errors import UserError
 
 # https://pkg.go.dev/github.com/distribution/reference
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_HOST = r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:]+\])(?::\d{1,5})?"
-_ADDRESS = re.compile(rf"(?:(https?)://)?({_HOST})((?:/{_PART})*)/?")
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST = rf"{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\]"
+_ADDRESS = re.compile(rf"(?:(https?)://)?((?:{_HOST})(?::([0-9]{{1,9}}))?)((?:/{_PART})*)/?")
+_LONGEST = 253  # characters of a host's name; https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,7 @@ class Address:
     host: str  # with the port, as the user wrote it
     path: str  # "" or "lab/images"
     plain: bool  # HTTP without TLS
+    given: bool = False  # by --registry; else a site's file or matrix.yaml named it
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -32,12 +35,16 @@ class Address:
             )
         found = _ADDRESS.fullmatch(text)
         host = found[2] if found else ""
-        if not found or not ("." in host or ":" in host or host == "localhost"):
+        named = "." in host or ":" in host or host == "localhost"
+        if not found or not named or len(host.partition(":")[0]) > _LONGEST:
             raise UserError(
                 f"--registry: {text!r} names no registry",
                 hint="give HOST[:PORT][/PATH], as registry.example.org/lab",
             )
-        return cls(host=host, path=found[3].strip("/"), plain=found[1] == "http")
+        if found[3] and not 0 < int(found[3]) < 1 << 16:
+            raise UserError(f"--registry: no port {found[3]}", hint="a port is 1 to 65535")
+        path, plain = found[4].strip("/"), found[1] == "http"
+        return cls(host=host, path=path, plain=plain, given=True)
 
     def repository(self, name: str) -> str:
         """The repository of that name, without the host."""

@@ -223,6 +223,8 @@ class Registry:
             answer: http.client.HTTPResponse = self._opener.open(request, timeout=_SECONDS)
         except urllib.error.HTTPError:
             raise
+        except UnicodeError:  # of Python's codec for hosts' names; it has a "reason" of its own
+            raise self._unreachable("no host's name") from None
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(getattr(error, "reason", error)) from None
         return answer
@@ -289,7 +291,9 @@ class Registry:
                 return unknown_ca(host)
             return BuildError(f"{host}: bad certificate: {reason.verify_message}")
         if isinstance(reason, ssl.SSLError) and "WRONG_VERSION" in str(reason):
-            hint = f"where that is meant: --registry http://{host}"
+            mirror = f"`insecure = true` in registries.conf, in the [[registry.mirror]] {host}"
+            how = f"--registry http://{host}" if self.address.given else mirror
+            hint = f"where that is meant: {how}"
             return BuildError(f"{host} speaks HTTP without TLS", hint=hint)
         told = reason.strerror if isinstance(reason, OSError) and reason.strerror else reason
         return UnreachableError(f"no registry answers at {host}: {told}")

@@ -114,16 +114,102 @@ def test_before_the_first_push_all_is_new(
     assert git == []
 
 
-def test_what_git_does_not_know_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+OK = proc.Result(code=0, stdout="", stderr="")
+BAD = proc.Result(code=128, stdout="", stderr="fatal: bad revision 'v9'\n")
+ALONE = proc.Result(code=128, stdout="", stderr="fatal: no merge base found\n")
+OUTSIDE = "not a git repository (or any of the parent directories): .git"
+OWNERS = "detected dubious ownership in repository at '/x'"
+TRUST = "git config --global --add safe.directory /x"
+CLONE = "it compares commits: run it in a git clone of the project"
+RELATED = "give a commit that HEAD has an ancestor in common with"
+DEEPEN = "this clone is shallow: `git fetch --unshallow` brings the rest"
+
+
+def said(text: str) -> proc.Result:
+    return proc.Result(code=0, stdout=text, stderr="")
+
+
+# What git answers: to the comparison, whether the clone is shallow, whether there is that commit.
+@pytest.mark.parametrize(
+    ("diff", "shallow", "commit", "told"),
+    [
+        (
+            proc.Result(code=129, stdout="", stderr="error: invalid option\nusage: git diff\n"),
+            proc.Result(code=128, stdout="", stderr=f"fatal: {OUTSIDE}\nmore\n"),
+            BAD,
+            f"git does not read {ROOT}: {OUTSIDE}; {CLONE}",
+        ),
+        (
+            BAD,
+            proc.Result(code=128, stdout="", stderr=f"fatal: {OWNERS}\nTo do so:\n\n\t{TRUST}\n"),
+            BAD,
+            f"git does not read {ROOT}: {OWNERS}; `{TRUST}` trusts it",
+        ),
+        (BAD, said("false\n"), BAD, "git knows no commit 'v9'; did you mean 'v0.9'?"),
+        (BAD, said("true\n"), BAD, f"git knows no commit 'v9'; {DEEPEN}"),
+        (
+            ALONE,
+            said("true\n"),
+            OK,
+            f"git cannot compare HEAD with 'v9': no merge base found; {DEEPEN}",
+        ),
+        (
+            ALONE,
+            said("false\n"),
+            OK,
+            f"git cannot compare HEAD with 'v9': no merge base found; {RELATED}",
+        ),
+    ],
+    ids=[
+        "no repository",
+        "another's",
+        "no commit",
+        "shallow",
+        "shallow, too far apart",
+        "unrelated",
+    ],
+)
+def test_what_git_cannot_compare_is_one_line(
+    diff: proc.Result,
+    shallow: proc.Result,
+    commit: proc.Result,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    answers = {
+        "diff": diff,
+        "--is-shallow-repository": shallow,
+        "--verify": commit,
+        "for-each-ref": said("main\norigin/main\nv0.9\n"),
+    }
+
     def capture(command: proc.Command, *, check: bool = True) -> proc.Result:
-        raise BuildError("`git` failed", tail=["fatal: bad revision 'v9'"])
+        assert not check
+        return next(answer for word, answer in answers.items() if word in command.args)
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(proc, "capture", capture)
     assert run(monkeypatch, "matrix", "--changed-since", "v9") == 2
-    assert capsys.readouterr().err == (
-        "imgbuild: --changed-since: git cannot compare with 'v9': bad revision 'v9'; "
-        "a shallow clone knows no history: `git fetch --unshallow`\n"
-    )
+    assert capsys.readouterr().err == f"imgbuild: --changed-since: {told}\n"
+
+
+def test_without_git_it_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def capture(command: proc.Command, *, check: bool = True) -> proc.Result:
+        raise BuildError("git: no such program")
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(proc, "capture", capture)
+    assert run(monkeypatch, "matrix", "--changed-since", "v9") == 2
+    told = "imgbuild: --changed-since: git: no such program; it compares with git\n"
+    assert capsys.readouterr().err == told
+
+
+def test_no_name_is_no_first_push(
+    git: list[proc.Command], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(proc, "capture", lambda *_, **__: BAD)
+    assert run(monkeypatch, "matrix", "--changed-since", "") == 2
+    assert "--changed-since: " in capsys.readouterr().err

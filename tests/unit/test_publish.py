@@ -264,6 +264,19 @@ def test_what_is_there_is_not_pulled_again_and_a_moved_tag_is_told(
     assert (tmp_path / "images/cpu-vllm.oci.tar.digest").read_text() == f"{old}\n"
 
 
+@pytest.mark.parametrize("sif", [False, True])
+def test_a_chosen_releases_file_has_the_name_that_build_gives_it(
+    sif: bool, run: Run, server: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Apptainer, "problem", lambda _self: None)
+    monkeypatch.setattr(Apptainer, "fetch", lambda _self, _source, file, *_: file.write_text("it"))
+    server.add_image(*LAYERS, tag="cuda13.0-vllm-0.19.1")
+    where = ("--to", str(tmp_path / "images"), *(("--sif",) if sif else ()))
+    assert run("pull", "cuda13.0-vllm@0.19.1", *where)[0] == 0
+    file = f"cuda13.0-vllm-0.19.1.{'sif' if sif else 'oci.tar'}"
+    assert left(tmp_path) == [file, f"{file}.digest"]
+
+
 def test_a_note_without_its_file_counts_for_nothing(
     pull: Run, server: FakeRegistry, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import BuildError, UserError
-from builder.registry import Address, Registry, is_digest, trust
+from builder.registry import Address, Registry, is_digest, place, trust
 from builder.registry.client import Descriptor
 from builder.registry.credentials import Login
 from tests.unit.fakeregistry import INDEX, FakeRegistry, digest_of, fake_registry
@@ -72,6 +73,33 @@ def test_what_is_no_address_is_told(text: str) -> None:
         Address.parse(text)
 
 
+@pytest.mark.parametrize(
+    "host", ["a..b", ".a.b", "a.b.", "a.-b", "a-.b", "a" * 64 + ".org", ".".join(["a" * 60] * 5)]
+)
+def test_a_host_is_one_that_can_be_asked_for(host: str) -> None:
+    with pytest.raises(UserError, match="names no registry; give HOST"):
+        Address.parse(f"https://{host}:5000/lab")
+
+
+def test_the_longest_label_is_a_host() -> None:
+    assert Address.parse("a" * 63 + ".org").host == "a" * 63 + ".org"
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "123456"])
+def test_a_port_is_one_that_can_be_asked_for(port: str) -> None:
+    with pytest.raises(UserError) as error:
+        Address.parse(f"x.org:{port}/lab")
+    assert str(error.value) == f"--registry: no port {port}; a port is 1 to 65535"
+
+
+def test_a_mirrors_host_that_is_none_is_no_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """registries.conf may say anything."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_: host.encode("idna"))
+    there = Registry(Address(host="a..b:5000", path="", plain=False))
+    with pytest.raises(BuildError, match=r"no registry answers at a\.\.b:5000: no host's name"):
+        there.digest("x", "latest")
+
+
 def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
     with pytest.raises(UserError) as error:
         Address.parse("https://lab:Tr0ub4dor@x.org/lab")
@@ -95,6 +123,20 @@ def test_a_digest_is_sha256() -> None:
     assert is_digest("sha256:" + "0a" * 32)
     for other in ("sha256:" + "0A" * 32, "0a" * 32, "sha512:" + "0" * 128, f"sha256:{'0' * 64}\n"):
         assert not is_digest(other)
+
+
+@pytest.mark.loopback
+def test_how_to_do_without_tls_is_said_where_the_address_is_from(server: FakeRegistry) -> None:
+    told = f"{server.host} speaks HTTP without TLS; where that is meant: "
+    given = Address.parse(server.host)
+    with pytest.raises(BuildError) as error:
+        Registry(given).digest("x", "latest")
+    assert str(error.value) == f"{told}--registry http://{server.host}"
+    mirror, repository, tag = place(f"{server.host}/hub/debian:12-slim", plain=False)
+    with pytest.raises(BuildError) as error:
+        Registry(mirror).digest(repository, tag)
+    wanted = f"`insecure = true` in registries.conf, in the [[registry.mirror]] {server.host}"
+    assert str(error.value) == told + wanted
 
 
 # Logins.

@@ -63,7 +63,14 @@ MISSES = {
     "did you mean 'cuda13.0-vllm-h200'?",
     # The OS stands behind the GPU.
     "cuda12.2-vllm-debian12-a100": "unknown cell 'cuda12.2-vllm-debian12-a100': "
-    "no GPU or OS 'a100'; did you mean 'cuda13.0-vllm-h100'?",
+    "no GPU or OS 'a100'; did you mean 'cuda12.2-vllm-a100-debian12'?",
+    # So do all parts have their order.
+    "vllm-cpu": "unknown cell 'vllm-cpu': no stack 'vllm'; did you mean 'cpu-vllm'?",
+    "h100-tensorrt-llm-cuda13.0": "unknown cell 'h100-tensorrt-llm-cuda13.0': no stack 'h100'; "
+    "did you mean 'cuda13.0-tensorrt-llm-h100'?",
+    "debian13-vllm-cuda13.0@0.32.0": "unknown cell 'debian13-vllm-cuda13.0@0.32.0': "
+    "no stack 'debian13'; did you mean 'cuda13.0-vllm-debian13@0.32.0'?",
+    "vllm-cuda12": "unknown cell 'vllm-cuda12': no stack 'vllm'; did you mean 'cuda12.2-vllm'?",
     "CPU-vllm": "unknown cell 'CPU-vllm': no stack 'CPU'; did you mean 'cpu-vllm'?",
 }
 
@@ -100,6 +107,28 @@ def test_a_cell_has_the_facts_of_its_parts(matrix: Matrix) -> None:
     other = cell(matrix, "cuda12.2-vllm-a100-debian12")
     assert (other.os_name, other.bootstrap_os_name) == ("debian12", "debian12")
     assert other.tag == "0.19.1-cuda12.2-a100-debian12"
+
+
+ONE = {
+    "cuda13*": "'cuda13*' is a pattern, and one cell id is taken; did you mean 'cuda13.0-vllm'?",
+    "cpu-vlm?": "'cpu-vlm?' is a pattern, and one cell id is taken; did you mean 'cpu-vllm'?",
+    "zzz*": f"'zzz*' is a pattern, and one cell id is taken; {PUBLISHED}",
+    "cuda12.2-vllm,cpu-vllm": "'cuda12.2-vllm,cpu-vllm' is a list, and one cell id is taken; "
+    "did you mean 'cuda12.2-vllm'?",
+    "cuda13.0-vllm-a100,": "'cuda13.0-vllm-a100,' is a list, and one cell id is taken; "
+    "did you mean 'cuda13.0-vllm-a100'?",
+    "cuda13*,x": "'cuda13*,x' is a list, and one cell id is taken; did you mean 'cuda13.0-vllm'?",
+    "all": "'all' is a list, and one cell id is taken; did you mean 'cpu-vllm'?",
+    " ": f"' ' names no cell; {PUBLISHED}",
+    ",": f"',' names no cell; {PUBLISHED}",
+}
+
+
+@pytest.mark.parametrize(("text", "says"), ONE.items())
+def test_where_one_cell_is_taken_a_selector_is_none(matrix: Matrix, text: str, says: str) -> None:
+    with pytest.raises(UserError) as error:
+        cell(matrix, text)
+    assert str(error.value) == says
 
 
 def test_an_unknown_id_keeps_the_place_that_it_was_read_from(matrix: Matrix) -> None:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from builder import engines
 from builder import matrix as matrices
 from builder.engines import host
+from builder.engines.apptainer import Apptainer
+from builder.engines.base import Image, OnLine, Remote
+from builder.errors import BuildError
 from builder.model import Matrix
 from builder.proc import Result
 from builder.smoke import SmokeReport, Status, run, smoke
 from tests.unit.fakeengine import FakeContainer, FakeEngine
 from tests.unit.fakeserver import serving
+from tests.unit.support import ROOT
+from tests.unit.test_cli import run as verb
 
 CALLS = {
     "id": Result(code=0, stdout="1000\n", stderr=""),
@@ -30,6 +37,7 @@ def host_without_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """And a tiny model that costs nothing: nobody loads it here."""
     (tmp_path / "golden.json").write_text(json.dumps({"prompts": WORDS}))
     monkeypatch.setattr(host, "has_gpu", lambda: False)
+    monkeypatch.setattr(host, "has_tpu", lambda: False)
     monkeypatch.setattr(run, "tiny_model", lambda: tmp_path / "model")
     monkeypatch.setattr(run, "_tiny_folder", lambda: tmp_path)
 
@@ -109,6 +117,14 @@ def test_a_gpu_image_without_a_gpu_fails_unless_serving_is_left_out(matrix: Matr
     assert skipped.detail == "no GPU"
 
 
+def test_what_the_survey_says_to_serve_on_a_cpu_is_started_on_one(matrix: Matrix) -> None:
+    rows = [row for row in matrices.survey(matrix, None) if row.published]
+    assert {row.serves_on_cpu for row in rows} == {True, False}
+    for row in rows:
+        found = statuses(smoked(matrix, FakeEngine(calls=CALLS), row.id))
+        assert ("start" in found, "serve" in found) == (row.serves_on_cpu, not row.serves_on_cpu)
+
+
 @pytest.mark.parametrize(
     ("program", "result", "check", "says"),
     [
@@ -133,3 +149,84 @@ def test_a_report_of_skipped_checks_alone_is_no_pass(matrix: Matrix) -> None:
     only = tuple(check for check in report.checks if check.status is Status.SKIPPED)
     assert only
     assert not dataclasses.replace(report, checks=only).passed
+
+
+class Keeping(FakeEngine):
+    """An engine that has some images, and complains of others as its program does."""
+
+    def __init__(self, name: str, *images: str, complaint: Exception) -> None:
+        super().__init__(calls=CALLS)
+        self.name = name
+        self._kept = images
+        self._complaint = complaint
+
+    def identity(self, image: Image) -> str:
+        if image.reference not in self._kept:
+            raise self._complaint
+        return "sha256:00"
+
+    def names(self, image: Image) -> tuple[str, ...]:
+        return (image.reference,)
+
+    def push(self, image: Image, target: str, remote: Remote, on_line: OnLine) -> str:
+        raise AssertionError
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
+    """The engines that are here: Docker and Buildah, which has one image."""
+    here: list[FakeEngine] = [
+        Keeping("docker", complaint=OSError("404 Client Error: Not Found")),
+        Keeping("buildah", "mine:1", complaint=BuildError("`buildah` failed with exit code 125")),
+    ]
+
+    def usable(name: str, _: Path) -> Iterator[FakeEngine]:
+        yield from (engine for engine in here if name in ("auto", engine.name))
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(engines, "usable", usable)
+    return here
+
+
+SMOKE = ("smoke", "--matrix", "cpu-vllm", "--static", "--image")
+OWN = "`imgbuild build --matrix cpu-vllm` builds the cell's own"
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("no:1",), f"docker and buildah have no no:1; {OWN}, `docker pull no:1` fetches this"),
+        (
+            ("no:1", "--engine", "buildah"),
+            f"buildah has no no:1; {OWN}, `podman pull no:1` fetches this",
+        ),
+    ],
+)
+def test_an_image_that_no_engine_has_is_one_line(
+    args: tuple[str, ...],
+    told: str,
+    two: list[FakeEngine],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert verb(monkeypatch, *SMOKE, *args) == 2
+    assert capsys.readouterr().err == f"imgbuild: --image: {told}\n"
+
+
+def test_an_image_is_smoked_with_the_engine_that_has_it(
+    two: list[FakeEngine], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verb(monkeypatch, *SMOKE, "mine:1") == 0
+    assert capsys.readouterr().out.startswith("cpu-vllm: mine:1 (buildah)\n")
+
+
+def test_a_sif_that_is_not_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(Apptainer, "problem", lambda _: None)
+    assert verb(monkeypatch, *SMOKE, "gone.sif") == 2
+    assert capsys.readouterr().err == (
+        "imgbuild: --image: gone.sif: no such file; "
+        "`imgbuild sif --matrix cpu-vllm` makes one of what docker or buildah built\n"
+    )

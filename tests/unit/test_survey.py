@@ -13,7 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from builder.errors import UserError
-from builder.matrix import cell, survey
+from builder.matrix import cell, rules, survey
 from builder.matrix.survey import combinations
 from builder.model import Build, Cell, Framework, Matrix, version_key
 from tests.unit.test_cli import run
@@ -142,7 +142,8 @@ def test_the_impossible_names_the_nearest(matrix: Matrix) -> None:
 @pytest.mark.parametrize(
     ("selector", "says"),
     [
-        ("nothing-*", "no combination matches 'nothing-*'; ids begin with cpu-vllm, "),
+        ("zzz*", "no combination matches 'zzz*'; ids begin with cpu, tpu, cuda12.1, "),
+        ("cuda13-vllm*", "no combination matches 'cuda13-vllm*'; did you mean 'cuda13.0-vllm*'?"),
         (" , ", "' , ' selects nothing; give ids or globs"),
         ("cpu-vlm", "unknown cell 'cpu-vlm': no framework 'vlm'; did you mean 'cpu-vllm'?"),
     ],
@@ -151,6 +152,7 @@ def test_nothing_selected(matrix: Matrix, selector: str, says: str) -> None:
     with pytest.raises(UserError) as caught:
         survey(matrix, selector)
     assert str(caught.value).startswith(says)
+    assert len(str(caught.value)) < 160
 
 
 def test_matrix_table(
@@ -170,6 +172,10 @@ def test_matrix_for_a_workflow(
     include = json.loads(capsys.readouterr().out)["include"]
     assert {job["cell"] for job in include} == set(matrix.cells)
     assert all(isinstance(value, str) for job in include for value in job.values())
+    serves = {job["cell"]: job["serves_on_cpu"] for job in include}
+    assert {serves["cpu-vllm"], serves["tpu-jax"], serves["tpu-torch-xla"]} == {"true"}
+    assert serves["cuda13.0-deepspeed"] == "true"
+    assert serves["cuda13.0-vllm"] == "false"
 
 
 def test_matrix_as_json(
@@ -178,6 +184,7 @@ def test_matrix_as_json(
     assert run(monkeypatch, "matrix", "--matrix", "cpu-*", "--format", "json") == 0
     records = json.loads(capsys.readouterr().out)
     assert all(record["possible"] == (record["why"] is None) for record in records)
+    assert all(record["serves_on_cpu"] is True for record in records if record["possible"])
 
 
 def test_explain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,6 +203,36 @@ def test_explain_what_cannot_be(
 ) -> None:
     assert run(monkeypatch, "explain", "cpu-vllm-h100") == 2
     assert "the nearest that fits is" in capsys.readouterr().err
+
+
+def test_explain_names_no_rule_as_kept_that_an_upstream_image_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "explain", "cuda12.4-tgi") == 0
+    kept, _, rest = capsys.readouterr().out.partition("  not asked, since it is an upstream image:")
+    assert [name for name in UNASKED if f"\n    {name}" in kept] == []
+    assert [name for name in UNASKED if name in rest] == UNASKED
+    for cell_id, unasked in (("cuda12.4-tgi", UNASKED), ("cuda12.4-vllm", [])):
+        assert run(monkeypatch, "explain", cell_id, "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert [rule["name"] for rule in told["rules"] if not rule["asked"]] == unasked
+    assert run(monkeypatch, "explain", "cuda12.4-vllm") == 0
+    assert "not asked" not in capsys.readouterr().out
+
+
+UNASKED = ["python", "glibc", "system_support"]
+
+
+def test_rules_that_an_upstream_image_is_not_asked_are_those_of_its_system(matrix: Matrix) -> None:
+    """On a system that breaks all of them they object to wheels, and to no image."""
+    worst = matrix.os["debian12"].model_copy(
+        update={"python": "2.7", "glibc": "2.1", "end_of_life": datetime.date(1999, 1, 1)}
+    )
+    for cell_id, objecting in (("cuda12.4-tgi", []), ("cuda12.4-vllm", UNASKED)):
+        made = cell(matrix, cell_id)
+        place = rules.Place(stack=made.stack, gpu=None, systems=(worst,))
+        candidate = rules.Candidate(release=made.release, build=made.build, place=place)
+        assert [name for name, _ in rules.objections(candidate)] == objecting
 
 
 @pytest.mark.parametrize("base", ["registry", "bootstrap"])

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from builder.cli.matrix import _job
+from builder.matrix import survey
 from builder.model import Matrix
 from tests.unit.support import ROOT
 
@@ -92,6 +94,42 @@ def test_what_scripts_are_called_is_there(file: Path) -> None:
         for step in job["steps"]:
             for script in re.findall(r"\.ci/[\w-]+", step.get("run", "")):
                 assert (ROOT / script).stat().st_mode & 0o111, script
+
+
+def test_what_is_compared_with_is_there(file: Path) -> None:
+    """Nothing was before a branch's first push, and a force push loses what was."""
+    for _, job in jobs(file):
+        for step in job["steps"]:
+            script = step.get("run", "")
+            if "--changed-since" in script:
+                asked = r'if git cat-file -e "\$(\w+)\^\{commit\}" 2>/dev/null; then\n +'
+                found = re.search(asked + r'options\+=\(--changed-since "\$(\w+)"\)\n', script)
+                assert found
+                assert found[1] == found[2]
+                assert script.count("--changed-since") == 1
+                (checkout,) = (s for s in job["steps"] if "actions/checkout@" in s.get("uses", ""))
+                assert checkout["with"]["fetch-depth"] == 0
+
+
+def test_a_row_of_the_matrix_has_what_is_asked_of_it(file: Path, matrix: Matrix) -> None:
+    (row, *_) = survey(matrix, "cpu-vllm")
+    assert row.cell
+    told = set(_job(row, row.cell))
+    for name, job in jobs(file):
+        if isinstance(job.get("strategy", {}).get("matrix"), str):  # of `imgbuild matrix`
+            assert set(re.findall(r"\bmatrix\.(\w+)", str(job))) <= told, name
+
+
+def test_what_serves_on_a_cpu_is_served_on_github_too(file: Path) -> None:
+    """What a workflow gives `.ci/cell` is what that takes, in that order."""
+    taken = re.search(r"^#   \.ci/cell (.+)$", (ROOT / ".ci/cell").read_text(), re.MULTILINE)
+    assert taken
+    for _, job in jobs(file):
+        for step in job["steps"]:
+            if step.get("run", "").startswith(".ci/cell "):
+                given = re.findall(r'"\$(\w+)"', step["run"])
+                assert given[:-1] == taken[1].split()[:-1]
+                assert step["env"]["SERVES_ON_CPU"] == "${{ matrix.serves_on_cpu }}"
 
 
 def test_a_matrix_of_cells_is_skipped_where_it_is_empty(file: Path, matrix: Matrix) -> None:
