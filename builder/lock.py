@@ -29,15 +29,19 @@ _LAYERS = re.compile(r"^# layers: (.+)$", re.MULTILINE)
 _INPUTS = re.compile(r"^# inputs: (sha256:[0-9a-f]{64})$", re.MULTILINE)
 
 
-def read(project: Project, matrix: Matrix, closure: Closure) -> Lock:
-    """The committed lock of a closure; raises UserError when there is none, or a stale one."""
+def read(project: Project, matrix: Matrix, closure: Closure, cell_id: str = "") -> Lock:
+    """The committed lock of a closure; raises UserError when there is none, or a stale one.
+
+    `cell_id` is of a cell that wants it, for the error to name.
+    """
     for folder in project.lock_dirs:
         if (folder / closure.id).is_dir():
             return _read(folder, matrix, closure)
+    which = f" --matrix {cell_id}" if cell_id else ""
     raise UserError(
         f"no lock for {closure.id}",
         place=Place(project.locks / closure.id),
-        hint="run `imgbuild lock --matrix CELL`, which asks the package index",
+        hint=f"run `imgbuild lock{which}`, which asks the package index",
     )
 
 

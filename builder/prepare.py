@@ -78,16 +78,16 @@ class Workbench:
         return [file for folder in folders for file in sorted(folder.glob("*.py"))]
 
     def _recipe(self, cell: Cell, kind: BaseKind) -> Recipe:
-        wheels = self._wheelhouse(cell.closure(kind))
+        wheels = self._wheelhouse(cell.closure(kind), cell.id)
         digest = self.base_pins.get(cell.registry_base)
         return plan(cell, wheels, uv_lock=lock.TOOLS, kind=kind, base_digest=digest)
 
-    def _wheelhouse(self, closure: Closure | None) -> Wheelhouse:
+    def _wheelhouse(self, closure: Closure | None, cell_id: str) -> Wheelhouse:
         """Read and laid out once: a lock has some 300 KB, and many cells may share it."""
         if closure is None:
             return EMPTY
         if closure.id not in self._wheelhouses:
-            pinned = lock.read(self.project, self._matrix, closure)
+            pinned = lock.read(self.project, self._matrix, closure, cell_id)
             self._wheelhouses[closure.id] = wheelhouse(self._matrix, closure, pinned)
         return self._wheelhouses[closure.id]
 

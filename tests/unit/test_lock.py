@@ -280,11 +280,11 @@ def test_a_lock_without_its_last_layer_is_incomplete(copy: Project, matrix: Matr
 def test_a_missing_lock_is_told_with_where_it_would_be(tmp_path: Path, matrix: Matrix) -> None:
     closure = Closure(**{**vars(closure_of(matrix, "cpu-vllm")), "python": "3.12"})
     with pytest.raises(UserError) as error:
-        locks.read(Project(tmp_path / "matrix.yaml", tmp_path), matrix, closure)
+        locks.read(Project(tmp_path / "matrix.yaml", tmp_path), matrix, closure, "cpu-vllm-x")
     assert str(error.value) == (
         f"{tmp_path}/images/locks/vllm-0.32.0-cpu-py312-x86_64: "
         "no lock for vllm-0.32.0-cpu-py312-x86_64; "
-        "run `imgbuild lock --matrix CELL`, which asks the package index"
+        "run `imgbuild lock --matrix cpu-vllm-x`, which asks the package index"
     )
 
 
