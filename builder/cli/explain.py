@@ -15,9 +15,6 @@ from builder.cli import options
 from builder.matrix import rules
 from builder.model import Cell, Gpu, Matrix
 
-# What these ask is whether wheels fit a system; an upstream image brings both.
-_OF_WHEELS = (rules.python, rules.glibc, rules.system_support)
-
 
 @click.command("explain")
 @click.argument("cell_id", metavar="CELL")
@@ -82,7 +79,7 @@ def explained(loaded: Matrix, cell: Cell, pins: Mapping[str, str]) -> dict[str, 
                 "demands": rule.demands,
                 "why": rule.why,
                 "source": rule.source,
-                "asked": not (cell.build.wrap and rule.check in _OF_WHEELS),
+                "asked": rule.asks(cell.build),
             }
             for rule in rules.RULES
         ],

@@ -64,18 +64,30 @@ class Rule:
     why: str
     source: str
     check: Check
+    of_wheels: bool = False  # says nothing of an upstream image, which brings all of its own
+
+    def asks(self, build: Build) -> bool:
+        """Whether it is for such a build at all."""
+        return not (self.of_wheels and build.wrap)
 
 
 RULES: list[Rule] = []
 
 
-def _rule(why: str, source: str) -> Callable[[Check], Check]:
+def _rule(why: str, source: str, *, of_wheels: bool = False) -> Callable[[Check], Check]:
     """A check becomes a rule; its docstring's first line is what it demands."""
 
     def register(check: Check) -> Check:
         demands = (check.__doc__ or "").strip().splitlines()[0]
         RULES.append(
-            Rule(name=check.__name__, demands=demands, why=why, source=source, check=check)
+            Rule(
+                name=check.__name__,
+                demands=demands,
+                why=why,
+                source=source,
+                check=check,
+                of_wheels=of_wheels,
+            )
         )
         return check
 
@@ -135,11 +147,12 @@ def architecture(candidate: Candidate) -> str | None:
 @_rule(
     why="two PyTorch builds in one image load each other's libraries",
     source="imgbuild's own; NGC's containers pin theirs in /etc/pip/constraint.txt",
+    of_wheels=True,
 )
 def own_torch(candidate: Candidate) -> str | None:
     """A build that uses a system's own PyTorch goes onto that one, all others onto none such."""
     place, build = candidate.place, candidate.build
-    if build.wrap or build.torch_of == place.torch_of:
+    if build.torch_of == place.torch_of:
         return None
     if place.torch_of is None:
         return f"its {build.name} build has no PyTorch, and neither has {place.systems[0].title}"
@@ -221,11 +234,12 @@ def _admits(specifier: str, version: str) -> bool:
 @_rule(
     why="the image uses the distribution's Python, which its vendor keeps patched",
     source="Requires-Python of each release on pypi.org; the distribution's package index",
+    of_wheels=True,
 )
 def python(candidate: Candidate) -> str | None:
     """The distribution has a Python that the release supports."""
     wanted = candidate.build.python or candidate.release.python
-    for os in candidate.place.systems if wanted and not candidate.build.wrap else ():
+    for os in candidate.place.systems if wanted else ():
         if not _admits(wanted or "", os.python):
             return f"it needs Python {wanted}, {os.title} has {os.python}"
     return None
@@ -234,11 +248,12 @@ def python(candidate: Candidate) -> str | None:
 @_rule(
     why='older ones end in "GLIBC_2.xx not found" at import',
     source="PEP 600: the highest manylinux tag among the wheels of the closure",
+    of_wheels=True,
 )
 def glibc(candidate: Candidate) -> str | None:
     """The distribution's C library is not older than the wheels' manylinux floor."""
     wanted = candidate.build.glibc or candidate.release.glibc
-    for os in candidate.place.systems if wanted and not candidate.build.wrap else ():
+    for os in candidate.place.systems if wanted else ():
         if version_key(os.glibc) < version_key(wanted or ""):
             return f"it needs glibc {wanted}, {os.title} has {os.glibc}"
     return None
@@ -247,10 +262,11 @@ def glibc(candidate: Candidate) -> str | None:
 @_rule(
     why="a system without security fixes is no base for a new image",
     source="the distribution's life-cycle page, named in its row",
+    of_wheels=True,
 )
 def system_support(candidate: Candidate) -> str | None:
     """The distribution gets security fixes on the day that matrix.yaml is of."""
-    for os in candidate.place.systems if not candidate.build.wrap else ():
+    for os in candidate.place.systems:
         if os.end_of_life < candidate.place.as_of:
             return f"{os.title} has had no fixes since {os.end_of_life}"
     return None
@@ -271,7 +287,7 @@ class Verdict:
 def objections(candidate: Candidate) -> Iterator[tuple[str, str]]:
     """Name and reason of each rule that objects, asked one by one."""
     for rule in RULES:
-        if why := rule.check(candidate):
+        if rule.asks(candidate.build) and (why := rule.check(candidate)):
             yield rule.name, why
 
 

@@ -220,7 +220,7 @@ def test_explain_names_no_rule_as_kept_that_an_upstream_image_is_not_asked(
     assert "not asked" not in capsys.readouterr().out
 
 
-UNASKED = ["python", "glibc", "system_support"]
+UNASKED = ["own_torch", "python", "glibc", "system_support"]
 
 
 def test_rules_that_an_upstream_image_is_not_asked_are_those_of_its_system(matrix: Matrix) -> None:
@@ -230,7 +230,9 @@ def test_rules_that_an_upstream_image_is_not_asked_are_those_of_its_system(matri
     )
     for cell_id, objecting in (("cuda12.4-tgi", []), ("cuda12.4-vllm", UNASKED)):
         made = cell(matrix, cell_id)
-        place = rules.Place(stack=made.stack, gpu=None, systems=(worst,))
+        place = rules.Place(
+            stack=made.stack, gpu=None, systems=(worst,), torch_of="ngc25.12", as_of=matrix.as_of
+        )
         candidate = rules.Candidate(release=made.release, build=made.build, place=place)
         assert [name for name, _ in rules.objections(candidate)] == objecting
 
