@@ -18,7 +18,8 @@ from pathlib import Path
 
 from builder import proc
 from builder.errors import BuildError, Place, UserError
-from builder.model import Closure, Lock, LockLayer, Matrix, digest_of_pins, seal_of
+from builder.facts import Matrix
+from builder.model import Closure, Lock, LockLayer, digest_of_pins, seal_of
 from builder.project import Project
 
 TOOLS = "tools.txt"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from builder.facts import Matrix, OperatingSystem
 from builder.model import (
     Account,
     BaseKind,
@@ -21,8 +22,6 @@ from builder.model import (
     Fragment,
     Layer,
     Lock,
-    Matrix,
-    OperatingSystem,
     OsPackages,
     Recipe,
     Runtime,

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from builder import bases, lock
-from builder.model import BaseKind, Cell, Closure, Matrix, Recipe, Runtime
+from builder.facts import Matrix
+from builder.model import BaseKind, Cell, Closure, Recipe, Runtime
 from builder.naming import Naming
 from builder.plan import EMPTY, Wheelhouse, plan, wheelhouse
 from builder.project import Project

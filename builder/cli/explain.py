@@ -12,8 +12,9 @@ import click
 
 from builder import bases, matrix
 from builder.cli import options
+from builder.facts import Gpu, Matrix
 from builder.matrix import rules
-from builder.model import Cell, Gpu, Matrix
+from builder.model import Cell
 
 
 @click.command("explain")

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from builder import matrix
-from builder.model import Cell, Matrix
+from builder.facts import Matrix
+from builder.model import Cell
 from builder.project import SIF_FOLDER, Project
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])

@@ -12,8 +12,8 @@ from builder import proc
 from builder.engines import host, oci
 from builder.engines.base import Archive, OnLine
 from builder.errors import BuildError
-from builder.model import Archive as DebianArchive
-from builder.model import OperatingSystem
+from builder.facts import Archive as DebianArchive
+from builder.facts import OperatingSystem
 from builder.proc import Command
 from builder.project import engines_script
 from builder.site import SiteProfile, apt

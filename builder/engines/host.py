@@ -10,7 +10,7 @@ import socket
 import tempfile
 from pathlib import Path
 
-from builder.model import MACHINES
+from builder.facts import MACHINES
 
 _CAP_SYS_RESOURCE = 24  # bit of linux/capability.h
 

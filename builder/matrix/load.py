@@ -11,10 +11,10 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from builder.errors import Place, UserError, nearest
+from builder.facts import Matrix
 from builder.matrix.document import Document, Key, read
 from builder.matrix.misfits import misfits
 from builder.matrix.select import cell, parse_id
-from builder.model import Matrix
 
 _KINDS = {int: "a number", bool: "true or false", NoneType: "nothing"}
 

@@ -13,8 +13,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from builder.errors import nearest
+from builder.facts import Accelerator, Build, Framework, Matrix, Release, Server
 from builder.matrix.document import Key
-from builder.model import Accelerator, Build, Framework, Matrix, Release, Server
 
 Misfit = tuple[Key, str]
 _CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]")

@@ -15,16 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from builder.errors import UserError
-from builder.model import (
-    Arch,
-    Build,
-    Framework,
-    Gpu,
-    OperatingSystem,
-    Release,
-    Stack,
-    version_key,
-)
+from builder.facts import Arch, Build, Framework, Gpu, OperatingSystem, Release, Stack, version_key
 
 
 @dataclass(frozen=True, kw_only=True)

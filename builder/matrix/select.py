@@ -11,8 +11,9 @@ from itertools import islice, permutations
 from operator import itemgetter
 
 from builder.errors import Place, UserError, nearest
+from builder.facts import Matrix
 from builder.matrix import rules
-from builder.model import Cell, Matrix
+from builder.model import Cell
 
 _SIGNS = "*?["  # that make a pattern
 _ORDERS = 24  # of the parts of an id, tried against all cells: four parts

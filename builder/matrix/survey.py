@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from builder.errors import UserError
+from builder.facts import Accelerator, Matrix
 from builder.matrix.select import CellId, is_glob, parse_id, pieces, resolve
-from builder.model import Accelerator, Cell, Matrix
+from builder.model import Cell
 
 
 @dataclass(frozen=True, kw_only=True)

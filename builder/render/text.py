@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.model import Layer, Lock, OperatingSystem, Recipe
+from builder.facts import OperatingSystem
+from builder.model import Layer, Lock, Recipe
 from builder.render.templates import Templates
 
 DOCKERFILE = "Dockerfile"

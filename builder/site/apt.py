@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.model import Archive
+from builder.facts import Archive
 
 # The archives that base images name, by what their path ends with.
 _CANONICAL = {

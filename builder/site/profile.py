@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from builder.model import Index, OperatingSystem
+from builder.facts import Index, OperatingSystem
 from builder.site import apt, python, registries
 from builder.site.registries import Mirror, Registry
 from builder.site.wheels import Fit, pin_set

@@ -10,7 +10,8 @@ from pathlib import Path
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
-from builder.model import MACHINES, Recipe
+from builder.facts import MACHINES
+from builder.model import Recipe
 
 Pin = tuple[str, str]
 # glibc minor versions whose manylinux tags have names of their own (PEP 513, 571, 599).

@@ -16,7 +16,8 @@ from builder import proc
 from builder.engines import host
 from builder.engines.base import Container, Engine, Run
 from builder.errors import BuildError
-from builder.model import Accelerator, Cell
+from builder.facts import Accelerator
+from builder.model import Cell
 from builder.proc import Command
 from builder.project import PACKAGE
 from builder.smoke.report import Check, SmokeReport, Status

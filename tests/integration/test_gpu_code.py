@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from builder import lock, matrix
+from builder.facts import Accelerator
 from builder.matrix.rules import runs_on
-from builder.model import Accelerator, BaseKind, Closure
+from builder.model import BaseKind, Closure
 from builder.project import Project
 from tests.integration.conftest import REPOSITORY
 from tests.oracle import fatbin

@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 
 from builder import matrix as matrices
-from builder.model import Matrix
+from builder.facts import Matrix
 from builder.project import Project
 from tests.unit.support import ROOT, Forbidden
 

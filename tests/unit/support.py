@@ -7,7 +7,8 @@ from pathlib import Path
 from builder import bases
 from builder import lock as locks
 from builder import matrix as matrices
-from builder.model import BaseKind, Cell, Matrix, Recipe
+from builder.facts import Matrix
+from builder.model import BaseKind, Cell, Recipe
 from builder.plan import EMPTY, plan, wheelhouse
 from builder.project import Project
 

@@ -10,8 +10,9 @@ import pytest
 
 from builder import bases, registry
 from builder.errors import BuildError, UserError
+from builder.facts import Matrix
 from builder.matrix import cell, select
-from builder.model import BaseKind, Matrix
+from builder.model import BaseKind
 from builder.prepare import Workbench
 from builder.project import Project
 from builder.registry.asking import place

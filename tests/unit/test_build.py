@@ -14,7 +14,8 @@ from builder import matrix as matrices
 from builder.build import Builder, BuildResult, Options
 from builder.engines.base import BuildRequest, OnLine, Progress
 from builder.errors import BuildError, UserError
-from builder.model import BaseKind, Matrix
+from builder.facts import Matrix
+from builder.model import BaseKind
 from builder.prepare import Workbench
 from builder.project import Project
 from builder.site import SiteProfile

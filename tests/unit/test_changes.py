@@ -10,8 +10,8 @@ import pytest
 
 from builder import proc
 from builder.errors import BuildError
+from builder.facts import Matrix
 from builder.matrix import select
-from builder.model import Matrix
 from tests.unit.support import ROOT
 from tests.unit.test_cli import run
 

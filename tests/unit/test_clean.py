@@ -12,7 +12,7 @@ import pytest
 from builder import cli, engines
 from builder import matrix as matrices
 from builder.engines.base import Engine, Image
-from builder.model import Matrix
+from builder.facts import Matrix
 from builder.naming import Naming
 from builder.prepare import Workbench
 from builder.project import Project

@@ -8,8 +8,9 @@ from typing import get_args
 
 import pytest
 
+from builder.facts import Family
 from builder.matrix import cell, load, survey
-from builder.model import BaseKind, Family, Lock, LockLayer
+from builder.model import BaseKind, Lock, LockLayer
 from builder.plan import plan, wheelhouse
 from builder.project import Project
 from builder.render import Renderer

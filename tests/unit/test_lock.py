@@ -17,8 +17,9 @@ import pytest
 from builder import lock as locks
 from builder import proc
 from builder.errors import BuildError, UserError
+from builder.facts import Matrix
 from builder.matrix import cell, load, select
-from builder.model import BaseKind, Closure, Matrix
+from builder.model import BaseKind, Closure
 from builder.project import Project
 from tests.unit.support import ROOT, edited
 

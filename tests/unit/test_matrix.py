@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import UserError
+from builder.facts import Matrix
 from builder.matrix import load
-from builder.model import Matrix
 from tests.unit.support import ROOT, edited, line_of
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from builder.facts import Matrix
 from builder.matrix import cell
-from builder.model import BaseKind, Fragment, Matrix, OsPackages, Recipe, Runtime, Venv, Wheels
+from builder.model import BaseKind, Fragment, OsPackages, Recipe, Runtime, Venv, Wheels
 from builder.project import Project
 from tests.unit.support import ROOT, recipe_of
 

@@ -15,8 +15,8 @@ from builder import cli, engines
 from builder.engines.apptainer import Apptainer
 from builder.engines.base import Engine, Image, OnLine, Remote
 from builder.errors import BuildError
+from builder.facts import Matrix
 from builder.matrix import cell
-from builder.model import Matrix
 from builder.naming import Naming
 from builder.prepare import Workbench
 from builder.project import Project

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from builder import render
 from builder.errors import UserError
-from builder.model import Matrix
+from builder.facts import Matrix
 from builder.project import Project
 from builder.render import RenderedImage, Renderer
 from builder.render.templates import _quoted, _run

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.facts import Matrix
 from builder.lock import FRAMEWORK_LAYER, TOOLS
 from builder.matrix import survey
-from builder.model import BaseKind, Cell, Closure, Lock, LockLayer, Matrix
+from builder.model import BaseKind, Cell, Closure, Lock, LockLayer
 from builder.plan import EMPTY, Wheelhouse, plan, wheelhouse
 from builder.project import Project
 from builder.render import DEFINITION, DOCKERFILE, Renderer

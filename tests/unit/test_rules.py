@@ -13,9 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from builder.errors import UserError
-from builder.matrix import cell, rules
-from builder.matrix.rules import Candidate, Place
-from builder.model import (
+from builder.facts import (
     Accelerator,
     Build,
     Framework,
@@ -24,6 +22,8 @@ from builder.model import (
     Release,
     version_key,
 )
+from builder.matrix import cell, rules
+from builder.matrix.rules import Candidate, Place
 
 VERSIONS_IN_ORDER = ["9.9", "12", "12.2", "12.9", "12.10", "12.10.1", "13.0", "525.60.13"]
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.model import Matrix, Recipe
+from builder.facts import Matrix
+from builder.model import Recipe
 from builder.project import Project
 from builder.render import Renderer
 from builder.site import SiteProfile, secret

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import Place, UserError
+from builder.facts import Matrix
 from builder.matrix import cell, select
 from builder.matrix.select import CellId, parse_id
-from builder.model import Matrix
 
 PUBLISHED = "cells: cpu-vllm, cuda12.2-vllm, cuda13.0-vllm, cuda13.0-vllm-h100"
 ALL = ["cpu-vllm", "cuda12.2-vllm", "cuda13.0-vllm", "cuda13.0-vllm-h100"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.model import Index
+from builder.facts import Index
 from builder.site import Fit, SiteProfile, apt, discover
 
 HERE = Fit(python="3.11", glibc="2.36")

@@ -16,7 +16,7 @@ from builder.engines import host
 from builder.engines.apptainer import Apptainer
 from builder.engines.base import Image, OnLine, Remote
 from builder.errors import BuildError
-from builder.model import Matrix
+from builder.facts import Matrix
 from builder.proc import Result
 from builder.smoke import SmokeReport, Status, run, smoke
 from tests.unit.fakeengine import FakeContainer, FakeEngine

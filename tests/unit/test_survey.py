@@ -13,9 +13,10 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from builder.errors import UserError
+from builder.facts import Build, Framework, Matrix, version_key
 from builder.matrix import cell, rules, survey
 from builder.matrix.survey import combinations
-from builder.model import Build, Cell, Framework, Matrix, version_key
+from builder.model import Cell
 from tests.unit.test_cli import run
 
 

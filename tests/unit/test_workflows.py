@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from builder.cli.matrix import _job
+from builder.facts import Matrix
 from builder.matrix import survey
-from builder.model import Matrix
 from tests.unit.support import ROOT
 
 FILES = sorted((ROOT / ".github/workflows").glob("*.yml"))

@@ -1,0 +1,275 @@
+"""What matrix.yaml says: the tables that rules choose by.
+
+Facts are pydantic models, because they are parsed from YAML and are their own schema.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._]*(-[a-z0-9._]+)*$")]
+Version = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)*([a-z]+\d+|\.post\d+)?$")]
+# https://www.debian.org/doc/debian-policy/ch-controlfields.html#source
+OsPackage = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
+# No credentials: they are the site's, and a matrix is committed.
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s@\"'`$\\]+$")]
+Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+Arch = Literal["amd64", "arm64"]  # as OCI images name CPU architectures
+Family = Literal["debian", "rhel", "suse"]  # of distributions: who installs packages alike
+MACHINES: dict[Arch, str] = {"amd64": "x86_64", "arm64": "aarch64"}  # as wheels name them
+AbsolutePath = Annotated[str, StringConstraints(pattern=r"^(/[\w.+-]+)+$")]
+# One that PATH finds, or where it lies; nothing that a shell would take apart.
+Program = Annotated[str, StringConstraints(pattern=r"^([\w.+-]+|(/[\w.+-]+)+)$")]
+
+
+class Accelerator(StrEnum):
+    """What computes: its wheels and its device checks differ."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    TPU = "tpu"
+
+
+# A tag or a digest is part of it.
+ImageReference = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9][a-zA-Z0-9._:/-]*(:[\w][\w.-]*|@sha256:[0-9a-f]{64})$"),
+]
+
+# YAML has text where Python has the enum; everything else stays strict.
+AcceleratorName = Annotated[Accelerator, Field(strict=False)]
+
+
+class Fact(BaseModel):
+    """Base of every fact: unknown keys are errors, values are not coerced, nothing mutates."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Archive(Fact):
+    """Where a distribution's packages come from, as its images name it."""
+
+    mirror: Url
+    security: Url  # where the suite's security fixes are
+    suite: Name
+    components: tuple[Name, ...] = ("main",)
+
+
+class Compiler(Fact):
+    """A C++ compiler that PyTorch's headers accept (C++17), and what makes programs take it."""
+
+    packages: tuple[OsPackage, ...]
+    env: dict[str, str] = Field(default_factory=dict)
+
+
+class OperatingSystem(Fact):
+    """A distribution, or a vendor's image of one: its packages, and what it brings."""
+
+    title: Text
+    family: Family
+    python: Version  # of `interpreter`
+    interpreter: AbsolutePath = "/usr/bin/python3"
+    packages: tuple[OsPackage, ...]  # of every image: Python, its headers, TLS roots
+    pip: OsPackage = "python3-pip"
+    compiler: Compiler
+    init: OsPackage | None = None  # reaps and forwards signals; a package and its program
+    glibc: Version
+    image: ImageReference  # the registry's image, tag included
+    archive: Archive | None = None  # None: it cannot be bootstrapped, a registry must serve it
+    bootstrap_as: Name | None = None  # the OS to bootstrap instead of this one
+    # Python distributions that the interpreter has, for builds that name this OS in `torch_of`.
+    brings: tuple[Name, ...] = ()
+    end_of_life: datetime.date  # the last day of its security fixes that need no contract
+    source: Text
+
+
+class Stack(Fact):
+    """What the host offers: an accelerator and, for CUDA, the oldest driver it may have."""
+
+    title: Text
+    accelerator: AcceleratorName
+    os: Name
+    driver: Version | None = None
+    bases: dict[Name, ImageReference] = Field(
+        default_factory=dict
+    )  # OS -> image to use in its place
+    env: dict[str, str] = Field(default_factory=dict)
+    source: Text
+
+
+class Gpu(Fact):
+    """A GPU model that a cell may be made for."""
+
+    title: Text
+    sm: Version  # compute capability, as "9.0"
+    driver: Version | None = None  # the oldest that knows it; None: CUDA 12's first does
+    arch: Arch = "amd64"  # of the CPU beside it
+    geforce: bool = False  # NVIDIA's forward compatibility leaves these out
+    source: Text
+
+
+class Index(Fact):
+    """A package index beside the default one, and the packages that only it has."""
+
+    url: Url
+    packages: tuple[Name, ...]
+    why: Text
+
+
+class Wrapped(Fact):
+    """An upstream image that a cell takes as it is, with imgbuild's runtime on top."""
+
+    image: ImageReference
+    os: Name  # what it stands on
+    python: Program = "python3"  # for the runtime, which needs nothing but the standard library
+    released: datetime.date
+
+
+class Build(Fact):
+    """One set of wheels of a release, or its image: what to ask for, and where it runs."""
+
+    name: Name
+    accelerator: AcceleratorName
+    wrap: Wrapped | None = None  # None: it is installed from wheels
+    requirements: tuple[Text, ...] = ()
+    constraints: tuple[Text, ...] = ()
+    exclude: tuple[Name, ...] = ()
+    sdists: tuple[Name, ...] = ()  # pure Python that upstream publishes as source alone
+    torch_of: Name | None = None  # the OS whose own PyTorch it uses; None: it brings one
+    exclude_newer: datetime.date | None = None  # packages as of this day; None where it wraps
+    index: Index | None = None
+    arches: tuple[Arch, ...] = ("amd64",)
+    # Where it is narrower, or newer, than the release's.
+    python: Text | None = None
+    glibc: Version | None = None
+    cuda: Version | None = None  # of the toolkit that the wheels are built with
+    driver_floor: Version | None = None
+    sms: tuple[Version, ...] = ()  # that torch's own kernels are compiled for
+    kernel_sms: tuple[Version, ...] = ()  # that the framework's own are; () where nobody looked
+    why: Text | None = None
+    source: Text
+
+    @property
+    def date(self) -> datetime.date:
+        """The day that it is of: everything in it was published by then."""
+        date = self.wrap.released if self.wrap else self.exclude_newer
+        assert date is not None  # noqa: S101 - misfits.py has refused it
+        return date
+
+
+class Release(Fact):
+    """A framework's version, and the sets of wheels that it was published as."""
+
+    version: Version
+    # Both None where every build is an image: it brings its own.
+    python: Text | None = None  # a specifier, as ">=3.11,<3.15"
+    glibc: Version | None = None  # highest manylinux floor in its closure
+    builds: tuple[Build, ...]
+    source: Text
+
+
+class Flags(Fact):
+    """What the server calls the options that everybody gives it; "" for an argument without one."""
+
+    model: str = "--model"
+    host: str = "--host"
+    port: str = "--port"
+
+    def arguments(self, model: str, host: str, port: str) -> tuple[str, ...]:
+        """The options with their values; those without a name come first."""
+        pairs = sorted(((self.model, model), (self.host, host), (self.port, port)), key=_named)
+        return tuple(part for pair in pairs for part in pair if part)
+
+
+def _named(pair: tuple[str, str]) -> bool:
+    return bool(pair[0])
+
+
+class Server(Fact):
+    """How the framework is started and asked how it is."""
+
+    command: tuple[Text, ...] = ()
+    module: Name | None = None  # of builder/servers, where the framework brings no server
+    flags: Flags = Flags()
+    port: Annotated[int, Field(gt=0, lt=65536)]
+    health: Annotated[str, StringConstraints(pattern=r"^/\S*$")]
+
+
+class SmokeRun(Fact):
+    """What the tiny model needs to be served, per accelerator."""
+
+    args: tuple[str, ...]
+    env: dict[str, str] = Field(default_factory=dict)
+    shm_mb: Annotated[int, Field(gt=0, le=1 << 20)]  # MiB of /dev/shm
+    module: Name | None = None  # imports without a GPU; None: upstream's image, which may have none
+    help: tuple[Text, ...]  # prints the server's help without a GPU
+    help_env: dict[str, str] = Field(default_factory=dict)
+    # What makes it serve on the CPU where its device is missing; None: it cannot.
+    cpu_env: dict[str, str] | None = None
+
+
+class Framework(Fact):
+    """An inference server: how it is installed, started, asked and proven."""
+
+    title: Text
+    url: Url
+    license: Text
+    install: Literal["wheels", "wrap"] = "wheels"
+    note: Text | None = None  # what a user should know before choosing it
+    server: Server
+    packages: dict[Family, tuple[OsPackage, ...]] = Field(default_factory=dict)
+    compiles: bool = False  # at run time, so that the image needs a C++ compiler
+    core: tuple[Name, ...] = ()  # distributions that make up the framework's own layer
+    env: dict[str, str] = Field(default_factory=dict)
+    smoke: dict[AcceleratorName, SmokeRun]
+    releases: tuple[Release, ...]
+
+
+class WheelLayer(Fact):
+    """A layer of wheels; distributions belong to the first layer whose pattern matches."""
+
+    name: Name
+    packages: tuple[Text, ...]
+    # Pattern of distributions -> SPDX, where users must heed more than the framework's licence.
+    licenses: dict[Text, Text] = Field(default_factory=dict)
+    why: Text
+
+    def holds(self, distribution: str) -> bool:
+        return any(fnmatchcase(distribution, pattern) for pattern in self.packages)
+
+
+class Tool(Fact):
+    """A program that works during a build and stays out of the image."""
+
+    version: Version
+    why: Text
+
+
+class Matrix(Fact):
+    """All of matrix.yaml."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    as_of: datetime.date  # the day that the facts are of
+    tools: dict[Name, Tool]
+    layers: tuple[WheelLayer, ...]
+    os: dict[Name, OperatingSystem]
+    stacks: dict[Name, Stack]
+    gpus: dict[Name, Gpu]
+    frameworks: dict[Name, Framework]
+    cells: Annotated[tuple[Text, ...], Field(min_length=1)]
+
+
+_NUMBERS = re.compile(r"\d+")
+
+
+@cache
+def version_key(version: str) -> tuple[int, ...]:
+    """Order dotted versions by their numbers: "12.10" comes after "12.9"."""
+    return tuple(int(number) for number in _NUMBERS.findall(version))
