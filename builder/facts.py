@@ -50,7 +50,8 @@ AcceleratorName = Annotated[Accelerator, Field(strict=False)]
 class Fact(BaseModel):
     """Base of every fact: unknown keys are errors, values are not coerced, nothing mutates."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # Deferred: only Matrix is ever validated, which builds the others with it.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 class Archive(Fact):
@@ -264,6 +265,10 @@ class Matrix(Fact):
     gpus: dict[Name, Gpu]
     frameworks: dict[Name, Framework]
     cells: Annotated[tuple[Text, ...], Field(min_length=1)]
+
+    def __hash__(self) -> int:
+        """That of this one object: what is computed from it is cached by it."""
+        return id(self)
 
 
 _NUMBERS = re.compile(r"\d+")

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from itertools import islice, permutations
 from operator import itemgetter
 
@@ -133,6 +134,7 @@ def _nearest_possible(matrix: Matrix, parts: CellId) -> str | None:
     return None
 
 
+@lru_cache(maxsize=20_000)  # `load` asks for each published cell, and `select` again
 def resolve(matrix: Matrix, parts: CellId) -> Cell:
     """The cell of known parts; raises UserError with the rules' reasons when they admit none."""
     place = place_of(matrix, parts)

@@ -81,9 +81,14 @@ def _replace(file: Path, text: str) -> None:
     aside = f"{file.parent}/.{file.name}-{os.getpid()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     try:
-        with os.fdopen(os.open(aside, flags, 0o644), "wb") as output:
-            os.fchmod(output.fileno(), 0o644)  # whatever the umask
-            output.write(text.encode())
+        output = os.open(aside, flags, 0o644)
+        try:
+            os.fchmod(output, 0o644)  # whatever the umask
+            left = memoryview(text.encode())
+            while left:
+                left = left[os.write(output, left) :]
+        finally:
+            os.close(output)
         os.replace(aside, file)  # noqa: PTH105 - thousands of Path objects take their time
     except BaseException:
         Path(aside).unlink(missing_ok=True)
