@@ -26,8 +26,8 @@ class Templates:
         )
         self._jinja.filters |= {
             "assigned": _assigned,
-            "quoted": _quoted,
             "quoted_shell": shlex.quote,
+            "worded": _worded,
         }
         self._jinja.globals |= {"run": _run, "post": _post, "wheels_of": _wheels_of}
 
@@ -91,9 +91,14 @@ def _quoted(value: str) -> str:
     return shlex.quote(value) if _EXPANDED.search(value) else f'"{value}"'
 
 
-def _assigned(values: Mapping[str, str]) -> list[str]:
-    """Each as NAME="value"."""
-    return [f"{name}={_quoted(value)}" for name, value in values.items()]
+def _assigned(values: Mapping[str, str], without: str = "") -> list[str]:
+    """Each but one as NAME="value"."""
+    return [f"{name}={_quoted(value)}" for name, value in values.items() if name != without]
+
+
+def _worded(values: Mapping[str, str]) -> list[str]:
+    """Each as NAME value."""
+    return [f"{name} {value}" for name, value in values.items()]
 
 
 def _wheels_of(layer: Layer) -> Wheels:
