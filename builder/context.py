@@ -13,8 +13,8 @@ from pathlib import Path
 from builder import __version__, lock
 from builder.engines.base import CONTENT_LABEL, Base, BuildRequest
 from builder.errors import BuildError, UserError
-from builder.model import Cell
-from builder.prepare import Prepared, Workbench
+from builder.model import Cell, Manifest
+from builder.prepare import MANIFESTS, Prepared, Workbench
 from builder.site import Fit, SiteProfile, pin_set, secret
 
 _LAST_SECOND = 253402300799  # of the year 9999, the last that dates can be written of
@@ -56,10 +56,7 @@ def _stage(bench: Workbench, prepared: Prepared, site: SiteProfile, target: Path
         folder.mkdir(parents=True)
     for name, text in prepared.rendered.files.items():
         (target / name).write_text(text, encoding="utf-8")
-    for file in bench.own_files(recipe):
-        folder = target / "builder" / file.parent.name
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, folder / file.name)
+    _own_parts(bench, prepared, target)
     if not recipe.lock.layers:
         return True
     shutil.copyfile(lock.tools_path(project), locks / lock.TOOLS)
@@ -75,6 +72,19 @@ def _stage(bench: Workbench, prepared: Prepared, site: SiteProfile, target: Path
             path.chmod(0o755 if path.is_dir() else 0o644)
             os.utime(path, (when, when))
     return fit.pins(wheels.iterdir()) >= pin_set(wanted)
+
+
+def _own_parts(bench: Workbench, prepared: Prepared, target: Path) -> None:
+    """What is imgbuild's own in the image."""
+    (target / "images" / MANIFESTS).mkdir()
+    for step in prepared.recipe.layers[-1].steps:
+        if isinstance(step, Manifest):
+            file = target / "images" / MANIFESTS / step.source
+            file.write_text(prepared.manifest, encoding="utf-8")
+    for file in bench.own_files(prepared.recipe):
+        folder = target / "builder" / file.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / file.name)
 
 
 def _labels(prepared: Prepared, base: Base, when: int) -> dict[str, str]:

@@ -182,6 +182,7 @@ class Flags(Fact):
     model: str = "--model"
     host: str = "--host"
     port: str = "--port"
+    parallel: str | None = None  # of tensor parallelism; None: the server has none
 
     def arguments(self, model: str, host: str, port: str) -> tuple[str, ...]:
         """The options with their values; those without a name come first."""
@@ -246,6 +247,48 @@ class WheelLayer(Fact):
         return any(fnmatchcase(distribution, pattern) for pattern in self.packages)
 
 
+Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Cache(Fact):
+    """Something that a stack caches: the variable that places it, and its folder below the root."""
+
+    variable: Variable
+    folder: Annotated[str, StringConstraints(pattern=r"^[\w.-]+(/[\w.-]+)*$")]
+    source: Text
+
+
+class Setting(Fact):
+    """What the tuner of an image sets where it starts, and why."""
+
+    kind: Literal["env", "affinity", "memory", "flag"]
+    name: Text  # a variable; what is bound; for a flag the server's own is taken
+    rule: Name  # of builder/runtime/decide.py, which computes the value
+    accelerators: tuple[AcceleratorName, ...] = ()  # () is all
+    frameworks: tuple[Name, ...] = ()  # () is all
+    on: bool = True  # a knob without a measured gain is off
+    why: Text
+    source: Text
+    effect: Text | None = None  # as measured, with where
+
+
+class NotSet(Fact):
+    """A popular variable that images leave alone, and why."""
+
+    variable: Variable
+    accelerators: tuple[AcceleratorName, ...] = ()  # () is all
+    frameworks: tuple[Name, ...] = ()  # () is all
+    why: Text
+    source: Text
+
+
+class Tuning(Fact):
+    """What becomes of variables, masks and flags when an image starts."""
+
+    settings: tuple[Setting, ...] = ()
+    not_set: tuple[NotSet, ...] = ()
+
+
 class Tool(Fact):
     """A program that works during a build and stays out of the image."""
 
@@ -260,6 +303,8 @@ class Matrix(Fact):
     as_of: datetime.date  # the day that the facts are of
     tools: dict[Name, Tool]
     layers: tuple[WheelLayer, ...]
+    caches: tuple[Cache, ...] = ()
+    tuning: Tuning = Tuning()
     os: dict[Name, OperatingSystem]
     stacks: dict[Name, Stack]
     gpus: dict[Name, Gpu]

@@ -224,7 +224,25 @@ class Runtime:
     kind: str = "runtime"
 
 
-Step = OsPackages | Account | Venv | Wheels | Fragment | Runtime
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Copy what the image carries of matrix.yaml."""
+
+    source: str  # relative to images/manifests
+    path: str
+    kind: str = "manifest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bytecode:
+    """Compile what was copied: a start that does it takes twice as long, and keeps nothing."""
+
+    python: str
+    path: str
+    kind: str = "bytecode"
+
+
+Step = OsPackages | Account | Venv | Wheels | Fragment | Runtime | Manifest | Bytecode
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,21 +17,26 @@ from builder.facts import Matrix, OperatingSystem
 from builder.model import (
     Account,
     BaseKind,
+    Bytecode,
     Cell,
     Closure,
     Fragment,
     Layer,
     Lock,
+    Manifest,
     OsPackages,
     Recipe,
     Runtime,
+    Step,
     Venv,
     Wheels,
 )
 
 VENV = "/opt/venv"
-RUNTIME = "/opt/imgbuild/runtime"
-SERVERS = "/opt/imgbuild/servers"
+OWN = "/opt/imgbuild"
+RUNTIME = f"{OWN}/runtime"
+SERVERS = f"{OWN}/servers"
+MANIFEST = f"{OWN}/manifest.json"  # beside the runtime, which looks for it there
 # uid 1000 is what single-user hosts map; group 0 lets an arbitrary uid (OpenShift) write its home.
 USER = Account(name="imgbuild", uid=1000, home="/home/imgbuild")
 LABEL_PREFIX = "io.imgbuild"
@@ -61,16 +66,19 @@ def plan(
     wheels: Wheelhouse,
     *,
     uv_lock: str,
+    manifest: str,
     kind: BaseKind,
     base_digest: str | None = None,
 ) -> Recipe:
     """Lay out the image of `cell` on a base of `kind`; `wheels` are of `cell.closure(kind)`.
 
-    `base_digest` is what a registry's base is pinned to.
+    `manifest` is the file that it carries, below images/manifests; `base_digest` is what a
+    registry's base is pinned to.
     """
     os_name, os = cell.system(kind)
     wrap = cell.build.wrap
     own_commands = _own_commands(cell.framework_name)
+    python = wrap.python if wrap else f"{VENV}/bin/python3"
     layers = [
         Layer(
             name="os",
@@ -80,9 +88,8 @@ def plan(
             steps=(USER, own_commands) if wrap else (_packages(cell, os), USER),
         ),
         *wheels.layers,
-        Layer(name="runtime", why="imgbuild's own part", steps=_own_parts(cell)),
+        Layer(name="runtime", why="imgbuild's own part", steps=_own_parts(cell, manifest, python)),
     ]
-    python = wrap.python if wrap else f"{VENV}/bin/python3"
     init = (os.init, "--") if os.init and not wrap else ()
     server = cell.framework.server
     command = (python, SERVERS, server.module) if server.module else server.command
@@ -102,8 +109,8 @@ def plan(
         user=USER,
         env=tuple(sorted({**cell.stack.env, **compiler, **cell.framework.env}.items())),
         labels=_labels(cell, wheels, os_name),
-        entrypoint=(*init, python, f"{RUNTIME}/entrypoint.py", *command, "--"),
-        health=(python, f"{RUNTIME}/health.py", str(server.port), server.health),
+        entrypoint=(*init, python, "-ES", RUNTIME, "start", *command, "--"),
+        health=(python, "-ES", f"{RUNTIME}/health.py", str(server.port), server.health),
         port=server.port,
     )
 
@@ -119,9 +126,14 @@ def _own_commands(framework_name: str) -> Fragment:
     return Fragment(template=f"frameworks/{framework_name}.j2")
 
 
-def _own_parts(cell: Cell) -> tuple[Runtime, ...]:
+def _own_parts(cell: Cell, manifest: str, python: str) -> tuple[Step, ...]:
     servers = (Runtime(source="servers", path=SERVERS),) if cell.framework.server.module else ()
-    return (*servers, Runtime(source="runtime", path=RUNTIME))
+    return (
+        *servers,
+        Runtime(source="runtime", path=RUNTIME),
+        Manifest(source=manifest, path=MANIFEST),
+        Bytecode(python=python, path=RUNTIME),
+    )
 
 
 def _wheels(matrix: Matrix, closure: Closure, lock: Lock) -> Iterator[Layer]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from builder import bases, lock
+from builder import bases, lock, manifest
 from builder.facts import Matrix
 from builder.model import BaseKind, Cell, Closure, Recipe, Runtime
 from builder.naming import Naming
 from builder.plan import EMPTY, Wheelhouse, plan, wheelhouse
 from builder.project import Project
 from builder.render import DOCKERFILE, RenderedImage, Renderer
+
+MANIFESTS = "manifests"  # below images/
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,7 @@ class Prepared:
     recipe: Recipe
     rendered: RenderedImage
     naming: Naming
+    manifest: str  # what the image carries of matrix.yaml
 
 
 class Workbench:
@@ -48,18 +52,25 @@ class Workbench:
         """
         recipe = self._recipe(cell, kind)
         rendered = self._renderer.render(recipe)
+        carried = manifest.text(self._matrix, cell)
         naming = Naming(
             repository=recipe.repository,
             cell_id=cell.tag_id,
             version_tag=cell.tag,
-            content=self._content(recipe, rendered.files[file]),
+            content=self._content(recipe, rendered.files[file], carried),
             extra=tags,
         )
-        return Prepared(recipe=recipe, rendered=rendered, naming=naming)
+        return Prepared(recipe=recipe, rendered=rendered, naming=naming, manifest=carried)
 
     def render(self, cell: Cell, kind: BaseKind) -> RenderedImage:
         """Only the files of `prepare`: they need no digest."""
         return self._renderer.render(self._recipe(cell, kind))
+
+    def manifests(self, cells: Iterable[Cell]) -> RenderedImage:
+        """The folder beside the cells' own, of what their images carry of matrix.yaml."""
+        named = {manifest.name(cell): cell for cell in cells}
+        files = {name: manifest.text(self._matrix, cell) for name, cell in named.items()}
+        return RenderedImage(MANIFESTS, files)
 
     def namings(self, cell: Cell, *files: str) -> tuple[Naming, ...]:
         """The names that a cell's image may bear, by kind of base and by the file it came from."""
@@ -81,7 +92,14 @@ class Workbench:
     def _recipe(self, cell: Cell, kind: BaseKind) -> Recipe:
         wheels = self._wheelhouse(cell.closure(kind), cell.id)
         digest = self.base_pins.get(cell.registry_base)
-        return plan(cell, wheels, uv_lock=lock.TOOLS, kind=kind, base_digest=digest)
+        return plan(
+            cell,
+            wheels,
+            uv_lock=lock.TOOLS,
+            manifest=manifest.name(cell),
+            kind=kind,
+            base_digest=digest,
+        )
 
     def _wheelhouse(self, closure: Closure | None, cell_id: str) -> Wheelhouse:
         """Read and laid out once: a lock has some 300 KB, and many cells may share it."""
@@ -92,9 +110,9 @@ class Workbench:
             self._wheelhouses[closure.id] = wheelhouse(self._matrix, closure, pinned)
         return self._wheelhouses[closure.id]
 
-    def _content(self, recipe: Recipe, rendered: str) -> str:
+    def _content(self, recipe: Recipe, rendered: str, carried: str) -> str:
         """12 hex digits over everything that decides an image, so that a tag can tell."""
-        parts = [recipe.kind, rendered]
+        parts = [recipe.kind, rendered, carried]
         parts += [layer.digest for layer in recipe.lock.layers]
         if recipe.lock.layers:
             parts.append(lock.tools_path(self.project).read_text(encoding="utf-8"))

@@ -28,6 +28,7 @@ def command(file: Path | None, selector: str | None, *, check: bool, output: Pat
     project, matrix, cells = options.load(file, selector)
     bench = Workbench(project, matrix)
     rendered = [bench.render(cell, BaseKind.REGISTRY) for cell in cells]
+    rendered.append(bench.manifests(cells))
     images = output or project.images
     if check:
         diff = render.check(images, rendered, orphans=selector is None)

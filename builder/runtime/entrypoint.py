@@ -1,91 +1,146 @@
-"""What the container starts: finds a writable home, then becomes the server or the user's command.
+"""What the container starts: looks, tunes, then becomes the server or the user's command.
 
-    entrypoint.py SERVER... -- ARGUMENTS...
+    python3 -ES /opt/imgbuild/runtime start SERVER... -- ARGUMENTS...
 
 ARGUMENTS that begin with a program on PATH run that program (`docker run IMAGE bash`); any others
 are the server's (`docker run IMAGE --model X`, `docker run IMAGE org/model`). Nothing of this
 process stays: it ends in exec, under the init that started it.
+
+IMGBUILD_TUNE=on|explain|off, IMGBUILD_PREFLIGHT=on|warn|off.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import stat
 import sys
-import tempfile
-from typing import Dict, List, Mapping, Sequence
+
+from . import apply, caches, decide, gpus, host, manifest, preflight, reaper, weights
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Sequence
 
 USAGE = 64  # EX_USAGE of sysexits.h
-SHARED = ("/tmp", "/var/tmp", "/dev/shm")
+_ASKING = ("-h", "--help", "--version", "-v")
 
 
-def command(server: Sequence[str], arguments: Sequence[str], path: str | None = None) -> List[str]:
-    """What to exec: the user's program if the first argument is one, else the server."""
-    if arguments and not arguments[0].startswith("-") and shutil.which(arguments[0], path=path):
-        return list(arguments)
-    return [*server, *arguments]
-
-
-def writable(folder: str) -> bool:
-    """Whether a file can be made in `folder`, tried rather than asked: mounts lie to access(2)."""
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
+def is_program(arguments: Sequence[str], path: str | None = None) -> bool:
+    """Whether the first argument is a program on PATH."""
+    if not arguments or arguments[0].startswith("-") or not arguments[0]:
         return False
-
-
-def private(folder: str) -> bool:
-    """Whether `folder` is ours and no link: a host's /tmp is shared, and code is cached here."""
-    status = os.lstat(folder)
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-
-
-def home(environment: Mapping[str, str]) -> str | None:
-    """HOME if it can be written, else a folder of this user's in the first place that can.
-
-    vLLM, Triton and others die on a read-only home ("Read-only file system: '/root/.triton'").
-    Returns None when no place can be written at all.
-    """
-    own = environment.get("HOME", "")
-    if own and own != "/" and writable(own):
-        return own
-    name = f"imgbuild-{os.getuid()}"
-    for place in (environment.get("TMPDIR"), *SHARED):
-        folder = os.path.join(place or "", name)
-        if place and writable(folder) and private(folder):
-            return folder
-    return None
-
-
-def prepare(environment: Mapping[str, str]) -> Dict[str, str]:
-    """The environment for the server: what the user set stays as it is."""
-    prepared = dict(environment)
-    found = home(environment)
-    if found is None:
-        print("imgbuild: no writable folder for caches; mount one and set HOME", file=sys.stderr)
-    else:
-        prepared["HOME"] = found
-    # getpass.getuser() raises for a uid without a passwd entry; torch asks it for cache folders.
-    prepared.setdefault("USER", "imgbuild")
-    return prepared
+    name = arguments[0]
+    if os.sep in name:
+        return os.path.isfile(name) and os.access(name, os.X_OK)
+    for folder in (path if path is not None else os.environ.get("PATH", "")).split(os.pathsep):
+        file = os.path.join(folder, name)
+        if os.path.isfile(file) and os.access(file, os.X_OK):
+            return True
+    return False
 
 
 def main(arguments: Sequence[str]) -> int:
     """Exec the command; returns only with an exit code that says why it could not."""
     if "--" not in arguments[1:]:
-        print("usage: entrypoint.py SERVER... -- ARGUMENTS...", file=sys.stderr)
+        print("usage: start SERVER... -- ARGUMENTS...", file=sys.stderr)
         return USAGE
     split = list(arguments).index("--")
-    wanted = command(arguments[:split], arguments[split + 1 :])
-    try:
-        os.execvpe(wanted[0], wanted, prepare(os.environ))
-    except OSError as error:
-        print(f"imgbuild: cannot start {wanted[0]}: {error.strerror}", file=sys.stderr)
-        return 127 if isinstance(error, FileNotFoundError) else 126
+    server, own = list(arguments[:split]), list(arguments[split + 1 :])
+    start = Start(server, own, manifest.read(), dict(os.environ))
+    if os.getpid() == 1:
+        return reaper.supervise(start.run)
+    return start.run()
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+class Start:
+    """One start of the container."""
+
+    def __init__(
+        self,
+        server: Sequence[str],
+        arguments: Sequence[str],
+        about: Dict[str, Any],
+        environment: Dict[str, str],
+    ) -> None:
+        self._program = is_program(arguments, environment.get("PATH"))
+        self._command = [*arguments] if self._program else [*server, *arguments]
+        self._arguments = list(arguments)
+        self._about = about
+        self._environment = environment
+        # Who asks for help or for a shell is not told of GPUs.
+        self._serves = not self._program and not any(a in _ASKING for a in arguments)
+
+    def run(self) -> int:
+        """Prepare, then exec; returns an exit code where that is not to be, or fails."""
+        tuning = self._mode("IMGBUILD_TUNE", ("on", "explain", "off"))
+        looking = self._mode("IMGBUILD_PREFLIGHT", ("on", "warn", "off"))
+        if tuning is None or looking is None:
+            return USAGE
+        looks = self._serves and looking != "off"
+        query = gpus.Query() if looks and self._about["accelerator"] == "cuda" else None
+        chosen, wrong = caches.placed(self._environment, self._about["caches"])
+        for line in wrong:
+            say(line)
+        self._environment.update(chosen)
+        if looks or tuning != "off":
+            facts = host.discover(host.Root(), query.answer() if query else {})
+            flags = self._tuned(facts, explain=tuning == "explain") if tuning != "off" else []
+            if looks and (code := self._looked(facts, flags, go_on=looking == "warn")):
+                return code
+            if self._serves:
+                self._command += flags
+        return self._become()
+
+    def _mode(self, name: str, known: Sequence[str]) -> str | None:
+        value = self._environment.get(name) or known[0]
+        if value in known:
+            return value
+        say(f"{name}={value} is not one of {', '.join(known)}")
+        return None
+
+    def _tuned(self, facts: Dict[str, Any], *, explain: bool) -> List[str]:
+        """Set variables and bind; returns the server's additional flags."""
+        flag = self._about["server"]["model_flag"]
+        model = weights.named(self._arguments, flag) if self._serves else None
+        several = len(facts["gpus"]["devices"]) > 1 or facts["memory"]["limit"]
+        found = weights.read(weights.folder(model, self._environment)) if model and several else {}
+        rows = self._about["tuning"]
+        made = decide.decide(facts, rows, self._environment, self._arguments, found)
+        self._environment.update(apply.environment(made))
+        for line in apply.place(made):
+            say(f"not bound to {line}")
+        done = [f"{d['name']}={d['value']}" for d in made if d["status"] == decide.SET]
+        if explain:
+            for line in decide.explained(made, decide.advice(facts)):
+                say(line)
+        elif done:
+            say(f"tuned: {', '.join(done)} (IMGBUILD_TUNE=explain says why)")
+        return apply.flags(made)
+
+    def _looked(self, facts: Dict[str, Any], flags: Sequence[str], *, go_on: bool) -> int:
+        """Say what is wrong; returns the exit code where that ends the start."""
+        flag = self._about["server"]["parallel_flag"]
+        ranks = decide.given(flag, [*self._arguments, *flags]) if flag else None
+        number = host.number(ranks or "")
+        found = preflight.check(facts, self._about, number)
+        for finding in found:
+            say(preflight.told(finding))
+        if not any(finding["fatal"] for finding in found):
+            return 0
+        if go_on:
+            say("going on, as IMGBUILD_PREFLIGHT=warn asks")
+            return 0
+        say("this image does not fit this host; IMGBUILD_PREFLIGHT=warn starts it nevertheless")
+        return preflight.MISFIT
+
+    def _become(self) -> int:
+        program = self._command[0]
+        try:
+            os.execvpe(program, self._command, self._environment)
+        except OSError as error:
+            say(f"cannot start {program}: {error.strerror}")
+            return 127 if isinstance(error, FileNotFoundError) else 126
+
+
+def say(line: str) -> None:
+    """One line on stderr."""
+    print(f"imgbuild: {line}", file=sys.stderr, flush=True)

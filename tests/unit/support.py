@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder import bases
+from builder import bases, manifest
 from builder import lock as locks
 from builder import matrix as matrices
 from builder.facts import Matrix
@@ -43,7 +43,14 @@ def recipe_of(
     closure = cell.closure(kind)
     wheels = wheelhouse(matrix, closure, locks.read(project, matrix, closure)) if closure else EMPTY
     digest = bases.read(project).get(cell.registry_base)
-    return plan(cell, wheels, uv_lock=locks.TOOLS, kind=kind, base_digest=digest)
+    return plan(
+        cell,
+        wheels,
+        uv_lock=locks.TOOLS,
+        manifest=manifest.name(cell),
+        kind=kind,
+        base_digest=digest,
+    )
 
 
 def recipes_of(project: Project, matrix: Matrix) -> list[Recipe]:

@@ -66,7 +66,7 @@ def rendered(file: Path, cell_id: str) -> dict[str, str]:
     assert closure
     layer = LockLayer(name="framework", path=f"{closure.id}/framework.txt", text="", pins=())
     wheels = wheelhouse(matrix, closure, Lock(closure_id=closure.id, layers=(layer,)))
-    recipe = plan(found, wheels, uv_lock="tools.txt", kind=BaseKind.REGISTRY)
+    recipe = plan(found, wheels, uv_lock="tools.txt", manifest="x.json", kind=BaseKind.REGISTRY)
     renderer = Renderer(Project.find(file).template_dirs)
     return renderer.render(recipe).files
 

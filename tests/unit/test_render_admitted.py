@@ -57,7 +57,7 @@ def wheels_of(matrix: Matrix, closure: Closure, layers: dict[str, Pins]) -> Whee
 
 def broken(renderer: Renderer, cell: Cell, kind: BaseKind, wheels: Wheelhouse) -> Iterator[str]:
     """What is wrong with the files of a cell, rendered with these wheels."""
-    recipe = plan(cell, wheels, uv_lock=TOOLS, kind=kind)
+    recipe = plan(cell, wheels, uv_lock=TOOLS, manifest="any.json", kind=kind)
     files = renderer.render(recipe).files
     assert sorted(files) == sorted([DOCKERFILE, DEFINITION])
     for name, text in files.items():

@@ -1,0 +1,85 @@
+"""What an image carries of matrix.yaml: the rules for its preflight, its caches, its settings.
+
+One for each build of a release, which cells share; `builder/runtime/` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from builder.facts import Build, Framework, Matrix, NotSet, Release, Setting
+from builder.matrix import rules
+from builder.model import Cell
+
+# Those that a running container can ask again.
+_ASKED = ("driver", "gpu_code", "kernel_code")
+
+
+def name(cell: Cell) -> str:
+    """The file's name, the same for all cells of a build."""
+    return f"{cell.framework_name}-{cell.release.version}-{cell.build.name}.json"
+
+
+def text(matrix: Matrix, cell: Cell) -> str:
+    """The file."""
+    made = contents(matrix, cell.framework_name, cell.framework, cell.release, cell.build)
+    return json.dumps(made, indent=1) + "\n"
+
+
+def contents(
+    matrix: Matrix, framework_name: str, framework: Framework, release: Release, build: Build
+) -> dict[str, Any]:
+    """What the runtime reads, as plain data."""
+
+    def holds(row: Setting | NotSet) -> bool:
+        ours = not row.frameworks or framework_name in row.frameworks
+        return ours and (not row.accelerators or build.accelerator in row.accelerators)
+
+    flags = framework.server.flags
+    settings = [
+        row
+        for row in matrix.tuning.settings
+        if holds(row) and (row.kind != "flag" or flags.parallel)
+    ]
+    return {
+        "schema": 1,
+        "framework": framework_name,
+        "title": framework.title,
+        "version": release.version,
+        "build": build.name,
+        "accelerator": build.accelerator.value,
+        "cuda": build.cuda,
+        "driver_floor": build.driver_floor,
+        "sms": list(build.sms),
+        "kernel_sms": list(build.kernel_sms),
+        "server": {
+            "port": framework.server.port,
+            "health": framework.server.health,
+            "model_flag": flags.model,
+            "parallel_flag": flags.parallel,
+        },
+        "rules": {
+            rule.name: {"demands": rule.demands, "why": rule.why, "source": rule.source}
+            for rule in rules.RULES
+            if rule.name in _ASKED and build.driver_floor
+        },
+        "caches": [{"variable": row.variable, "folder": row.folder} for row in matrix.caches],
+        "tuning": [
+            {
+                "kind": row.kind,
+                "name": flags.parallel if row.kind == "flag" else row.name,
+                "rule": row.rule,
+                "on": row.on,
+                "why": row.why,
+                "source": row.source,
+                "effect": row.effect,
+            }
+            for row in settings
+        ],
+        "not_set": [
+            {"variable": row.variable, "why": row.why, "source": row.source}
+            for row in matrix.tuning.not_set
+            if holds(row)
+        ],
+    }

@@ -1,0 +1,118 @@
+"""One folder for every cache that the stack writes, found by trying.
+
+vLLM, Triton, FlashInfer and others write below the home, and die where that is read-only
+("Read-only file system: '/root/.triton'"). Which variables place them is the image's own table
+(`caches` of manifest.json); a variable that the user has set stays.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Mapping, Sequence
+
+SHARED = ("/tmp", "/var/tmp", "/dev/shm")
+# A UNIX socket's path has at most 107 bytes (unix(7)), and servers add names of some 50.
+LONGEST_TMPDIR = 56
+
+
+def writable(folder: str) -> bool:
+    """Whether a file can be made in `folder`, tried rather than asked: mounts lie to access(2)."""
+    file = os.path.join(folder, f".imgbuild-{os.getpid()}-{os.urandom(4).hex()}")
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.unlink(file)
+    except OSError:
+        return False
+    return True
+
+
+def private(folder: str) -> bool:
+    """Whether `folder` is ours and no link: a host's /tmp is shared, and code is cached here."""
+    try:
+        status = os.lstat(folder)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+
+
+def scratch(environment: Mapping[str, str]) -> str | None:
+    """A folder of this user's in the first place that can be written; None without any."""
+    name = f"imgbuild-{os.getuid()}"
+    for place in (environment.get("TMPDIR"), *SHARED):
+        folder = os.path.join(place or "", name)
+        if place and writable(folder) and private(folder):
+            return folder
+    return None
+
+
+def home(environment: Mapping[str, str]) -> str | None:
+    """HOME if it can be written, else a folder of this user's in the first place that can."""
+    own = environment.get("HOME", "")
+    if own and own != "/" and writable(own):
+        return own
+    return scratch(environment)
+
+
+def root(environment: Mapping[str, str], own_home: str | None) -> str | None:
+    """Where caches go: IMGBUILD_CACHE, else XDG_CACHE_HOME, else the home's own folder for them."""
+    for wanted in (environment.get("IMGBUILD_CACHE"), environment.get("XDG_CACHE_HOME")):
+        if wanted and writable(wanted):
+            return wanted
+    if own_home is None:
+        return None
+    folder = os.path.join(own_home, ".cache")
+    return folder if writable(folder) else None
+
+
+def short_tmpdir(environment: Mapping[str, str]) -> str | None:
+    """A short name of a long TMPDIR, so that sockets in it can be bound; None where none is needed.
+
+    A link: what is written stays where the user wanted it.
+    """
+    long = environment.get("TMPDIR", "")
+    if len(long.encode()) <= LONGEST_TMPDIR:
+        return None
+    for place in SHARED:
+        folder = os.path.join(place, f"imgbuild-{os.getuid()}")
+        if not (writable(folder) and private(folder)):
+            continue
+        link = os.path.join(folder, f"tmp-{os.urandom(4).hex()}")
+        try:
+            os.symlink(long, link)
+        except OSError:
+            continue
+        return link
+    return None
+
+
+def placed(
+    environment: Mapping[str, str], rows: Sequence[Dict[str, str]]
+) -> tuple[Dict[str, str], list[str]]:
+    """Variables to set, and what went wrong, as sentences."""
+    wrong = []
+    chosen: Dict[str, str] = {}
+    own_home = home(environment)
+    if own_home is None:
+        wrong.append("no writable folder for caches; mount one and set IMGBUILD_CACHE and HOME")
+    else:
+        chosen["HOME"] = own_home
+    for name in ("IMGBUILD_CACHE", "XDG_CACHE_HOME"):
+        if environment.get(name) and not writable(environment[name]):
+            wrong.append(f"{name}={environment[name]} cannot be written; caches go elsewhere")
+    folder = root(environment, own_home)
+    if folder is not None:
+        chosen["XDG_CACHE_HOME"] = folder
+        for row in rows:
+            if not environment.get(row["variable"]):
+                chosen[row["variable"]] = os.path.join(folder, row["folder"])
+    if (tmpdir := short_tmpdir(environment)) is not None:
+        chosen["TMPDIR"] = tmpdir
+    # getpass.getuser() raises for a uid without a passwd entry; torch asks it for cache folders.
+    if not environment.get("USER"):
+        chosen["USER"] = "imgbuild"
+    return chosen, wrong

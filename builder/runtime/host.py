@@ -1,0 +1,350 @@
+"""What this host gives to a container: CPUs, memory, NUMA nodes, GPUs, limits. Facts, no opinions.
+
+Everything is read from /proc and /sys below a root, so that a recorded host is discovered by the
+same code. Nothing here raises, whatever is missing or garbled: a fact that cannot be had is None,
+or an empty list.
+
+    {"cpus": {"online": 172, "allowed": [0, ...], "quota": 6.0, "threads_per_core": 2},
+     "memory": {"total": bytes, "limit": bytes or None}, ...}
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing takes 4 ms of a start
+    from typing import Any, Dict, Iterable, Iterator, List, Tuple
+
+    Facts = Dict[str, Any]
+
+RECORDED = "imgbuild.json"  # in a recorded root: what is no file
+_NO_LIMIT = 1 << 60  # cgroup v1 says "none" with a number near 2^63
+_GPU_NODES = "/dev/nvidia[0-9]*"
+_READ = 1 << 20  # bytes of a file at most
+
+
+class Root:
+    """The files of a host, live ("/") or recorded."""
+
+    def __init__(self, folder: str = "/") -> None:
+        self.folder = folder.rstrip("/")
+        self.live = not self.folder
+        self._told: Facts = {}
+        if not self.live:
+            try:
+                self._told = dict(json.loads(self.text("/" + RECORDED)))
+            except (ValueError, TypeError):
+                self._told = {}
+
+    def text(self, path: str) -> str:
+        """A file's text, "" where it cannot be read."""
+        try:
+            with open(self.folder + path, "rb") as file:
+                return file.read(_READ).decode("utf-8", "replace")
+        except (OSError, ValueError):
+            return ""
+
+    def line(self, path: str) -> str:
+        """A file's first line, without space around it."""
+        return self.text(path).partition("\n")[0].strip()
+
+    def number(self, path: str) -> int | None:
+        """A file's only number."""
+        return number(self.line(path))
+
+    def names(self, pattern: str) -> List[str]:
+        """Paths that match, as this host knows them."""
+        found = glob.glob(glob.escape(self.folder) + pattern)
+        return sorted(path[len(self.folder) :] for path in found)
+
+    def told(self, key: str) -> Any:
+        """What was recorded of a fact that no file has."""
+        return self._told.get(key)
+
+
+def discover(root: Root, gpus: Facts | None = None) -> Facts:
+    """All facts; `gpus` is what `gpus.query` answered."""
+    return {
+        "cpus": _cpus(root),
+        "memory": _memory(root),
+        "numa": _numa(root),
+        "gpus": _gpus(root, gpus if gpus is not None else root.told("gpus")),
+        "tpus": len(root.names("/dev/accel[0-9]*")) or len(root.names("/dev/vfio/[0-9]*")),
+        "shm": _shm(root),
+        "limits": _limits(root),
+        "kernel": _kernel(root),
+        "infiniband": [path.split("/")[4] for path in root.names("/sys/class/infiniband/*/ports")],
+        "platform": _platform(root),
+    }
+
+
+def number(text: str) -> int | None:
+    """A whole number that is not negative, None for any other text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
+def numbers(text: str) -> List[int]:
+    """ "0-3,8" -> [0, 1, 2, 3, 8], as the kernel writes lists of CPUs; [] for what is none."""
+    found: List[int] = []
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        start, end = number(first.strip()), number((last or first).strip())
+        if start is None or end is None or not start <= end < start + 65536:
+            return []
+        found += range(start, end + 1)
+    return sorted(set(found))
+
+
+def spelled(values: Iterable[int]) -> str:
+    """[0, 1, 2, 8] -> "0-2,8"."""
+    spans: List[List[int]] = []
+    for value in sorted(set(values)):
+        if spans and value == spans[-1][1] + 1:
+            spans[-1][1] = value
+        else:
+            spans.append([value, value])
+    return ",".join(f"{a}-{b}" if a != b else str(a) for a, b in spans)
+
+
+def _status(root: Root) -> Dict[str, str]:
+    """/proc/self/status as a mapping."""
+    pairs = (line.partition(":") for line in root.text("/proc/self/status").splitlines())
+    return {name: value.strip() for name, _, value in pairs}
+
+
+def _cpus(root: Root) -> Facts:
+    online = numbers(root.line("/sys/devices/system/cpu/online"))
+    if not online:
+        text = root.text("/proc/cpuinfo")
+        online = list(range(text.count("\nprocessor\t:") + text.startswith("processor\t:")))
+    allowed = numbers(_status(root).get("Cpus_allowed_list", ""))
+    if online:  # the mask of a process may name CPUs that the host does not have
+        allowed = [cpu for cpu in allowed if cpu in set(online)] or online
+    return {
+        "online": len(online) or len(allowed) or 1,
+        "allowed": allowed or [0],
+        "quota": _quota(root),
+        "cores": _cores(root, allowed or [0]),
+    }
+
+
+def _cores(root: Root, cpus: List[int]) -> int:
+    """Physical cores among CPUs: hyperthreads of one compute no faster than it alone."""
+    if root.line("/sys/devices/system/cpu/smt/active") == "0":
+        return len(cpus)
+    cores, seen = 0, set[int]()
+    for cpu in cpus:
+        if cpu not in seen:  # each file that is not read saves 20 µs, and there may be hundreds
+            path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+            seen.update([cpu], numbers(root.line(path)))
+            cores += 1
+    return cores
+
+
+def cgroup_folders(root: Root, controller: str) -> Iterator[Tuple[int, str]]:
+    """Version and folder of this process's cgroup and of all above it, the own one first."""
+    mounts = []  # version, where it is mounted, which part of the tree that is
+    for line in root.text("/proc/self/mountinfo").splitlines():
+        fields, _, kind = line.partition(" - ")
+        parts, kinds = fields.split(), kind.split()
+        if len(parts) > 4 and kinds[:1] == ["cgroup2"]:
+            mounts.append((2, parts[4], parts[3]))
+        elif len(parts) > 4 and kinds[:1] == ["cgroup"] and controller in kinds[-1].split(","):
+            mounts.append((1, parts[4], parts[3]))
+    own = {}
+    for line in root.text("/proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers:
+            own[2] = path
+        elif controller in controllers.split(","):
+            own[1] = path
+    for version, mount, within in mounts:
+        path = own.get(version, "/")
+        # Without a cgroup namespace a container sees its own folder as the mount's root.
+        below = path[len(within.rstrip("/")) :] if path.startswith(within.rstrip("/")) else ""
+        parts = [part for part in below.split("/") if part and part != ".."]
+        for end in range(len(parts), -1, -1):
+            yield version, "/".join([mount.rstrip("/"), *parts[:end]])
+
+
+def _quota(root: Root) -> float | None:
+    """CPUs that the tightest of the cgroups grants per period; None without a limit."""
+    found = []
+    for version, folder in cgroup_folders(root, "cpu"):
+        if version == 2:
+            quota, _, period = root.line(f"{folder}/cpu.max").partition(" ")
+        else:
+            quota = root.line(f"{folder}/cpu.cfs_quota_us")
+            period = root.line(f"{folder}/cpu.cfs_period_us")
+        granted, of = number(quota), number(period)
+        if granted and of:
+            found.append(round(granted / of, 3))
+    return min(found) if found else None
+
+
+def _memory(root: Root) -> Facts:
+    info = {}
+    for line in root.text("/proc/meminfo").splitlines():
+        name, _, value = line.partition(":")
+        kib = number(value.strip().partition(" ")[0])
+        if kib is not None:
+            info[name] = kib * 1024
+    limits = []
+    for version, folder in cgroup_folders(root, "memory"):
+        limit = root.number(f"{folder}/memory.{'max' if version == 2 else 'limit_in_bytes'}")
+        if limit is not None and limit < _NO_LIMIT:
+            limits.append(limit)
+    total = info.get("MemTotal")
+    limit = min(limits) if limits else None
+    if limit is not None and total is not None and limit >= total:
+        limit = None
+    return {"total": total, "limit": limit}
+
+
+def _numa(root: Root) -> List[Facts]:
+    nodes = []
+    allowed = numbers(_status(root).get("Mems_allowed_list", ""))
+    for path in root.names("/sys/devices/system/node/node[0-9]*"):
+        index = number(path.rpartition("node")[2])
+        if index is not None:
+            nodes.append(
+                {
+                    "node": index,
+                    "cpus": numbers(root.line(f"{path}/cpulist")),
+                    "memory_allowed": not allowed or index in allowed,
+                }
+            )
+    return sorted(nodes, key=lambda node: int(node["node"]))
+
+
+def _gpus(root: Root, queried: Facts | None) -> Facts:
+    told = dict(queried) if isinstance(queried, dict) else {}
+    devices = [dict(one) for one in told.get("devices") or [] if isinstance(one, dict)]
+    for device in devices:
+        address = str(device.get("bus", "")).lower()[-12:]  # nvidia-smi writes 8 digits of domain
+        node = root.line(f"/sys/bus/pci/devices/{address}/numa_node")
+        device["numa"] = number(node)  # "-1": the firmware did not say
+    driver = told.get("driver")
+    for word in root.line("/proc/driver/nvidia/version").split():
+        if driver is None and word.count(".") in (1, 2) and word.replace(".", "").isdigit():
+            driver = word
+    return {
+        "driver": driver,
+        "devices": devices,
+        "error": told.get("error"),
+        "nodes": root.names(_GPU_NODES),
+        "control": bool(root.names("/dev/nvidiactl")) or bool(root.names("/dev/dxg")),
+        "libraries": _libraries(root),
+    }
+
+
+# Where the driver's library is put: by the container toolkit, by Apptainer, by hosts.
+_LIBRARY_FOLDERS = (
+    "/.singularity.d/libs",
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/usr/local/nvidia/lib64",
+    "/usr/lib/wsl/lib",
+    "/usr/lib",
+)
+
+
+def _libraries(root: Root) -> List[Facts]:
+    """Each libcuda.so.1 that the loader may find, in its order: where, and of which driver."""
+    folders = [f for f in os.environ.get("LD_LIBRARY_PATH", "").split(":") if f and root.live]
+    folders += [str(folder) for folder in root.told("ld_library_path") or []]
+    for file in ("/etc/ld.so.conf", *root.names("/etc/ld.so.conf.d/*.conf")):
+        folders += [line.strip() for line in root.text(file).splitlines() if line.startswith("/")]
+    found, seen = [], set()
+    for named in (*folders, *_LIBRARY_FOLDERS):
+        folder = named.rstrip("/")
+        if folder in seen or not root.names(f"{glob.escape(folder)}/libcuda.so.1"):
+            continue
+        seen.add(folder)
+        files = root.names(f"{glob.escape(folder)}/libcuda.so.*.*")
+        versions = [file.rpartition("libcuda.so.")[2] for file in files]
+        version = next((v for v in versions if v.replace(".", "").isdigit()), None)
+        found.append({"folder": folder, "version": version, "compat": "compat" in folder})
+    return found
+
+
+def _shm(root: Root) -> int | None:
+    """Bytes that /dev/shm may hold."""
+    if not root.live:
+        told = root.told("shm")
+        return told if isinstance(told, int) else None
+    try:
+        status = os.statvfs("/dev/shm")
+    except OSError:
+        return None
+    return status.f_frsize * status.f_blocks
+
+
+def _limits(root: Root) -> Dict[str, int | None]:
+    """Soft limits; None is without one, and what is not there is not known."""
+    wanted = {"Max open files": "nofile", "Max locked memory": "memlock", "Max stack size": "stack"}
+    found: Dict[str, int | None] = {}
+    for line in root.text("/proc/self/limits").splitlines():
+        for title, name in wanted.items():
+            if line.startswith(title):
+                soft = line[len(title) :].split()[:1]
+                if soft == ["unlimited"]:
+                    found[name] = None
+                elif soft and number(soft[0]) is not None:
+                    found[name] = number(soft[0])
+    return found
+
+
+def _kernel(root: Root) -> Facts:
+    """What only the host can change."""
+    thp = root.line("/sys/kernel/mm/transparent_hugepage/enabled")
+    return {
+        "thp": thp[thp.find("[") + 1 : thp.find("]")] if "[" in thp and "]" in thp else None,
+        "hugepages": root.number("/proc/sys/vm/nr_hugepages"),
+        # Of one CPU: a host whose CPUs differ in this has not been seen.
+        "governor": root.line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+        "numa_balancing": root.number("/proc/sys/kernel/numa_balancing"),
+    }
+
+
+def scheduler(root: Root, path: str) -> Facts | None:
+    """The disk that holds `path`, and its I/O scheduler; None where they are not known."""
+    if root.live:
+        try:
+            device = os.stat(path).st_dev
+        except (OSError, ValueError):
+            return None
+        at = f"{os.major(device)}:{os.minor(device)}"
+    else:
+        at = str(root.told("model_device"))
+    folder = f"/sys/dev/block/{at}"
+    for block in (folder, f"{folder}/.."):  # a partition's queue is its disk's
+        line = root.line(f"{block}/queue/scheduler")
+        if line:
+            name = root.text(f"{block}/uevent").partition("DEVNAME=")[2].partition("\n")[0]
+            chosen = line[line.find("[") + 1 : line.find("]")] if "[" in line else line
+            rotates = root.line(f"{block}/queue/rotational") == "1"
+            return {"disk": name, "scheduler": chosen, "rotates": rotates}
+    return None
+
+
+def _platform(root: Root) -> Facts:
+    version = root.line("/proc/version").lower()
+    if root.names("/.singularity.d") or root.names("/singularity"):
+        container = "apptainer"
+    elif root.names("/var/run/secrets/kubernetes.io") or "kubepods" in root.text(
+        "/proc/self/cgroup"
+    ):
+        container = "kubernetes"
+    elif root.names("/.dockerenv"):
+        container = "docker"
+    elif root.names("/run/.containerenv"):
+        container = "podman"
+    else:
+        container = None
+    return {"wsl": "microsoft" in version, "container": container}

@@ -1,0 +1,224 @@
+"""Whether this image can serve on this host: what is wrong, why, and what mends it.
+
+The rules are the matrix's own, shipped as data: the driver's floor, the SMs of torch and of the
+framework's kernels, and the words that say why and who says so. A misfit ends the start with exit
+code 78 (EX_CONFIG of sysexits.h); IMGBUILD_PREFLIGHT=warn goes on, =off does not look.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterable, Iterator, List
+
+    Facts = Dict[str, Any]
+    Finding = Dict[str, Any]
+
+MISFIT = 78  # EX_CONFIG
+_DEFAULT_SHM = 64 << 20  # what Docker gives without --shm-size
+# NCCL's buffers between two ranks, and what torch's workers hand over (NCCL issue 342).
+_SHM_PER_RANK = 256 << 20
+_GEFORCE = ("NVIDIA GeForce", "GeForce", "NVIDIA TITAN", "TITAN")
+
+
+def check(facts: Facts, manifest: Facts, ranks: int | None = None) -> List[Finding]:
+    """What is wrong, the worst first. `ranks` is the tensor-parallel size that will be used.
+
+    A finding has `name`, `fatal`, `what`, `why`, `fix`, and `rule` where it is one of the matrix.
+    """
+    found: List[Finding] = []
+    if manifest["accelerator"] == "cuda":
+        found += _cuda(facts, manifest, ranks)
+    elif manifest["accelerator"] == "tpu" and not facts["tpus"]:
+        found.append(
+            _finding(
+                "no-tpu",
+                "there is no TPU: neither /dev/accel* nor /dev/vfio/*",
+                "the container was started without the host's devices, or the host has none",
+                "docker run --privileged --net=host on a TPU VM",
+            )
+        )
+    return sorted(found, key=lambda finding: not finding["fatal"])
+
+
+def _finding(name: str, what: str, why: str, fix: str, *, fatal: bool = True) -> Finding:
+    return {"name": name, "fatal": fatal, "what": what, "why": why, "fix": fix}
+
+
+def _of_rule(manifest: Facts, rule: str, what: str, fix: str) -> Finding:
+    """A finding in the words of the matrix's own rule."""
+    told = manifest["rules"].get(rule, {"why": "", "source": ""})
+    return {
+        **_finding(rule.replace("_", "-"), what, told["why"], fix),
+        "rule": rule,
+        "source": told["source"],
+    }
+
+
+def _cuda(facts: Facts, manifest: Facts, ranks: int | None) -> Iterator[Finding]:
+    gpus = facts["gpus"]
+    if not gpus["control"] and not gpus["nodes"] and not gpus["devices"]:
+        yield _no_devices(facts)
+        return
+    if not gpus["libraries"]:
+        yield _finding(
+            "no-driver-library",
+            "GPU devices are here, but the driver's libcuda.so.1 is not",
+            "the container toolkit mounts it only where NVIDIA_DRIVER_CAPABILITIES names compute",
+            "docker run -e NVIDIA_DRIVER_CAPABILITIES=compute,utility, or apptainer run --nv",
+        )
+    if not gpus["devices"] and gpus["error"]:
+        yield _silent(gpus["error"])
+    yield from _drivers(facts, manifest)
+    yield from _code(facts, manifest)
+    if ranks is not None and ranks > 1:
+        yield from _parallel(facts, ranks)
+
+
+def _no_devices(facts: Facts) -> Finding:
+    container = facts["platform"]["container"]
+    fixes = {
+        "apptainer": "apptainer run --nv",
+        "kubernetes": "resources: {limits: {nvidia.com/gpu: 1}}, with NVIDIA's device plugin",
+        "podman": "podman run --device nvidia.com/gpu=all",
+    }
+    return _finding(
+        "no-gpu",
+        "there is no GPU: neither /dev/nvidiactl nor /dev/nvidia0",
+        "the container was started without GPUs, the host lacks the NVIDIA Container Toolkit,"
+        " or it has no NVIDIA driver",
+        fixes.get(container or "", "docker run --gpus all, after `nvidia-smi` works on the host"),
+    )
+
+
+def _silent(error: str) -> Finding:
+    lost = any(word in error.lower() for word in ("lost", "fallen off", "device handle", "unknown"))
+    if lost:
+        return _finding(
+            "gpu-lost",
+            f"a GPU does not answer: {error}",
+            "it has fallen off the bus (look for Xid 79 in the host's dmesg)",
+            "drain the node, then reset the GPU or reboot the host",
+        )
+    return _finding(
+        "nvidia-smi",
+        f"nvidia-smi says nothing of the GPUs: {error}",
+        "without it the GPUs cannot be judged; the server may still find them",
+        "run nvidia-smi in this container and on the host",
+        fatal=False,
+    )
+
+
+def _drivers(facts: Facts, manifest: Facts) -> Iterator[Finding]:
+    gpus = facts["gpus"]
+    driver, floor = gpus["driver"], manifest["driver_floor"]
+    geforce = [d["name"] for d in gpus["devices"] if is_geforce(d["name"])]
+    old = bool(driver and floor and numbers(driver) < numbers(floor))
+    if old:
+        forward = (
+            f"{geforce[0]} has no forward compatibility, so only a newer driver helps"
+            if geforce
+            else "on a data-center GPU NVIDIA's cuda-compat package of that version does, too"
+        )
+        yield _of_rule(
+            manifest,
+            "driver",
+            f"the driver is {driver}; this image's CUDA {manifest['cuda']} needs {floor} or newer",
+            f"install driver {floor} or newer, or take an image for an older CUDA"
+            f" (`imgbuild explain CELL` names them); {forward}",
+        )
+    for library in gpus["libraries"][:1]:
+        if not library["compat"]:
+            continue
+        own = library["version"]
+        if geforce:
+            yield _finding(
+                "forward-compatibility",
+                f"the loader finds cuda-compat in {library['folder']}, and {geforce[0]} cannot"
+                " use it (CUDA error 804)",
+                "forward compatibility is for data-center GPUs",
+                f"take {library['folder']} out of LD_LIBRARY_PATH and of /etc/ld.so.conf.d",
+            )
+        elif driver and own and numbers(own) < numbers(driver):
+            yield _finding(
+                "shadowed-driver",
+                f"the loader finds cuda-compat {own} in {library['folder']} before the newer"
+                f" driver {driver} (CUDA error 803)",
+                "a library older than the kernel's module cannot talk to it",
+                f"take {library['folder']} out of LD_LIBRARY_PATH and of /etc/ld.so.conf.d",
+            )
+
+
+def _code(facts: Facts, manifest: Facts) -> Iterator[Finding]:
+    told = set()
+    for device in facts["gpus"]["devices"]:
+        sm, name = device["sm"], device["name"] or "the GPU"
+        if sm is None or sm in told:
+            continue
+        for key, rule, whose in (
+            ("sms", "gpu_code", "this image's PyTorch has"),
+            ("kernel_sms", "kernel_code", f"{manifest['title']}'s own kernels have"),
+        ):
+            if manifest[key] and not runs_on(manifest[key], sm):
+                told.add(sm)
+                yield _of_rule(
+                    manifest,
+                    rule,
+                    f"{name} is SM {sm}; {whose} machine code for {', '.join(manifest[key])}",
+                    "take an image whose cell covers this GPU: `imgbuild matrix` lists them",
+                )
+                break
+
+
+def _parallel(facts: Facts, ranks: int) -> Iterator[Finding]:
+    devices, shm = facts["gpus"]["devices"], facts["shm"]
+    if any(device["mig"] for device in devices):
+        yield _finding(
+            "mig",
+            f"tensor parallelism over {ranks} MIG instances",
+            "NCCL does not talk between MIG instances",
+            "serve with a tensor-parallel size of 1, one server an instance",
+        )
+    elif devices and ranks > len(devices):
+        yield _finding(
+            "too-few-gpus",
+            f"tensor parallelism over {ranks} GPUs, and {len(devices)} are visible",
+            "each rank has a GPU of its own",
+            f"serve with a tensor-parallel size of {len(devices)}, or give it more GPUs",
+        )
+    needed = ranks * _SHM_PER_RANK
+    if shm is not None and shm < needed:
+        mib = shm >> 20
+        yield _finding(
+            "shm",
+            f"/dev/shm has {mib} MiB for {ranks} ranks",
+            "NCCL and torch exchange data there; a full one ends in SIGBUS",
+            f"docker run --shm-size={needed >> 20}m or --ipc=host; in Kubernetes an emptyDir with"
+            " medium: Memory at /dev/shm",
+            fatal=shm <= _DEFAULT_SHM,
+        )
+
+
+def is_geforce(name: str | None) -> bool:
+    """Whether NVIDIA's forward compatibility leaves the GPU out."""
+    return bool(name) and str(name).startswith(_GEFORCE)
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """ "580.65.06" -> (580, 65, 6): versions compare by their numbers."""
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def runs_on(sms: Iterable[str], sm: str) -> bool:
+    """Whether machine code for any of `sms` runs on `sm`: same major, minor not above its own.
+
+    https://docs.nvidia.com/cuda/cuda-c-programming-guide/#binary-compatibility
+    """
+    major, minor = numbers(sm)
+    return any(m == major and n <= minor for m, n in map(numbers, sms))
+
+
+def told(finding: Finding) -> str:
+    """One finding as a line for people."""
+    source = f" [{finding['source']}]" if finding.get("source") else ""
+    return f"{finding['what']}. Because {finding['why']}{source}. To mend it: {finding['fix']}"

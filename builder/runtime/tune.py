@@ -1,0 +1,130 @@
+"""Says what would be set here, and why.
+
+    tune [--json] [--root DIR] [--record DIR] [-- ARGUMENTS...]
+
+Changes nothing; the entrypoint is what applies. --root looks at a recorded host instead of this
+one, --record writes such a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from . import decide, gpus, host, manifest, preflight, weights
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Sequence
+
+_RECORDED = (
+    "/proc/self/cgroup",
+    "/proc/self/mountinfo",
+    "/proc/self/status",
+    "/proc/self/limits",
+    "/proc/meminfo",
+    "/proc/version",
+    "/proc/driver/nvidia/version",
+    "/proc/sys/kernel/numa_balancing",
+    "/proc/sys/vm/nr_hugepages",
+    "/sys/devices/system/cpu/online",
+    "/sys/devices/system/cpu/smt/active",
+    "/sys/devices/system/cpu/cpu[0-9]*/topology/thread_siblings_list",
+    "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor",
+    "/sys/devices/system/node/node[0-9]*/cpulist",
+    "/sys/kernel/mm/transparent_hugepage/enabled",
+    "/sys/bus/pci/devices/*/numa_node",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d/*.conf",
+)
+_PRESENT = (
+    *("/dev/nvidia[0-9]*", "/dev/nvidiactl", "/dev/dxg", "/dev/accel[0-9]*", "/dev/vfio/[0-9]*"),
+    *("/.dockerenv", "/run/.containerenv", "/.singularity.d/runscript"),
+    *("/sys/class/infiniband/*/ports/*/state",),
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print; exit code 0 whatever is found, 2 for a wrong option."""
+    parser = argparse.ArgumentParser(prog="tune", description=__doc__.partition("\n")[0])
+    parser.add_argument("--dry-run", action="store_true", help="what it does anyway")
+    parser.add_argument("--json", action="store_true", help="all facts and rows, for programs")
+    parser.add_argument("--root", default="/", metavar="DIR", help="a recorded host")
+    parser.add_argument("--record", metavar="DIR", help="record this host into an empty folder")
+    parser.add_argument("--manifest", default=manifest.FILE, metavar="FILE", help="another image's")
+    parser.add_argument("arguments", nargs="*", help="the server's, after --")
+    given = parser.parse_args(arguments)
+    if given.record:
+        record(given.record)
+        return 0
+    told = report(given.root, manifest.read(given.manifest), given.arguments, dict(os.environ))
+    if given.json:
+        print(json.dumps(told, indent=2))
+    else:
+        for line in decide.explained(told["settings"], told["advice"]):
+            print(line)
+        for finding in told["preflight"]:
+            print(f"preflight: {preflight.told(finding)}")
+    return 0
+
+
+def report(
+    folder: str, about: Dict[str, Any], arguments: Sequence[str], environment: Dict[str, str]
+) -> Dict[str, Any]:
+    """Facts, settings, advice and findings, as the entrypoint would come by them."""
+    root = host.Root(folder)
+    asks = root.live and about["accelerator"] == "cuda"
+    facts = host.discover(root, gpus.Query().answer() if asks else None)
+    model = weights.named(arguments, about["server"]["model_flag"])
+    place = weights.folder(model, environment) if model else None
+    settings = decide.decide(
+        facts, about["tuning"], environment if root.live else {}, arguments, weights.read(place)
+    )
+    flag = about["server"]["parallel_flag"]
+    flags = [part for d in settings if d["kind"] == "flag" and d["status"] == decide.SET
+             for part in (d["name"], d["value"])]  # fmt: skip
+    ranks = decide.given(flag, [*arguments, *flags]) if flag else None
+    disk = host.scheduler(root, place) if place else None
+    return {
+        "facts": facts,
+        "settings": settings,
+        "advice": decide.advice(facts, disk),
+        "preflight": preflight.check(facts, about, host.number(ranks or "")),
+        "not_set": about["not_set"],
+    }
+
+
+def record(target: str) -> None:
+    """Copy what `host` reads into `target`, as files of the same names."""
+    root = host.Root()
+    paths: List[str] = [path for pattern in _RECORDED for path in root.names(pattern)]
+    paths += [
+        f"{folder}/{name}"
+        for controller in ("cpu", "memory")
+        for _, folder in host.cgroup_folders(root, controller)
+        for name in ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us", "memory.max",
+                     "memory.limit_in_bytes")
+    ]  # fmt: skip
+    for path in paths:
+        text = root.text(path)
+        if text:
+            _write(target + path, text)
+    for pattern in _PRESENT:
+        for path in root.names(pattern):
+            _write(target + path, "")
+    facts = host.discover(root, gpus.Query().answer())
+    told = {"gpus": {key: facts["gpus"][key] for key in ("driver", "devices", "error")}}
+    told["shm"] = facts["shm"]
+    _write(f"{target}/{host.RECORDED}", json.dumps(told, indent=2) + "\n")
+
+
+def _write(file: str, text: str) -> None:
+    os.makedirs(os.path.dirname(file), exist_ok=True)
+    with open(file, "w", encoding="utf-8") as opened:
+        opened.write(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
