@@ -186,7 +186,9 @@ class _Subject:
 
     def _cpu_env(self) -> dict[str, str]:
         """What makes the server use the CPU where its own device is missing."""
-        return (self._recipe.cpu_env or {}) if self._missing else {}
+        if not self._missing:
+            return {}
+        return {"IMGBUILD_PREFLIGHT": "warn", **(self._recipe.cpu_env or {})}
 
     def _healthy(self, container: Container, timeout: float) -> str:
         start = time.monotonic()

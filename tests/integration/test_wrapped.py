@@ -146,13 +146,14 @@ def test_a_wrapped_cell_is_built_and_starts(
         found = {check["name"]: check["status"] for check in report["checks"]}
         assert (found["user"], found["import"], found["help"]) == ("passed", "skipped", "passed")
         made = Apptainer(tmp_path) if name == "apptainer" else engines.choose(name)
-        refused = made.start(Run(image=image, args=unknown, port=8000))
+        here = {"IMGBUILD_PREFLIGHT": "off"}  # it has no GPU
+        refused = made.start(Run(image=image, args=unknown, port=8000, env=here))
         try:
             assert ended(refused) == 2
             assert "unrecognized arguments" in refused.log()
         finally:
             refused.remove()
-        serving = made.start(Run(image=image, args=known, port=8000))
+        serving = made.start(Run(image=image, args=known, port=8000, env=here))
         try:
             assert answers(f"{serving.url}/health")
         finally:
@@ -171,7 +172,12 @@ def test_a_server_that_is_told_no_host_is_reached_through_a_published_port(
     (built,) = run("build", *options, "--refresh-base", "--json").json()
     made = engines.choose("docker")
     serving = made.start(
-        Run(image=built["image"]["reference"], args=("/model", "--port", "{port}"), port=8000)
+        Run(
+            image=built["image"]["reference"],
+            args=("/model", "--port", "{port}"),
+            port=8000,
+            env={"IMGBUILD_PREFLIGHT": "off"},  # it has no GPU
+        )
     )
     try:
         assert answers(f"{serving.url}/health")
