@@ -107,7 +107,7 @@ def inputs_digest(matrix: Matrix, closure: Closure) -> str:
     asked = {
         "requirements": build.requirements,
         "constraints": build.constraints,
-        "exclude": build.exclude,
+        "exclude": _excluded(matrix, closure),
         **({"sdists": build.sdists} if build.sdists else {}),
         "exclude_newer": build.date.isoformat(),
         "index": build.index.url if build.index else None,
@@ -118,6 +118,12 @@ def inputs_digest(matrix: Matrix, closure: Closure) -> str:
     }
     text = json.dumps(asked, sort_keys=True)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _excluded(matrix: Matrix, closure: Closure) -> tuple[str, ...]:
+    """What stays out of a resolution: what a build does not need, and what its image brings."""
+    build = closure.build
+    return (*build.exclude, *(matrix.os[build.torch_of].brings if build.torch_of else ()))
 
 
 def platform(closure: Closure) -> str:
@@ -148,8 +154,8 @@ def resolve(
         args += ["--index-strategy", "unsafe-best-match"]
         if build.constraints:
             args += ["--constraints", _write(folder / "constraints.txt", build.constraints)]
-        if build.exclude:
-            args += ["--excludes", _write(folder / "excludes.txt", build.exclude)]
+        if excluded := _excluded(matrix, closure):
+            args += ["--excludes", _write(folder / "excludes.txt", excluded)]
         text = proc.capture(
             proc.Command(
                 args=tuple(args),

@@ -50,7 +50,8 @@ MISTAKES = {
     "unknown key, nothing near": Mistake(
         'sm: "8.0"',
         'qqq: "8.0"',
-        "unknown key 'qqq' in gpus.a100; known: arch, driver, geforce, sm, source, title",
+        "unknown key 'qqq' in gpus.a100; "
+        "known: arch, driver, geforce, last_driver, sm, source, title",
         "qqq:",
     ),
     "the field's name in Python": Mistake(
@@ -240,6 +241,31 @@ MISTAKES = {
         "frameworks.deepspeed.releases[0].builds[3].torch_of: unknown name 'debian12'; "
         "known: ngc25.12",
         "torch_of:",
+    ),
+    "vendor's Python without PyTorch": Mistake(
+        "brings: [torch, torchvision",
+        "brings: [torchvision",
+        "os.ngc25.12.brings: lacks torch, for the sake of which builds name the OS",
+        "brings:",
+    ),
+    "requirement that the OS brings": Mistake(
+        '["deepspeed==0.19.8", "transformers", "fastapi"',
+        '["deepspeed==0.19.8", "torch==2.13.0", "fastapi"',
+        "frameworks.deepspeed.releases[0].builds[3].requirements[1]: ngc25.12 brings it",
+        '"torch==2.13.0", "fastapi"',
+    ),
+    "CUDA that nobody knows": Mistake(
+        'cuda: "13.1"\n            driver_floor: "580.65.06"\n            # CUDA',
+        'cuda: "11.0"\n            driver_floor: "580.65.06"\n            # CUDA',
+        "frameworks.deepspeed.releases[0].builds[3].cuda: '11.0' is not of CUDA 12 or 13",
+        'cuda: "11.0"',
+    ),
+    "driver of another CUDA": Mistake(
+        'cuda: "13.1"\n            driver_floor: "580.65.06"\n            # CUDA',
+        'cuda: "13.1"\n            driver_floor: "525.60.13" # wrong\n            # CUDA',
+        "frameworks.deepspeed.releases[0].builds[3].driver_floor: CUDA 13.1 needs 580.65.06, "
+        "the first driver of its major version",
+        "# wrong",
     ),
     "server that is not there": Mistake(
         "module: deepspeed # DeepSpeed ships no server",
