@@ -336,7 +336,6 @@ def test_a_changed_lock_is_installed_although_all_else_is_the_same(
     assert told.stdout.strip() == "4.12.1"
 
 
-
 def test_a_rendered_dockerfile_builds_with_plain_docker(
     project: Path, imgbuild: Callable[..., Imgbuild], tmp_path: Path
 ) -> None:
