@@ -61,6 +61,15 @@ def test_every_verb_has_help(
         (("smoke", "--timeout", "soon"), "--timeout: 'soon' is not a valid float"),
         (("render", "extra"), "got unexpected extra argument (extra)"),
         (("--qq",), "no option '--qq'; see `imgbuild --help`"),
+        (("push", "--matrix", "x"), "--registry is required; see `imgbuild push --help`"),
+        (("pull", "x", "--registry", "y.org"), "--to is required; see `imgbuild pull --help`"),
+        (("pull",), "missing argument 'CELL'; see `imgbuild pull --help`"),
+        (
+            ("matrix", "--changed-since"),
+            "option '--changed-since' requires an argument; see `imgbuild matrix --help`",
+        ),
+        (("smoke", "--static=3"), "option '--static' does not take a value; see `imgbuild smoke"),
+        (("--verbose=2",), "option '--verbose' does not take a value; see `imgbuild --help`"),
         (("bild",), "no command 'bild'; did you mean 'build'?"),
     ],
 )
