@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -69,6 +69,19 @@ def _among(values: Sequence[Any], value: Any) -> bool:
     return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)
 
 
+def _texts(body: Any) -> Iterator[str]:
+    """Each name and each text in what JSON says, however deep."""
+    left = [body]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            left += [*value, *value.values()]
+        elif isinstance(value, list):
+            left += value
+
+
 class _Options(BaseModel):
     """In OpenAI's API null says the same as nothing."""
 
@@ -109,6 +122,16 @@ class Request(_Options):
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_no_unicode(cls, body: Any) -> Any:
+        try:
+            for text in _texts(body):
+                text.encode()
+        except UnicodeEncodeError:  # JSON can say "\ud800"; tokenizers and answers cannot
+            raise ValueError("the body is not Unicode: it has half of a surrogate pair") from None
+        return body
 
     @model_validator(mode="after")
     def _refuse_unsupported(self) -> Request:

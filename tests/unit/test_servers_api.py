@@ -21,6 +21,11 @@ def client(engine: FakeEngine | None) -> TestClient:
     return TestClient(api.create(engine), raise_server_exceptions=False)
 
 
+def post(engine: FakeEngine, body: bytes, path: str = "/v1/completions") -> Any:
+    """Bytes that are said to be JSON; without that word anything is refused."""
+    return client(engine).post(path, content=body, headers={"Content-Type": "application/json"})
+
+
 def complete(engine: FakeEngine, **body: Any) -> Any:
     return client(engine).post("/v1/completions", json={"prompt": "Hi", **body})
 
@@ -315,7 +320,7 @@ def test_other_errors_have_the_same_shape() -> None:
         (complete(engine, model="other"), 404),
         (client(engine).get("/v2"), 404),
         (client(engine).get("/v1/completions"), 405),
-        (client(engine).post("/v1/completions", content="{"), 400),
+        (post(engine, b"{"), 400),
         (complete(FakeEngine([], RuntimeError("boom"))), 500),
     ):
         assert response.status_code == status
@@ -383,16 +388,42 @@ def test_a_name_beyond_ascii() -> None:
     assert f"vllm:prompt_tokens_total{{{label}}} 0\n" in response.content.decode()
 
 
-def test_what_is_no_unicode_is_refused() -> None:
-    for body in (
-        b'{"prompt": "\\ud800"}',
-        b'{"prompt": "Hi", "\\ud800": 1}',
-        b'{"prompt": "Hi", "x": "\\ud800"}',
-        b'{"prompt": "Hi", "model": "\\ud800"}',
-    ):
-        response = client(FakeEngine(HELLO)).post("/v1/completions", content=body)
+NO_UNICODE = {
+    "prompt": b'{"prompt": "\\ud800"}',
+    "prompt in a list": b'{"prompt": ["\\udfff"]}',
+    "name": b'{"prompt": "Hi", "\\ud800": 1}',
+    "value": b'{"prompt": "Hi", "x": "\\ud800"}',
+    "ignored": b'{"prompt": "Hi", "user": {"a": ["\\ud800"]}}',
+    "model": b'{"prompt": "Hi", "model": "\\ud800"}',
+    "stop": b'{"prompt": "Hi", "stop": ["\\ud800"]}',
+    "chat": b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+    "content type": b'{"messages": [{"role": "user", "content": [{"type": "\\ud800"}]}]}',
+    "body": b'"\\ud800"',
+}
+
+
+@pytest.mark.parametrize("body", NO_UNICODE.values(), ids=NO_UNICODE.keys())
+def test_what_is_no_unicode_is_refused(body: bytes) -> None:
+    engine = FakeEngine(HELLO)
+    for path in ("/v1/completions", "/v1/chat/completions"):
+        response = post(engine, body, path)
         assert response.status_code == 400, (body, response.text)
-        assert response.json()["error"]["message"]
+        error = response.json()["error"]
+        assert error["message"] == "the body is not Unicode: it has half of a surrogate pair"
+        assert (error["type"], error["code"]) == ("invalid_request_error", 400)
+    assert engine.asked == []
+
+
+def test_bytes_that_are_no_utf_8_are_refused() -> None:
+    response = post(FakeEngine(HELLO), b'{"prompt": "\xff"}')
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["message"]
+
+
+def test_a_surrogate_pair_is_a_character() -> None:
+    engine = FakeEngine(HELLO)
+    assert post(engine, b'{"prompt": "\\ud83d\\ude00"}').status_code == 200
+    assert bytes(engine.asked[0][0]).decode() == "\U0001f600"
 
 
 @pytest.mark.parametrize("stream", [False, True])
