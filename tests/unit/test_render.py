@@ -233,6 +233,24 @@ def test_nothing_is_half_written_when_writing_fails(
     assert sorted(f.name for f in (tmp_path / "x-y").iterdir()) == sorted(IMAGE.files)
 
 
+# Projects' own templates.
+
+
+def test_a_systems_template_sees_the_contents(
+    project: Project, matrix: Matrix, tmp_path: Path
+) -> None:
+    (tmp_path / "os").mkdir()
+    shipped = (ROOT / "templates/os/debian.j2").read_text()
+    install = "{% macro install(packages) -%}\n"
+    assert install in shipped
+    own = shipped.replace(install, f"{install}# for {{{{ contents.version }}}}\n")
+    (tmp_path / "os/debian.j2").write_text(own)
+    recipe = recipe_of(project, matrix, "cpu-vllm")
+    files = Renderer([tmp_path, *project.template_dirs]).render(recipe).files
+    for text in files.values():
+        assert f"    # for {recipe.cell.release.version}\n" in text
+
+
 # Broken templates.
 
 
