@@ -67,6 +67,12 @@ class DriftError(ImgbuildError):
         self.diff = diff
 
 
+def not_utf8(file: Path, error: UnicodeDecodeError) -> UserError:
+    """What to say of a file that is no text, with the line of the first such byte."""
+    line = error.object.count(b"\n", 0, error.start) + 1
+    return UserError("is not UTF-8", place=Place(file, line))
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Phrase the best match for `word` among `known`, or list what exists when nothing is near."""
     names = sorted(known)
