@@ -67,10 +67,18 @@ class DriftError(ImgbuildError):
         self.diff = diff
 
 
-def not_utf8(file: Path, error: UnicodeDecodeError) -> UserError:
+def not_utf8(file: Path, error: UnicodeDecodeError, hint: str = "") -> UserError:
     """What to say of a file that is no text, with the line of the first such byte."""
     line = error.object.count(b"\n", 0, error.start) + 1
-    return UserError("is not UTF-8", place=Place(file, line))
+    return UserError("is not UTF-8", place=Place(file, line), hint=hint)
+
+
+def text_of(file: Path, hint: str) -> str:
+    """A file of a project; raises UserError with the hint for one that is no text."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise not_utf8(file, error, hint) from None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
