@@ -89,6 +89,12 @@ def test_parts_of_a_message_are_joined() -> None:
     assert engine.asked[0][0] == [72, 105]
 
 
+def test_null_in_a_part_is_nothing() -> None:
+    parts = [{"type": "text", "text": "Hi", "lang": None}, {"type": "text", "text": None}]
+    messages = [{"role": "user", "content": parts}]
+    assert chat(FakeEngine(HELLO), messages=messages).status_code == 200
+
+
 def test_token_ids_where_asked_for() -> None:
     engine = FakeEngine([*HELLO, EOS])
     (choice,) = complete(engine, return_token_ids=True).json()["choices"]
@@ -268,6 +274,8 @@ def test_what_asks_for_nothing_is_accepted(ask: Any, name: str, value: Any) -> N
         {"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"},
         {"parallel_tool_calls": False, "prompt_cache_key": "x", "safety_identifier": "x"},
         {"stream_options": {"include_usage": True, "include_obfuscation": False}, "priority": 1},
+        {"stream_options": {"continuous_usage_stats": False}},
+        {"stream_options": {"include_usage": None, "continuous_usage_stats": None, "x": None}},
     ],
 )
 def test_what_clients_send_beside_an_answers_options(more: dict[str, Any]) -> None:
@@ -288,6 +296,27 @@ def test_null_is_the_default(ask: Any) -> None:
     assert "usage" not in events(ask(engine, **options))[-1]
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"continuous_usage_stats": True}, "continuous_usage_stats=True"),
+        ({"include_usage": True, "continuous_usage_stats": 0}, "continuous_usage_stats=0"),
+        ({"include_usages": True}, "include_usages=True"),
+        ({"include_obfuscation": True}, "include_obfuscation=True"),
+    ],
+)
+@pytest.mark.parametrize("ask", [complete, chat])
+def test_an_unknown_option_of_a_stream_is_refused(
+    ask: Any, options: dict[str, Any], said: str
+) -> None:
+    engine = FakeEngine(HELLO)
+    response = ask(engine, stream=True, stream_options=options)
+    assert response.status_code == 400
+    told = response.json()["error"]["message"]
+    assert told == f"stream_options: {said} is not supported by this server"
+    assert engine.asked == []
+
+
 def test_null_is_no_prompt() -> None:
     for response in (
         complete(FakeEngine(HELLO), prompt=None),
@@ -301,6 +330,14 @@ CHATS: dict[str, tuple[Any, str]] = {
     "image": (
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
         "content of type 'image_url'",
+    ),
+    "part": (
+        [{"role": "user", "content": [{"type": "text", "text": "x", "lang": {"a": 1}}]}],
+        "lang={'a': 1} is not supported by this server",
+    ),
+    "text of another type": (
+        [{"role": "user", "content": [{"type": "text", "txt": "x"}]}],
+        "txt='x' is not supported by this server",
     ),
     "template": ([{"role": "bad", "content": "x"}], "the chat template refuses"),
     "too long": ([{"role": "user", "content": "x" * 64}], "maximum context length"),
