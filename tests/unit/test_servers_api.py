@@ -394,6 +394,19 @@ def test_the_health_of_an_engine_that_has_died() -> None:
     assert "device-side assert" in response.json()["error"]["message"]
 
 
+def test_a_model_with_several_names() -> None:
+    engine = FakeEngine(HELLO)
+    engine.aliases = ("other", "third")
+    cards = client(engine).get("/v1/models").json()["data"]
+    assert [card["id"] for card in cards] == ["fake", "other", "third"]
+    assert {card["max_model_len"] for card in cards} == {64}
+    for name in ("fake", "other", "third"):
+        response = complete(engine, model=name)
+        assert (response.status_code, response.json()["model"]) == (200, "fake")
+    assert complete(engine, model="fourth").status_code == 404
+    assert 'model_name="fake"' in client(engine).get("/metrics").text
+
+
 def test_metrics_count() -> None:
     engine = FakeEngine([*b"ok", EOS])
     api_client = client(engine)
