@@ -20,7 +20,7 @@ def write(images: Path, rendered: Iterable[RenderedImage]) -> list[Path]:
     for image in rendered:
         folder = images / image.cell_id
         if new := not folder.is_dir():
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
         for name, text in image.files.items():
             file = folder / name
             if new or _text(file) != text:
@@ -78,10 +78,9 @@ def _text(file: Path) -> str | None:
 
 
 def _replace(file: Path, text: str) -> None:
-    aside = f"{file.parent}/.{file.name}-{os.getpid()}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    aside = f"{file.parent}/.{file.name}-{os.urandom(8).hex()}"
+    output = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
-        output = os.open(aside, flags, 0o644)
         try:
             os.fchmod(output, 0o644)  # whatever the umask
             left = memoryview(text.encode())

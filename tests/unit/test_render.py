@@ -233,6 +233,54 @@ def test_nothing_is_half_written_when_writing_fails(
     assert sorted(f.name for f in (tmp_path / "x-y").iterdir()) == sorted(IMAGE.files)
 
 
+def test_two_that_write_a_new_folder_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one makes it between the look and the making."""
+    mkdir = Path.mkdir
+
+    def second(folder: Path, *args: Any, **options: Any) -> None:
+        monkeypatch.setattr(Path, "mkdir", mkdir)  # which calls itself
+        mkdir(folder, parents=True)
+        mkdir(folder, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", second)
+    image = RenderedImage("x-y", {"Dockerfile": "a\n"})
+    assert render.write(tmp_path / "images", [image]) == [tmp_path / "images/x-y/Dockerfile"]
+
+
+def test_two_of_one_number_write_each_their_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers number their processes alike: a name aside is nobody else's."""
+    image = RenderedImage("x-y", {"Dockerfile": "a\n"})
+    replace, seen = os.replace, list[str]()
+
+    def meanwhile(aside: str, file: Path) -> None:
+        seen.append(aside)
+        if len(seen) == 1:
+            render.write(tmp_path, [RenderedImage("x-y", {"Dockerfile": "b\n"})])
+        replace(aside, file)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    render.write(tmp_path, [image])
+    assert len(set(seen)) == 2
+    assert (tmp_path / "x-y/Dockerfile").read_text() == "a\n"
+    assert [file.name for file in (tmp_path / "x-y").iterdir()] == ["Dockerfile"]
+
+
+def test_a_file_aside_that_is_somebody_elses_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "urandom", bytes)
+    taken = tmp_path / f"x-y/.Dockerfile-{'00' * 8}"
+    taken.parent.mkdir()
+    taken.write_text("theirs")
+    with pytest.raises(FileExistsError):
+        render.write(tmp_path, [RenderedImage("x-y", {"Dockerfile": "a\n"})])
+    assert taken.read_text() == "theirs"
+
+
 # Projects' own templates.
 
 
