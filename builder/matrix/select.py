@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from itertools import islice, permutations
+from itertools import permutations
 from operator import itemgetter
 
 from builder.errors import Place, UserError, nearest
@@ -17,6 +17,7 @@ from builder.matrix import rules
 from builder.model import Cell
 
 _SIGNS = "*?["  # that make a pattern
+_PARTS = 7  # with the dashes that names have; 5,040 orders
 _ORDERS = 24  # of the parts of an id, tried against all cells: four parts
 
 
@@ -260,9 +261,13 @@ def _unknown(
 
 
 def _orders(text: str) -> Iterator[str]:
-    """An id with its parts in every order, its own first; a version stays behind them."""
+    """An id with its parts in every order, its own first; a version stays behind them.
+
+    Of more parts than any id has, only its own order.
+    """
     name, at, version = text.partition("@")
-    for parts in islice(permutations(name.split("-")), 5040):
+    found = name.split("-")
+    for parts in permutations(found) if len(found) <= _PARTS else [found]:
         yield "-".join(parts) + at + version
 
 
