@@ -51,7 +51,8 @@ def check(images: Path, rendered: Iterable[RenderedImage], *, orphans: bool) -> 
 def _files(images: Path) -> Iterator[Path]:
     for folder in sorted(images.iterdir()) if images.is_dir() else ():
         if folder.is_dir() and folder.name not in _OTHERS:
-            yield from sorted(file for file in folder.rglob("*") if file.is_file())
+            found = folder.rglob("*")
+            yield from sorted(file for file in found if file.is_file() or file.is_symlink())
 
 
 def _diff(old: str | None, new: str | None, file: Path) -> Iterator[str]:
@@ -73,7 +74,7 @@ def _lines(text: str) -> list[str]:
 def _text(file: Path) -> str | None:
     try:
         return file.read_bytes().decode("utf-8")  # read_text() would hide CRLF
-    except (FileNotFoundError, UnicodeDecodeError):
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
         return None
 
 

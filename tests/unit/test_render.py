@@ -215,6 +215,24 @@ def test_check_shows_orphans(tmp_path: Path, content: bytes, body: str) -> None:
     assert render.check(tmp_path, [IMAGE], orphans=False) == ""
 
 
+@pytest.mark.parametrize("target", ["nowhere", ".", "x-y/Dockerfile"])
+def test_check_shows_links_that_no_cell_owns(tmp_path: Path, target: str) -> None:
+    render.write(tmp_path, [IMAGE])
+    (tmp_path / "x-y/link").symlink_to(tmp_path / target)
+    assert drift_of(tmp_path).startswith("--- a/T/x-y/link\n+++ /dev/null\n")
+    assert render.check(tmp_path, [IMAGE], orphans=False) == ""
+
+
+def test_a_link_to_nowhere_in_place_of_a_file_is_drift(tmp_path: Path) -> None:
+    render.write(tmp_path, [IMAGE])
+    file = tmp_path / "x-y/Dockerfile"
+    file.unlink()
+    file.symlink_to(tmp_path / "nowhere")
+    assert drift_of(tmp_path).startswith("--- /dev/null\n+++ b/T/x-y/Dockerfile\n")
+    assert render.write(tmp_path, [IMAGE]) == [file]
+    assert not file.is_symlink()
+
+
 @pytest.mark.parametrize("failing", ["replace", "fchmod"])
 def test_nothing_is_half_written_when_writing_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
