@@ -81,6 +81,19 @@ def text_of(file: Path, hint: str) -> str:
         raise not_utf8(file, error, hint) from None
 
 
+_SHOWN = 60  # characters of what somebody wrote, enough to find it
+
+
+def brief(text: str) -> str:
+    """What somebody wrote, where it is shown in one line."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def quoted(value: object) -> str:
+    """The same as Python spells it."""
+    return repr(brief(value)) if isinstance(value, str) else brief(repr(value))
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Phrase the best match for `word` among `known`, or list what exists when nothing is near."""
     names = sorted(known)

@@ -189,3 +189,13 @@ def test_few_parts_are_tried_in_every_order_and_many_in_their_own() -> None:
     assert len(set(_orders("a-b-c-d-e-f-g"))) == 5040
     for many in ("a-b-c-d-e-f-g-h", "-" * 3000, "cpu-" * 1500):
         assert list(_orders(many)) == [many]
+
+
+@pytest.mark.parametrize("head", ["", "cpu-", "cpu-vllm-", "cpu-vllm@", "cpu-vllm,", "*"])
+@pytest.mark.parametrize("rest", ["z" * 5000, "-" * 5000])
+def test_a_long_selector_is_not_echoed_whole(matrix: Matrix, head: str, rest: str) -> None:
+    for ask in (cell, select):
+        with pytest.raises(UserError) as error:
+            ask(matrix, head + rest)
+        assert len(str(error.value)) < 500
+        assert "…'" in str(error.value)
