@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from builder.errors import Place, UserError
+from builder.errors import Place, UserError, text_of
 from builder.model import Cell, digest_of_pins, seal_of
 from builder.project import Project
 
@@ -24,7 +24,7 @@ def read(project: Project) -> dict[str, str]:
     file = next((f for folder in project.lock_dirs if (f := folder / FILE).is_file()), None)
     if file is None:
         return {}
-    text = file.read_text(encoding="utf-8")
+    text = text_of(file, _AFRESH)
     pins = {}
     for number, line in enumerate(text.splitlines(), 1):
         if line.startswith("#"):
@@ -50,7 +50,7 @@ def write(project: Project, pins: Mapping[str, str]) -> bool:
         f"do not edit.\n# pins: {digest_of_pins(lines)}\n{lines}"
     )
     file = project.locks / FILE
-    if file.is_file() and file.read_text(encoding="utf-8") == text:
+    if file.is_file() and file.read_bytes() == text.encode():
         return False
     project.locks.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f".{FILE}")

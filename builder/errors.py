@@ -67,6 +67,33 @@ class DriftError(ImgbuildError):
         self.diff = diff
 
 
+def not_utf8(file: Path, error: UnicodeDecodeError, hint: str = "") -> UserError:
+    """What to say of a file that is no text, with the line of the first such byte."""
+    line = error.object.count(b"\n", 0, error.start) + 1
+    return UserError("is not UTF-8", place=Place(file, line), hint=hint)
+
+
+def text_of(file: Path, hint: str) -> str:
+    """A file of a project; raises UserError with the hint for one that is no text."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise not_utf8(file, error, hint) from None
+
+
+_SHOWN = 60  # characters of what somebody wrote, enough to find it
+
+
+def brief(text: str) -> str:
+    """What somebody wrote, where it is shown in one line."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def quoted(value: object) -> str:
+    """The same as Python spells it."""
+    return repr(brief(value)) if isinstance(value, str) else brief(repr(value))
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Phrase the best match for `word` among `known`, or list what exists when nothing is near."""
     names = sorted(known)

@@ -87,6 +87,7 @@ class OperatingSystem(Fact):
     bootstrap_as: Name | None = None  # the OS to bootstrap instead of this one
     # Python distributions that the interpreter has, for builds that name this OS in `torch_of`.
     brings: tuple[Name, ...] = ()
+    licenses: tuple[Text, ...] = ()  # SPDX, of what a vendor put into the image
     end_of_life: datetime.date  # the last day of its security fixes that need no contract
     source: Text
 
@@ -111,6 +112,7 @@ class Gpu(Fact):
     title: Text
     sm: Version  # compute capability, as "9.0"
     driver: Version | None = None  # the oldest that knows it; None: CUDA 12's first does
+    last_driver: Version | None = None  # the branch after which drivers know it no more
     arch: Arch = "amd64"  # of the CPU beside it
     geforce: bool = False  # NVIDIA's forward compatibility leaves these out
     source: Text
@@ -129,6 +131,7 @@ class Wrapped(Fact):
 
     image: ImageReference
     os: Name  # what it stands on
+    licenses: tuple[Text, ...] = ()  # SPDX, of what is in it beside the framework
     python: Program = "python3"  # for the runtime, which needs nothing but the standard library
     released: datetime.date
 

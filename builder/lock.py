@@ -17,13 +17,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from builder import proc
-from builder.errors import BuildError, Place, UserError
+from builder.errors import BuildError, Place, UserError, text_of
 from builder.facts import Matrix
 from builder.model import Closure, Lock, LockLayer, digest_of_pins, seal_of
 from builder.project import Project
 
 TOOLS = "tools.txt"
 FRAMEWORK_LAYER = "framework"
+_HINT = "run `imgbuild lock`"
 # Five times as fast as MULTILINE's "^", which is tried at each character of 300 KB.
 _PIN = re.compile(r"\n([A-Za-z0-9][A-Za-z0-9._-]*)==(\S+)")
 _LAYERS = re.compile(r"^# layers: (.+)$", re.MULTILINE)
@@ -52,13 +53,13 @@ def _read(folder: Path, matrix: Matrix, closure: Closure) -> Lock:
         file = folder / closure.id / f"{name}.txt"
         if not file.is_file():
             continue
-        text = file.read_text(encoding="utf-8")
+        text = text_of(file, _HINT)
         found = _INPUTS.search(text)
         if not found or found.group(1) != inputs:
             raise UserError(
                 "is stale: matrix.yaml asks for something else by now",
                 place=Place(file),
-                hint="run `imgbuild lock`",
+                hint=_HINT,
             )
         named |= set(listed[1].split()) if (listed := _LAYERS.search(text)) else set()
         path = f"{closure.id}/{name}.txt"
@@ -67,13 +68,11 @@ def _read(folder: Path, matrix: Matrix, closure: Closure) -> Lock:
             raise UserError(
                 "was changed by hand: its pins are not those that were resolved",
                 place=Place(file),
-                hint="run `imgbuild lock`",
+                hint=_HINT,
             )
         layers.append(layer)
     if not layers or named != {layer.name for layer in layers}:
-        raise UserError(
-            "is incomplete", place=Place(folder / closure.id), hint="run `imgbuild lock`"
-        )
+        raise UserError("is incomplete", place=Place(folder / closure.id), hint=_HINT)
     return Lock(closure_id=closure.id, layers=tuple(layers))
 
 
@@ -92,13 +91,17 @@ def tools_path(project: Project) -> Path:
     for folder in project.lock_dirs:
         if (folder / TOOLS).is_file():
             return folder / TOOLS
-    raise UserError("no such file", place=Place(project.locks / TOOLS), hint="run `imgbuild lock`")
+    raise UserError("no such file", place=Place(project.locks / TOOLS), hint=_HINT)
+
+
+def tools_text(project: Project) -> str:
+    """What that lock says; raises UserError when it is missing or no text."""
+    return text_of(tools_path(project), _HINT)
 
 
 def tools_pins(project: Project) -> dict[str, str]:
     """Name -> version of the tools that a build uses."""
-    text = tools_path(project).read_text(encoding="utf-8")
-    return dict(_pins(text))
+    return dict(_pins(tools_text(project)))
 
 
 def inputs_digest(matrix: Matrix, closure: Closure) -> str:
@@ -107,7 +110,7 @@ def inputs_digest(matrix: Matrix, closure: Closure) -> str:
     asked = {
         "requirements": build.requirements,
         "constraints": build.constraints,
-        "exclude": build.exclude,
+        "exclude": _excluded(matrix, closure),
         **({"sdists": build.sdists} if build.sdists else {}),
         "exclude_newer": build.date.isoformat(),
         "index": build.index.url if build.index else None,
@@ -118,6 +121,12 @@ def inputs_digest(matrix: Matrix, closure: Closure) -> str:
     }
     text = json.dumps(asked, sort_keys=True)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _excluded(matrix: Matrix, closure: Closure) -> tuple[str, ...]:
+    """What stays out of a resolution: what a build does not need, and what its image brings."""
+    build = closure.build
+    return (*build.exclude, *(matrix.os[build.torch_of].brings if build.torch_of else ()))
 
 
 def platform(closure: Closure) -> str:
@@ -148,8 +157,8 @@ def resolve(
         args += ["--index-strategy", "unsafe-best-match"]
         if build.constraints:
             args += ["--constraints", _write(folder / "constraints.txt", build.constraints)]
-        if build.exclude:
-            args += ["--excludes", _write(folder / "excludes.txt", build.exclude)]
+        if excluded := _excluded(matrix, closure):
+            args += ["--excludes", _write(folder / "excludes.txt", excluded)]
         text = proc.capture(
             proc.Command(
                 args=tuple(args),
@@ -247,8 +256,8 @@ def _layer_of(matrix: Matrix, closure: Closure, distribution: str) -> str:
 def write(folder: Path, closure_id: str, files: Mapping[str, str]) -> bool:
     """Put a resolved lock in place, whole or not at all; says whether anything changed."""
     target = folder / closure_id
-    old = {f.name: f.read_text("utf-8") for f in target.iterdir()} if target.is_dir() else {}
-    if old == dict(files):
+    old = {f.name: f.read_bytes() for f in target.iterdir()} if target.is_dir() else {}
+    if old == {name: text.encode() for name, text in files.items()}:
         return False
     folder.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{closure_id}-", dir=folder))

@@ -175,7 +175,8 @@ def _labels(cell: Cell, wheels: Wheelhouse, os_name: str) -> tuple[tuple[str, st
     gpu = cell.gpu
     on = gpu.title if gpu else cell.stack.title
     description = f"{cell.framework.title} {cell.release.version} for {on}"
-    licenses = " AND ".join(dict.fromkeys((cell.framework.license, *wheels.licenses)))
+    vendors = cell.build.wrap.licenses if cell.build.wrap else cell.os.licenses
+    licenses = " AND ".join(dict.fromkeys((cell.framework.license, *wheels.licenses, *vendors)))
     labels = {
         "org.opencontainers.image.title": cell.id,
         "org.opencontainers.image.description": description,

@@ -115,7 +115,7 @@ class Workbench:
         parts = [recipe.kind, rendered, carried]
         parts += [layer.digest for layer in recipe.lock.layers]
         if recipe.lock.layers:
-            parts.append(lock.tools_path(self.project).read_text(encoding="utf-8"))
+            parts.append(lock.tools_text(self.project))
         for file in self.own_files(recipe):
             parts += [file.name, file.read_text(encoding="utf-8")]
         digest = hashlib.sha256()

@@ -54,6 +54,17 @@ class _Verbs(click.Group):
             raise UserError(f"no command {args[0]!r}", hint=nearest(args[0], VERBS))
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            # click's parser does not say of which verb an option without its value is.
+            if error.ctx is None and ctx.invoked_subcommand:
+                verb = ctx.invoked_subcommand
+                command = self.get_command(ctx, verb)
+                error.ctx = click.Context(command, parent=ctx, info_name=verb) if command else None
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
@@ -139,6 +150,8 @@ def _mistyped(error: click.ClickException) -> UserError:
             what = f"no option {word!r}"
             parameters = context.command.params if context else []
             known = [name for parameter in parameters for name in parameter.opts]
+        case click.MissingParameter(param=click.Option() as option):
+            what = f"{max(option.opts, key=len)} is required"
         case click.BadParameter(param=click.Option() as option):
             what = f"{max(option.opts, key=len)}: {error.message.rstrip('.')}"
             if isinstance(option.type, click.Choice) and (no := _NO_CHOICE.match(error.message)):

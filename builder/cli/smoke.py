@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,6 +26,18 @@ from builder.smoke import SmokeReport, Status, smoke
 _MARKS = {Status.PASSED: "ok", Status.FAILED: "FAILED", Status.SKIPPED: "skipped:"}
 
 
+class _Seconds(click.FloatRange):
+    """No number is smaller or larger than NaN, so that click lets it pass."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
+
+
 @click.command("smoke")
 @options.file
 @options.select
@@ -33,7 +47,7 @@ _MARKS = {Status.PASSED: "ok", Status.FAILED: "FAILED", Status.SKIPPED: "skipped
 @click.option("--static", is_flag=True, help="Leave out the checks that start a server.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=1, max=86400),
+    type=_Seconds(min=1, max=86400),
     default=600.0,
     show_default=True,
     help="Seconds until the server must be healthy.",

@@ -6,6 +6,7 @@ PyYAML's own loader keeps the last of two equal keys and reads an unquoted 12.10
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from builder.errors import Place, UserError, nearest
+from builder.errors import Place, UserError, brief, nearest, quoted
 
 Key = tuple[str | int, ...]
 
@@ -40,6 +41,7 @@ class Document:
         return Place(self.file, self.lines.get(path))
 
 
+_QUOTED = re.compile(r"'([^']*)'")
 _MOST = 200_000  # values in one file: aliases of aliases can make billions out of ten lines
 
 
@@ -69,6 +71,7 @@ def read(file: Path) -> Document:
         problem = ": ".join(filter(None, (error.context, error.problem)))
         mark = error.problem_mark or error.context_mark
         place = Place(file, mark.line + 1 if mark else None)
+        problem = _QUOTED.sub(lambda found: f"'{brief(found[1])}'", problem)
         raise UserError(f"not YAML: {problem}", place=place) from None
     except yaml.reader.ReaderError as error:
         place = Place(file, text.count("\n", 0, error.position) + 1)
@@ -105,7 +108,7 @@ def _value(node: yaml.Node, path: Key, document: Document, open_nodes: tuple[int
             if key in mapping:
                 first = lines[(*path, key)]
                 raise UserError(
-                    f"duplicate key {key!r}", place=place, hint=f"first given in line {first}"
+                    f"duplicate key {quoted(key)}", place=place, hint=f"first given in line {first}"
                 )
             lines[(*path, key)] = key_node.start_mark.line + 1
             mapping[key] = _value(value_node, (*path, key), document, inside)
@@ -121,7 +124,7 @@ def _value(node: yaml.Node, path: Key, document: Document, open_nodes: tuple[int
 def _key(node: yaml.Node, file: Path) -> str:
     if isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "str":
         return str(node.value)
-    shown = node.value if isinstance(node, yaml.ScalarNode) else "this"
+    shown = brief(node.value) if isinstance(node, yaml.ScalarNode) else "this"
     raise UserError(
         f"the key {shown} is not text",
         place=Place(file, node.start_mark.line + 1),
@@ -133,12 +136,12 @@ def _scalar(node: yaml.Node, file: Path) -> Hashable:
     place = Place(file, node.start_mark.line + 1)
     if node.tag == _TAG + "float":
         raise UserError(
-            f"{node.value} without quotes is a number, and loses its last zero",
+            f"{brief(node.value)} without quotes is a number, and loses its last zero",
             place=place,
-            hint=f'quote it: "{node.value}"',
+            hint=f'quote it: "{brief(node.value)}"',
         )
     if node.tag not in _SCALARS:
-        raise UserError(f"unknown tag {node.tag!r}", place=place)
+        raise UserError(f"unknown tag {quoted(node.tag)}", place=place)
     try:
         constructor = yaml.SafeLoader("")
         value: Hashable = constructor.construct_object(node)
@@ -146,5 +149,5 @@ def _scalar(node: yaml.Node, file: Path) -> Hashable:
         raise UserError(f"cannot be understood: {error}", place=place) from None
     except (AttributeError, LookupError):  # an explicit tag, as in `!!bool maybe`
         kind = node.tag.removeprefix(_TAG)
-        raise UserError(f"{node.value!r} is not a YAML {kind}", place=place) from None
+        raise UserError(f"{quoted(node.value)} is not a YAML {kind}", place=place) from None
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,13 +11,18 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from builder.errors import Place, UserError, nearest
+from builder.errors import Place, UserError, brief, nearest, quoted
 from builder.facts import Matrix
 from builder.matrix.document import Document, Key, read
 from builder.matrix.misfits import misfits
 from builder.matrix.select import cell, parse_id
 
 _KINDS = {int: "a number", bool: "true or false", NoneType: "nothing"}
+
+_NO = {"model_type": "mapping", "dict_type": "mapping", "tuple_type": "list"}
+_UNQUOTE = "take the quotes away"
+# pydantic's mistake -> texts that without quotes would be none.
+_UNQUOTED = {"date_type": r"\d{4}-\d\d-\d\d", "int_type": r"-?\d{1,9}", "bool_type": "true|false"}
 
 
 def load(file: Path) -> Matrix:
@@ -31,7 +37,7 @@ def load(file: Path) -> Matrix:
     for path, name, known in _references(matrix):
         if name not in known:
             raise UserError(
-                f"{_spell(path)}: unknown name {name!r}",
+                f"{_spell(path)}: unknown name {quoted(name)}",
                 place=document.place(path),
                 hint=nearest(name, known),
             )
@@ -71,11 +77,13 @@ def _check_cells(matrix: Matrix, document: Document) -> None:
         own_id = str(parse_id(matrix, text, place))
         if own_id in seen:
             first = document.place(("cells", seen[own_id])).line
-            raise UserError(f"cell {text!r} is listed twice", place=place, hint=f"line {first}")
+            raise UserError(
+                f"cell {quoted(text)} is listed twice", place=place, hint=f"line {first}"
+            )
         seen[own_id] = index
         if text != own_id:
             hint = f"write {own_id!r}"
-            raise UserError(f"cell {text!r} names its stack's own OS", place=place, hint=hint)
+            raise UserError(f"cell {quoted(text)} names its stack's own OS", place=place, hint=hint)
         try:
             cell(matrix, text)
         except UserError as error:
@@ -107,7 +115,7 @@ def _phrase(mistake: Any, document: Document) -> tuple[str, str]:
         case "extra_forbidden":
             within = f" in {_spell(path[:-1])}" if path[:-1] else ""
             known = _fields_at(Matrix, path[:-1])
-            phrase = f"unknown key {str(path[-1])!r}{within}", nearest(str(path[-1]), known)
+            phrase = f"unknown key {quoted(str(path[-1]))}{within}", nearest(str(path[-1]), known)
         case "missing":
             within = _spell(path[:-1]) or "the file"
             phrase = f"{within} lacks the key {str(path[-1])!r}", ""
@@ -115,20 +123,26 @@ def _phrase(mistake: Any, document: Document) -> tuple[str, str]:
             expected = mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
             hint = nearest(str(given), expected.split(", "))
             if str(given) == expected:
-                hint = "write it without quotes"
-            phrase = f"{name}: unknown value {given!r}", hint
+                hint = _UNQUOTE
+            phrase = f"{name}: unknown value {quoted(given)}", hint
         case "string_type" if written := document.written.get(path):
             kind = _KINDS.get(type(given), "a date")
-            phrase = f"{name}: {written} without quotes is {kind}", f'quote it: "{written}"'
-        case "string_type" if given is None:
+            shown = brief(written)
+            phrase = f"{name}: {shown} without quotes is {kind}", f'quote it: "{shown}"'
+        case "string_type" | "too_short" if not given:
             phrase = f"{name} is empty", ""
+        case "date_type" | "int_type" | "bool_type" as kind if _is_quoted(kind, given):
+            phrase = f"{name}: {given!r} in quotes is text", _UNQUOTE
         case "string_pattern_mismatch":
-            phrase = f"{name}: {given!r} is not a valid name or version", ""
-        case "model_type" | "dict_type":
-            phrase = f"{name} is not a mapping", ""
-        case "tuple_type":
-            phrase = f"{name} is not a list", ""
+            phrase = f"{name}: {quoted(given)} is not a valid name or version", ""
+        case kind if kind in _NO:
+            phrase = f"{name} is not a {_NO[kind]}", ""
     return phrase
+
+
+def _is_quoted(mistake: str, given: object) -> bool:
+    """Whether quotes are all that is wrong with a value."""
+    return isinstance(given, str) and re.fullmatch(_UNQUOTED[mistake], given) is not None
 
 
 def _key_path(loc: tuple[int | str, ...]) -> Key:
@@ -140,7 +154,7 @@ def _spell(path: Key) -> str:
     """("os", "debian12", "cells", 0) -> "os.debian12.cells[0]"."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        text += f"[{part}]" if isinstance(part, int) else "." * bool(text) + brief(part)
     return text
 
 

@@ -50,7 +50,7 @@ def misfits(matrix: Matrix) -> Iterator[Misfit]:
         versions = [release.version for release in framework.releases]
         yield from _twice((*path, "releases"), versions)
         for index, release in enumerate(framework.releases):
-            yield from _release((*path, "releases", index), release, framework)
+            yield from _release((*path, "releases", index), release, framework, matrix)
 
 
 def _server(path: Key, server: Server) -> Iterator[Misfit]:
@@ -74,6 +74,8 @@ def _systems(matrix: Matrix) -> Iterator[Misfit]:
             yield ("os", name, "python"), f": {os.python!r} is not a version"
         yield from _image(("os", name, "image"), os.image)
         yield from _variables(("os", name, "compiler", "env"), os.compiler.env)
+        if os.brings and "torch" not in os.brings:
+            yield ("os", name, "brings"), ": lacks torch, for the sake of which builds name the OS"
         if os.bootstrap_as and not matrix.os[os.bootstrap_as].archive:
             problem = f": {os.bootstrap_as!r} has no archive to be bootstrapped from"
             yield ("os", name, "bootstrap_as"), problem
@@ -96,7 +98,7 @@ def _image(path: Key, image: str) -> Iterator[Misfit]:
         yield path, f": {image!r} is another image every week; name a version"
 
 
-def _release(path: Key, release: Release, framework: Framework) -> Iterator[Misfit]:
+def _release(path: Key, release: Release, framework: Framework, matrix: Matrix) -> Iterator[Misfit]:
     if not _parses(Version, release.version):
         yield (*path, "version"), f": {release.version!r} is not a version"
     for key in ("python", "glibc") if framework.install == "wheels" else ():
@@ -107,6 +109,8 @@ def _release(path: Key, release: Release, framework: Framework) -> Iterator[Misf
     for index, build in enumerate(release.builds):
         path_of_build: Key = (*path, "builds", index)
         yield from _requirements(path_of_build, build, release, framework)
+        if build.torch_of:
+            yield from _torch(path_of_build, build, matrix.os[build.torch_of].brings)
         yield from _build(path_of_build, build, framework)
 
 
@@ -115,9 +119,10 @@ def _build(path: Key, build: Build, framework: Framework) -> Iterator[Misfit]:
     if build.python and not _parses(SpecifierSet, build.python):
         yield (*path, "python"), f': {build.python!r} is not like ">=3.11,<3.15"'
     if build.accelerator is Accelerator.CUDA:
-        for key in ("driver_floor", "sms"):
+        for key in ("cuda", "driver_floor", "sms"):
             if not getattr(build, key):
                 yield path, f" lacks the key {key!r}: the rules choose by it"
+        yield from _driver(path, build)
     for key, sms in (("sms", build.sms), ("kernel_sms", build.kernel_sms)):
         for index, sm in enumerate(sms):
             yield from _sm((*path, key, index), sm)
@@ -145,6 +150,30 @@ def _requirements(
             if own and not wanted.specifier.contains(release.version, prereleases=True):
                 problem = f": {text!r} does not admit the release's version {release.version}"
                 yield (*path, key, index), problem
+
+
+# The first driver of each CUDA major version, which runs all of its minors.
+# https://docs.nvidia.com/deploy/cuda-compatibility, table 1
+_FIRST_DRIVERS = {"12": "525.60.13", "13": "580.65.06"}
+
+
+def _driver(path: Key, build: Build) -> Iterator[Misfit]:
+    first = _FIRST_DRIVERS.get((build.cuda or "").partition(".")[0])
+    if build.cuda and first is None:
+        known = " or ".join(_FIRST_DRIVERS)
+        yield (*path, "cuda"), f": {build.cuda!r} is not of CUDA {known}"
+    elif build.driver_floor and build.driver_floor != first:
+        problem = f": CUDA {build.cuda} needs {first}, the first driver of its major version"
+        yield (*path, "driver_floor"), problem
+
+
+def _torch(path: Key, build: Build, brings: Sequence[str]) -> Iterator[Misfit]:
+    """A build that uses a system's PyTorch brings none of what that has."""
+    if build.wrap:
+        yield (*path, "torch_of"), ": it is an upstream image, which has its own"
+    for index, text in enumerate(build.requirements):
+        if canonicalize_name(re.split(r"[^\w.-]", text)[0]) in brings:
+            yield (*path, "requirements", index), f": {build.torch_of} brings it"
 
 
 def _installed(path: Key, build: Build, *, wraps: bool) -> Iterator[Misfit]:

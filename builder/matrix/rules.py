@@ -136,6 +136,19 @@ def architecture(candidate: Candidate) -> str | None:
 
 
 @_rule(
+    why="a system without security fixes is no base for a new image",
+    source="the distribution's life-cycle page, named in its row",
+    of_wheels=True,
+)
+def system_support(candidate: Candidate) -> str | None:
+    """The distribution gets security fixes on the day that matrix.yaml is of."""
+    for os in candidate.place.systems:
+        if os.end_of_life < candidate.place.as_of:
+            return f"{os.title} has had no fixes since {os.end_of_life}"
+    return None
+
+
+@_rule(
     why="two PyTorch builds in one image load each other's libraries",
     source="imgbuild's own; NGC's containers pin theirs in /etc/pip/constraint.txt",
     of_wheels=True,
@@ -152,14 +165,20 @@ def own_torch(candidate: Candidate) -> str | None:
 
 
 @_rule(
-    why="an older driver does not see the GPU at all: Blackwell came with CUDA 12.8's, R570",
-    source="CUDA release notes, new features and table 3 (docs.nvidia.com/cuda)",
+    why="another driver does not see the GPU at all: Blackwell came with CUDA 12.8's, R570, and"
+    " Volta left with R580",
+    source="CUDA release notes, new features and table 3 (docs.nvidia.com/cuda); NVIDIA's driver"
+    " support plan for Maxwell, Pascal and Volta",
 )
 def gpu_driver(candidate: Candidate) -> str | None:
     """The stack's driver knows the GPU."""
     gpu, have = candidate.place.gpu, candidate.place.stack.driver
-    if gpu and gpu.driver and have and version_key(have) < version_key(gpu.driver):
+    if gpu is None or have is None:
+        return None
+    if gpu.driver and version_key(have) < version_key(gpu.driver):
         return f"{gpu.title} needs driver {gpu.driver}, the stack promises {have}"
+    if gpu.last_driver and version_key(have)[:1] > version_key(gpu.last_driver):
+        return f"R{gpu.last_driver} is {gpu.title}'s last driver, the stack promises {have}"
     return None
 
 
@@ -247,19 +266,6 @@ def glibc(candidate: Candidate) -> str | None:
     for os in candidate.place.systems if wanted else ():
         if version_key(os.glibc) < version_key(wanted or ""):
             return f"it needs glibc {wanted}, {os.title} has {os.glibc}"
-    return None
-
-
-@_rule(
-    why="a system without security fixes is no base for a new image",
-    source="the distribution's life-cycle page, named in its row",
-    of_wheels=True,
-)
-def system_support(candidate: Candidate) -> str | None:
-    """The distribution gets security fixes on the day that matrix.yaml is of."""
-    for os in candidate.place.systems:
-        if os.end_of_life < candidate.place.as_of:
-            return f"{os.title} has had no fixes since {os.end_of_life}"
     return None
 
 

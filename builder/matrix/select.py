@@ -8,15 +8,16 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from itertools import islice, permutations
+from itertools import permutations
 from operator import itemgetter
 
-from builder.errors import Place, UserError, nearest
+from builder.errors import Place, UserError, nearest, quoted
 from builder.facts import Matrix
 from builder.matrix import rules
 from builder.model import Cell
 
 _SIGNS = "*?["  # that make a pattern
+_PARTS = 7  # with the dashes that names have; 5,040 orders
 _ORDERS = 24  # of the parts of an id, tried against all cells: four parts
 
 
@@ -49,7 +50,9 @@ def parse_id(matrix: Matrix, text: str, place: Place | None = None) -> CellId:
     framework, rest = _take(rest, matrix.frameworks)
     if framework is None and not rest:
         fitting = ", ".join(f"{stack}-{name}" for name in matrix.frameworks)
-        raise UserError(f"cell {text!r} names no framework", place=place, hint=f"known: {fitting}")
+        raise UserError(
+            f"cell {quoted(text)} names no framework", place=place, hint=f"known: {fitting}"
+        )
     if framework is None:
         raise _unknown(matrix, text, "no framework", rest, known=matrix.frameworks, place=place)
     gpu, rest = _take(rest, matrix.gpus)
@@ -60,7 +63,7 @@ def parse_id(matrix: Matrix, text: str, place: Place | None = None) -> CellId:
     releases = [release.version for release in matrix.frameworks[framework].releases]
     if "@" in text and version not in releases:
         raise UserError(
-            f"unknown cell {text!r}: no release {version!r} of {framework}",
+            f"unknown cell {quoted(text)}: no release {quoted(version)} of {framework}",
             place=place,
             hint=nearest(version, releases),
         )
@@ -95,7 +98,7 @@ def _not_one(matrix: Matrix, text: str) -> UserError:
     """What to say of a selector where one id is taken."""
     parts = ["*"] if text == "all" else pieces(text)
     if not parts:
-        return UserError(f"{text!r} names no cell", hint=_published(matrix))
+        return UserError(f"{quoted(text)} names no cell", hint=_published(matrix))
     first = parts[0]
     if is_glob(first):
         bare = "".join(sign for sign in first if sign not in _SIGNS)
@@ -103,9 +106,9 @@ def _not_one(matrix: Matrix, text: str) -> UserError:
         named = named or difflib.get_close_matches(bare, matrix.cells, n=1, cutoff=0.5)
         hint = f"did you mean {named[0]!r}?" if named else _published(matrix)
     else:
-        hint = f"did you mean {first!r}?"
+        hint = f"did you mean {quoted(first)}?"
     kind = "a pattern" if parts == [text.strip()] else "a list"
-    return UserError(f"{text!r} is {kind}, and one cell id is taken", hint=hint)
+    return UserError(f"{quoted(text)} is {kind}, and one cell id is taken", hint=hint)
 
 
 def _nearest_possible(matrix: Matrix, parts: CellId) -> str | None:
@@ -197,12 +200,12 @@ def select(matrix: Matrix, selector: str | None) -> tuple[Cell, ...]:
         if is_glob(part):
             matches = [text for text in matrix.cells if fnmatchcase(text, part)]
             if not matches:
-                raise UserError(f"no cell matches {part!r}", hint=_published(matrix))
+                raise UserError(f"no cell matches {quoted(part)}", hint=_published(matrix))
             wanted.update(dict.fromkeys(matches))
         else:
             wanted[str(parse_id(matrix, part))] = None
     if not wanted:
-        raise UserError(f"{selector!r} selects nothing", hint=_published(matrix))
+        raise UserError(f"{quoted(selector)} selects nothing", hint=_published(matrix))
     order = {text: index for index, text in enumerate(matrix.cells)}
     chosen = sorted(wanted, key=lambda text: (order.get(text, len(order)), text))
     return tuple(cell(matrix, text) for text in chosen)
@@ -256,13 +259,17 @@ def _unknown(
             break
     else:
         hint = _similar(set(matrix.cells) - {text}, orders[:_ORDERS]) or nearest(part, known)
-    return UserError(f"unknown cell {text!r}: {what} {part!r}", place=place, hint=hint)
+    return UserError(f"unknown cell {quoted(text)}: {what} {quoted(part)}", place=place, hint=hint)
 
 
 def _orders(text: str) -> Iterator[str]:
-    """An id with its parts in every order, its own first; a version stays behind them."""
+    """An id with its parts in every order, its own first; a version stays behind them.
+
+    Of more parts than any id has, only its own order.
+    """
     name, at, version = text.partition("@")
-    for parts in islice(permutations(name.split("-")), 5040):
+    found = name.split("-")
+    for parts in permutations(found) if len(found) <= _PARTS else [found]:
         yield "-".join(parts) + at + version
 
 

@@ -36,7 +36,7 @@ class Address:
         found = _ADDRESS.fullmatch(text)
         host = found[2] if found else ""
         named = "." in host or ":" in host or host == "localhost"
-        if not found or not named or len(host.partition(":")[0]) > _LONGEST:
+        if not found or not named or not _is_host(host):
             raise UserError(
                 f"--registry: {text!r} names no registry",
                 hint="give HOST[:PORT][/PATH], as registry.example.org/lab",
@@ -68,3 +68,14 @@ class Address:
             return ipaddress.ip_address(name).is_loopback
         except ValueError:
             return name == "localhost"
+
+
+def _is_host(host: str) -> bool:
+    """Whether what looks like a host, with or without a port, can be one."""
+    if not host.startswith("["):
+        return len(host.partition(":")[0]) <= _LONGEST
+    try:
+        ipaddress.IPv6Address(host[1:].partition("]")[0])
+    except ValueError:
+        return False
+    return True

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import jinja2
 
-from builder.errors import Place, UserError
+from builder.errors import Place, UserError, not_utf8
 from builder.model import Layer, Wheels
 
 
@@ -17,8 +17,9 @@ class Templates:
     """Found first in a project and then among the shipped ones; each is compiled once."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
+        self._loader = _Loader([str(folder) for folder in folders])
         self._jinja = jinja2.Environment(
-            loader=jinja2.FileSystemLoader([str(folder) for folder in folders]),
+            loader=self._loader,
             undefined=jinja2.StrictUndefined,
             keep_trailing_newline=True,
             auto_reload=False,  # a run sees one state of each
@@ -40,19 +41,39 @@ class Templates:
         except jinja2.TemplateSyntaxError as error:
             place = Place(Path(error.filename or name), error.lineno)
             raise UserError(f"bad template: {error.message}", place=place) from None
-        except jinja2.UndefinedError as error:
-            place = _template_place(error, name)
-            raise UserError(f"bad template: {error.message}", place=place) from None
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # a template may do whatever Python can
+            place = _template_place(error, self._loader.file(name))
+            what = (str(error) or type(error).__name__).partition("\n")[0]
+            raise UserError(f"bad template: {what}", place=place) from None
 
 
-def _template_place(error: jinja2.UndefinedError, name: str) -> Place:
+class _Loader(jinja2.FileSystemLoader):
+    """Tells of a file that is no text which it is."""
+
+    def file(self, name: str) -> Path:
+        """Where a template stands; only its name where it does not."""
+        found = (file for folder in self.searchpath if (file := Path(folder, name)).is_file())
+        return next(found, Path(name))
+
+    def get_source(
+        self, environment: jinja2.Environment, template: str
+    ) -> tuple[str, str, Callable[[], bool]]:
+        try:
+            return super().get_source(environment, template)
+        except UnicodeDecodeError as error:
+            raise not_utf8(self.file(template), error) from None
+
+
+def _template_place(error: Exception, file: Path) -> Place:
     """The template line that failed: the innermost frame that is a template."""
     frame = error.__traceback__
-    place = Place(Path(name))
+    place = Place(file)
     while frame is not None:
-        file = frame.tb_frame.f_code.co_filename
-        if file.endswith(".j2"):
-            place = Place(Path(file), frame.tb_lineno)
+        name = frame.tb_frame.f_code.co_filename
+        if name.endswith(".j2"):
+            place = Place(Path(name), frame.tb_lineno)
         frame = frame.tb_next
     return place
 
@@ -67,7 +88,9 @@ def _commands(texts: Iterable[str]) -> Iterator[str]:
 def _run(*texts: str) -> str:
     """Commands, one a line, as the body of one RUN; comments stay where they stand."""
     lines = list(_commands(texts))
-    last = max(index for index, line in enumerate(lines) if not line.startswith("#"))
+    last = max((at for at, line in enumerate(lines) if not line.startswith("#")), default=-1)
+    if last < 0:
+        raise jinja2.TemplateRuntimeError("run() has no command")
     joined = [
         line if line.startswith("#") or index == last else f"{line} && \\"
         for index, line in enumerate(lines)

@@ -20,7 +20,7 @@ def write(images: Path, rendered: Iterable[RenderedImage]) -> list[Path]:
     for image in rendered:
         folder = images / image.cell_id
         if new := not folder.is_dir():
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
         for name, text in image.files.items():
             file = folder / name
             if new or _text(file) != text:
@@ -51,7 +51,8 @@ def check(images: Path, rendered: Iterable[RenderedImage], *, orphans: bool) -> 
 def _files(images: Path) -> Iterator[Path]:
     for folder in sorted(images.iterdir()) if images.is_dir() else ():
         if folder.is_dir() and folder.name not in _OTHERS:
-            yield from sorted(file for file in folder.rglob("*") if file.is_file())
+            found = folder.rglob("*")
+            yield from sorted(file for file in found if file.is_file() or file.is_symlink())
 
 
 def _diff(old: str | None, new: str | None, file: Path) -> Iterator[str]:
@@ -73,15 +74,14 @@ def _lines(text: str) -> list[str]:
 def _text(file: Path) -> str | None:
     try:
         return file.read_bytes().decode("utf-8")  # read_text() would hide CRLF
-    except (FileNotFoundError, UnicodeDecodeError):
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
         return None
 
 
 def _replace(file: Path, text: str) -> None:
-    aside = f"{file.parent}/.{file.name}-{os.getpid()}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    aside = f"{file.parent}/.{file.name}-{os.urandom(8).hex()}"
+    output = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
-        output = os.open(aside, flags, 0o644)
         try:
             os.fchmod(output, 0o644)  # whatever the umask
             left = memoryview(text.encode())

@@ -217,9 +217,10 @@ async def _metrics(http: Request) -> Response:
 
 async def _models(http: Request) -> dict[str, Any]:
     engine = _engine(http)
-    card = {"id": engine.name, "object": "model", "created": int(time.time())}
-    more = {"owned_by": "imgbuild", "max_model_len": engine.max_length}
-    return {"object": "list", "data": [{**card, **more}]}
+    more = {"object": "model", "created": int(time.time())}
+    more |= {"owned_by": "imgbuild", "max_model_len": engine.max_length}
+    names = (engine.name, *engine.aliases)
+    return {"object": "list", "data": [{"id": name, **more} for name in names]}
 
 
 async def _completions(body: CompletionRequest, http: Request) -> Response:
@@ -232,7 +233,7 @@ async def _chat_completions(body: ChatRequest, http: Request) -> Response:
 
 async def _complete(body: protocol.Request, http: Request) -> Response:
     engine = _engine(http)
-    if body.model not in (None, engine.name):
+    if body.model not in (None, engine.name, *engine.aliases):
         raise HTTPException(404, f"The model `{body.model}` does not exist.")
     completion = _Completion(body, engine, http.app.state.metrics, int(time.time()))
     if body.stream:

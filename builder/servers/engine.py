@@ -61,7 +61,12 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """What requests call the model."""
+        """What requests call the model, and answers."""
+        ...
+
+    @property
+    def aliases(self) -> Sequence[str]:
+        """What requests may call it besides."""
         ...
 
     @property

@@ -16,29 +16,28 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     """The shared options, named as `vllm serve` names them."""
     options = argparse.ArgumentParser(prog=f"servers {name}", description=description)
     options.add_argument("--model", required=True, metavar="DIR", help="a Hugging Face folder")
-    options.add_argument("--served-model-name", metavar="NAME", help="default: what --model says")
+    options.add_argument(
+        "--served-model-name",
+        nargs="+",
+        metavar="NAME",
+        help="default: what --model says; answers bear the first",
+    )
     options.add_argument("--host", default="0.0.0.0")  # noqa: S104 - inside a container
     options.add_argument("--port", type=int, default=8000)
-    options.add_argument("--max-model-len", type=int, metavar="TOKENS", help="default: the model's")
-    options.add_argument(
-        "--dtype",
-        choices=["auto", "float32", "bfloat16", "float16"],
-        default="auto",
-        help="auto: float32 on a CPU, bfloat16 elsewhere",
-    )
     return options
 
 
-def name(options: argparse.Namespace) -> str:
-    """What requests call the model. Raises ServerError for one that no answer could say."""
-    served = options.served_model_name
-    found = str(served or options.model)
-    try:
-        found.encode()
-    except UnicodeEncodeError as error:  # bytes of an argument that Python could not read
-        given = "--served-model-name" if served else "--model"
-        advice = "" if served else "; give --served-model-name"
-        raise ServerError(f"{given} {found!r}: not UTF-8{advice}") from error
+def names(options: argparse.Namespace) -> list[str]:
+    """What requests may call the model. Raises ServerError for one that no answer could say."""
+    served: list[str] = options.served_model_name or []
+    found = served or [str(options.model)]
+    for name in found:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:  # bytes of an argument that Python could not read
+            given = "--served-model-name" if served else "--model"
+            advice = "" if served else "; give --served-model-name"
+            raise ServerError(f"{given} {name!r}: not UTF-8{advice}") from error
     return found
 
 

@@ -15,6 +15,19 @@ from .engine import Sampling, ServerError, Tokenizer
 from .sampling import Sampler
 
 
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The options of a server whose model is in this process."""
+    options = launch.parser(name, description)
+    options.add_argument("--max-model-len", type=int, metavar="TOKENS", help="default: the model's")
+    options.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        default="auto",
+        help="auto: float32 on a CPU, bfloat16 elsewhere",
+    )
+    return options
+
+
 class Model(Protocol):
     """A causal language model with a cache; logits stay on its device until they are asked for."""
 
@@ -34,8 +47,10 @@ class Model(Protocol):
 class LocalEngine:
     """Serves a Model. Requests wait for one another; the event loop waits for none."""
 
-    def __init__(self, name: str, model: Model, tokenizer: Tokenizer, max_length: int) -> None:
-        self.name = name
+    def __init__(
+        self, names: Sequence[str], model: Model, tokenizer: Tokenizer, max_length: int
+    ) -> None:
+        self.name, *self.aliases = names
         self.tokenizer = tokenizer
         self.max_length = max_length
         self._model = model
@@ -100,8 +115,8 @@ class LocalEngine:
 def loaded(
     options: argparse.Namespace, model: Model, tokenizer: Tokenizer, max_length: int
 ) -> LocalEngine:
-    """The engine around a model, warmed up, under the name that the options give it."""
-    engine = LocalEngine(launch.name(options), model, tokenizer, max_length)
+    """The engine around a model, warmed up, under the names that the options give it."""
+    engine = LocalEngine(launch.names(options), model, tokenizer, max_length)
     engine.warm_up()
     return engine
 

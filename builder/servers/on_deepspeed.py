@@ -19,7 +19,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options. Raises ServerError for what DeepSpeed cannot do here."""
-    parser = launch.parser("deepspeed", "Serve a model through DeepSpeed's inference engine.")
+    parser = local.parser("deepspeed", "Serve a model through DeepSpeed's inference engine.")
     parser.add_argument("--tensor-parallel-size", type=int, default=1, metavar="N", help="only 1")
     parser.add_argument(
         "--kernel-inject",

@@ -20,7 +20,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options."""
-    parser = launch.parser("jax", "Serve a Llama in plain JAX, over all devices of this host.")
+    parser = local.parser("jax", "Serve a Llama in plain JAX, over all devices of this host.")
     return parser.parse_args(arguments)
 
 

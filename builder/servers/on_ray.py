@@ -34,6 +34,8 @@ _PARALLEL = {
     "--prefill-context-parallel-size": "-pcp",
     "--data-parallel-size": "-dp",
 }
+# Its options that say who starts the processes of one engine, and of its copies.
+_EXECUTOR, _COPIER = "--distributed-executor-backend", "--data-parallel-backend"
 _GLUED = re.compile(rf"^({'|'.join(_PARALLEL.values())})(?=\d)")
 
 
@@ -43,6 +45,12 @@ def run(arguments: Sequence[str]) -> None:
     if spread(options):
         if cpu_build():
             raise ServerError("vLLM's CPU build cannot spread a model over Ray; use --replicas")
+        if options.replicas != 1:
+            copies = options.replicas * _parallel(options).get("--data-parallel-size", 1)
+            raise ServerError(
+                f"--replicas {options.replicas}: vLLM itself spreads a model, without replicas; "
+                f"use --data-parallel-size {copies}"
+            )
         _become([_program("vllm"), *vllm_command(options, engine)])
     _serve(options, engine)
 
@@ -53,14 +61,15 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--replicas", type=int, default=1, metavar="N", help="engines side by side")
     for name, short in _PARALLEL.items():
         parser.add_argument(name, short, dest=name, type=int, metavar="N", help="as in vLLM")
+    for name in (_EXECUTOR, _COPIER):
+        parser.add_argument(name, dest=name, metavar="NAME", help="as in vLLM")
     options, engine = parser.parse_known_args([spelled(word) for word in arguments])
     if options.replicas < 1:
         raise ServerError(f"--replicas {options.replicas}: at least 1")
-    engine += ["--model", options.model, "--dtype", options.dtype]
-    if options.max_model_len is not None:
-        engine += ["--max-model-len", str(options.max_model_len)]
-    for name, count in _parallel(options).items():
-        engine += [name, str(count)]
+    engine += ["--model", options.model]
+    for name in (*_PARALLEL, _EXECUTOR, _COPIER):
+        if (value := vars(options)[name]) is not None:
+            engine += [name, str(value)]
     return options, engine
 
 
@@ -85,12 +94,14 @@ def spread(options: argparse.Namespace) -> bool:
 
 def vllm_command(options: argparse.Namespace, engine: Sequence[str]) -> list[str]:
     """The arguments of `vllm` that serve the same over the nodes of a Ray cluster."""
-    named = ["--served-model-name", options.served_model_name] if options.served_model_name else []
+    names: list[str] = options.served_model_name or []
+    named = ["--served-model-name", *names] if names else []
     place = ["--host", options.host, "--port", str(options.port)]
-    ray = ["--distributed-executor-backend", "ray"]
+    wanted = [_EXECUTOR]
     if _parallel(options).get("--data-parallel-size", 1) != 1:
-        ray = ["--data-parallel-backend", "ray", *ray]  # else all copies are to be on this node
-    return ["serve", *engine, *named, *place, *ray]
+        wanted = [_COPIER, *wanted]  # else all copies are to be on this node
+    ray = [(name, "ray") for name in wanted if vars(options)[name] is None]
+    return ["serve", *engine, *named, *place, *(word for pair in ray for word in pair)]
 
 
 def cpu_build() -> bool:
@@ -114,7 +125,7 @@ def _become(command: list[str]) -> None:
 
 def _serve(options: argparse.Namespace, engine: list[str]) -> None:
     launch.folder(options.model)
-    name = launch.name(options)
+    names = launch.names(options)
     num_gpus = 0 if cpu_build() else 1
 
     import ray  # slow, and only in its image
@@ -140,8 +151,8 @@ def _serve(options: argparse.Namespace, engine: list[str]) -> None:
     )
     try:
         serve.start(http_options={"host": options.host, "port": options.port})
-        serve.run(deployment.bind(engine, name), name=_APP, route_prefix="/")
-        _LOG.warning("serving %s on http://%s:%d", name, options.host, options.port)
+        serve.run(deployment.bind(engine, names), name=_APP, route_prefix="/")
+        _LOG.warning("serving %s on http://%s:%d", ", ".join(names), options.host, options.port)
         while True:
             signal.pause()
     except RuntimeError as error:
@@ -177,8 +188,8 @@ class Replica:
 
     engine: VllmEngine  # of the class, for app() to find: there is one a process
 
-    def __init__(self, arguments: list[str], name: str) -> None:
-        Replica.engine = VllmEngine(arguments, name)
+    def __init__(self, arguments: list[str], names: list[str]) -> None:
+        Replica.engine = VllmEngine(arguments, names)
 
     async def check_health(self) -> None:
         """Ray Serve replaces a replica for which this raises."""
@@ -193,7 +204,7 @@ def app() -> Any:
 class VllmEngine:
     """An Engine over vLLM's own, which batches what comes at once. Needs a running event loop."""
 
-    def __init__(self, arguments: list[str], name: str) -> None:
+    def __init__(self, arguments: list[str], names: list[str]) -> None:
         from vllm import SamplingParams  # slow, and only in its image
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.sampling_params import RequestOutputKind
@@ -205,7 +216,7 @@ class VllmEngine:
         self._engine = AsyncLLM.from_engine_args(options)
         self._params = SamplingParams
         self._delta = RequestOutputKind.DELTA
-        self.name = name
+        self.name, *self.aliases = names
         self.max_length = int(self._engine.model_config.max_model_len)
         self.tokenizer = FolderTokenizer(Path(options.model))
 

@@ -19,7 +19,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options."""
-    parser = launch.parser("xla", "Serve a transformers model on one device of PyTorch/XLA.")
+    parser = local.parser("xla", "Serve a transformers model on one device of PyTorch/XLA.")
     return parser.parse_args(arguments)
 
 

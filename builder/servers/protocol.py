@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -44,6 +44,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "top_logprobs": (0,),
     "use_beam_search": (False,),
 }
+_STREAM_NEUTRAL = {"continuous_usage_stats": (False,), "include_obfuscation": (False,)}
 # What changes no answer here, whatever its value.
 _IGNORED = {
     "cache_salt",
@@ -69,6 +70,19 @@ def _among(values: Sequence[Any], value: Any) -> bool:
     return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)
 
 
+def _texts(body: Any) -> Iterator[str]:
+    """Each name and each text in what JSON says, however deep."""
+    left = [body]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            left += [*value, *value.values()]
+        elif isinstance(value, list):
+            left += value
+
+
 class _Options(BaseModel):
     """In OpenAI's API null says the same as nothing."""
 
@@ -80,10 +94,23 @@ class _Options(BaseModel):
         return {name: value for name, value in body.items() if value is not None}
 
 
+def _refusal(name: str, value: Any) -> str:
+    return f"{name}={reprlib.repr(value)} is not supported by this server"
+
+
 class StreamOptions(_Options):
     """`include_usage` asks for one more chunk, with the usage."""
 
+    model_config = ConfigDict(extra="allow")
+
     include_usage: bool = False
+
+    @model_validator(mode="after")
+    def _refuse_unsupported(self) -> StreamOptions:
+        for name, value in (self.model_extra or {}).items():
+            if not _among(_STREAM_NEUTRAL.get(name, ()), value):
+                raise ValueError(_refusal(name, value))
+        return self
 
 
 class Request(_Options):
@@ -110,11 +137,21 @@ class Request(_Options):
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_no_unicode(cls, body: Any) -> Any:
+        try:
+            for text in _texts(body):
+                text.encode()
+        except UnicodeEncodeError:  # JSON can say "\ud800"; tokenizers and answers cannot
+            raise ValueError("the body is not Unicode: it has half of a surrogate pair") from None
+        return body
+
     @model_validator(mode="after")
     def _refuse_unsupported(self) -> Request:
         for name, value in (self.model_extra or {}).items():
             if name not in _IGNORED and not _among(self.neutral.get(name, ()), value):
-                raise ValueError(f"{name}={reprlib.repr(value)} is not supported by this server")
+                raise ValueError(_refusal(name, value))
         return self
 
     @property
@@ -166,8 +203,10 @@ class CompletionRequest(Request):
         return self.max_tokens or 16
 
 
-class TextPart(BaseModel):
+class TextPart(_Options):
     """A part of a message; other types than text are refused by name."""
+
+    model_config = ConfigDict(extra="allow")
 
     type: str
     text: str = ""
@@ -190,6 +229,8 @@ class Message(BaseModel):
                     raise RequestError(
                         f"content of type {part.type!r}: this server reads text only"
                     )
+                for name, value in (part.model_extra or {}).items():
+                    raise RequestError(_refusal(name, value))
             content = "".join(part.text for part in content)
         return {**(self.model_extra or {}), "role": self.role, "content": content}
 

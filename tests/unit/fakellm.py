@@ -32,6 +32,7 @@ class FakeEngine:
     """Says `answer`, however it is asked; remembers the questions and whether it was stopped."""
 
     name = "fake"
+    aliases: Sequence[str] = ()
     max_length = 64
 
     def __init__(self, answer: Sequence[int], error: Exception | None = None) -> None:

@@ -324,3 +324,15 @@ def test_lock_check_refuses_pins_that_were_changed(
     file.write_text(file.read_text().replace("0a", "0b"))
     assert run(monkeypatch, "lock", "--check", "--matrix", "cpu-vllm") == 1
     assert "bases.txt: was changed by hand" in capsys.readouterr().out
+
+
+def test_pins_that_are_no_text_are_told_with_the_line(own: Project) -> None:
+    bases.write(own, {DEBIAN: DIGEST})
+    file = own.locks / "bases.txt"
+    file.write_bytes(file.read_bytes() + b"\xff\n")
+    with pytest.raises(UserError) as error:
+        bases.read(own)
+    hint = "undo that, or delete the file and run `imgbuild lock --bases`"
+    assert str(error.value) == f"{file}:4: is not UTF-8; {hint}"
+    assert bases.write(own, {DEBIAN: DIGEST})
+    assert bases.read(own) == {DEBIAN: DIGEST}

@@ -61,6 +61,15 @@ def test_every_verb_has_help(
         (("smoke", "--timeout", "soon"), "--timeout: 'soon' is not a valid float"),
         (("render", "extra"), "got unexpected extra argument (extra)"),
         (("--qq",), "no option '--qq'; see `imgbuild --help`"),
+        (("push", "--matrix", "x"), "--registry is required; see `imgbuild push --help`"),
+        (("pull", "x", "--registry", "y.org"), "--to is required; see `imgbuild pull --help`"),
+        (("pull",), "missing argument 'CELL'; see `imgbuild pull --help`"),
+        (
+            ("matrix", "--changed-since"),
+            "option '--changed-since' requires an argument; see `imgbuild matrix --help`",
+        ),
+        (("smoke", "--static=3"), "option '--static' does not take a value; see `imgbuild smoke"),
+        (("--verbose=2",), "option '--verbose' does not take a value; see `imgbuild --help`"),
         (("bild",), "no command 'bild'; did you mean 'build'?"),
     ],
 )
@@ -219,13 +228,15 @@ def test_a_reader_that_leaves_the_help_is_no_defect() -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-@pytest.mark.parametrize("seconds", ["0", "-5", "soon"])
+@pytest.mark.parametrize("seconds", ["0", "-5", "soon", "nan", "-nan", "inf", "-inf", "1e9"])
 def test_a_useless_time_out_is_refused(
     seconds: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
     assert run(monkeypatch, "smoke", "--timeout", seconds) == 2
-    assert capsys.readouterr().err.startswith("imgbuild: --timeout: ")
+    err = capsys.readouterr().err
+    assert err.startswith("imgbuild: --timeout: ")
+    assert err.count("\n") == 1
 
 
 def test_one_image_is_not_smoked_as_all_cells(

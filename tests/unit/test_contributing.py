@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from builder.facts import Family
+from builder.facts import Family, Matrix
 from builder.matrix import cell, load, survey
 from builder.model import BaseKind, Lock, LockLayer
 from builder.plan import plan, wheelhouse
@@ -92,3 +92,10 @@ def test_a_made_up_os_is_a_row_too(tmp_path: Path) -> None:
     file = edited(tmp_path, ("\nos:\n", f"\nos:{row}"))
     (found,) = survey(load(file), "cuda13.0-vllm-debian99")
     assert found.cell
+
+
+def test_readme_and_changelog_count_the_cells(matrix: Matrix) -> None:
+    count = len(matrix.cells)
+    readme = (ROOT / "README.md").read_text()
+    assert f"{count} cells are published" in readme
+    assert f"{count} published cells" in (ROOT / "CHANGELOG.md").read_text()

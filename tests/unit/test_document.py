@@ -90,6 +90,30 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "tag that its text does not fit": ("a: !!bool maybe\n", "FILE:1: 'maybe' is not a YAML bool"),
     "int tag on nothing": ('a: !!int ""\n', "FILE:1: '' is not a YAML int"),
     "timestamp tag on text": ("a: !!timestamp soon\n", "FILE:1: 'soon' is not a YAML timestamp"),
+    "long key": (f"? [{'z' * 5000}]\n: 1\n", "FILE:1: the key this is not text"),
+    "long number as key": (
+        f"{'1' * 100}: y\n",
+        f'FILE:1: the key {"1" * 59}… is not text; quote it: "{"1" * 59}…"',
+    ),
+    "long key twice": (
+        f"{'z' * 100}: y\n{'z' * 100}: y\n",
+        f"FILE:2: duplicate key '{'z' * 59}…'; first given in line 1",
+    ),
+    "long version": (
+        f"a: 1.{'1' * 5000}\n",
+        'FILE:1: N without quotes is a number, and loses its last zero; quote it: "N"'.replace(
+            "N", f"1.{'1' * 57}…"
+        ),
+    ),
+    "long tag": (f"a: !{'z' * 5000} x\n", f"FILE:1: unknown tag '!{'z' * 58}…'"),
+    "long text under a tag": (
+        f"a: !!bool {'z' * 5000}\n",
+        f"FILE:1: '{'z' * 59}…' is not a YAML bool",
+    ),
+    "long alias": (
+        f"a: *{'z' * 5000}\n",
+        f"FILE:1: not YAML: found undefined alias '{'z' * 59}…'",
+    ),
     "map tag on text": ("a: !!map x\n", "FILE:1: unknown tag 'tag:yaml.org,2002:map'"),
 }
 

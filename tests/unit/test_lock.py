@@ -20,6 +20,7 @@ from builder.errors import BuildError, UserError
 from builder.facts import Matrix
 from builder.matrix import cell, load, select
 from builder.model import BaseKind, Closure
+from builder.prepare import Workbench
 from builder.project import Project
 from tests.unit.support import ROOT, edited
 
@@ -435,3 +436,25 @@ def test_a_lock_that_was_changed_by_hand_is_refused(
     file.write_text(header + f"torch=={pins}".replace(*edit, 1))
     with pytest.raises(UserError, match="was changed by hand"):
         locks.read(copy, matrix, closure_of(matrix, "cpu-vllm"))
+
+
+@pytest.mark.parametrize("name", [f"{CPU}/torch.txt", "tools.txt"])
+def test_a_lock_that_is_no_text_is_told_with_the_line(
+    name: str, copy: Project, matrix: Matrix
+) -> None:
+    file = copy.locks / name
+    file.write_bytes(b"#\n# \xff\n" + file.read_bytes())
+    told = f"{file}:2: is not UTF-8; run `imgbuild lock`"
+    closure = closure_of(matrix, "cpu-vllm")
+    assert locks.check(copy, matrix, [closure], orphans=False) == [told]
+    if name != "tools.txt":
+        with pytest.raises(UserError) as error:
+            locks.read(copy, matrix, closure)
+        assert str(error.value) == told
+        assert locks.write(copy.locks, CPU, {"torch.txt": "torch==1\n"})
+
+
+def test_tools_that_are_no_text_build_nothing(copy: Project, matrix: Matrix) -> None:
+    (copy.locks / "tools.txt").write_bytes(b"\xff\n")
+    with pytest.raises(UserError, match=r"tools\.txt:1: is not UTF-8; run `imgbuild lock`"):
+        Workbench(copy, matrix).prepare(cell(matrix, "cpu-vllm"), BaseKind.REGISTRY)

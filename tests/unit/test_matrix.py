@@ -50,7 +50,8 @@ MISTAKES = {
     "unknown key, nothing near": Mistake(
         'sm: "8.0"',
         'qqq: "8.0"',
-        "unknown key 'qqq' in gpus.a100; known: arch, driver, geforce, sm, source, title",
+        "unknown key 'qqq' in gpus.a100; "
+        "known: arch, driver, geforce, last_driver, sm, source, title",
         "qqq:",
     ),
     "the field's name in Python": Mistake(
@@ -87,10 +88,59 @@ MISTAKES = {
         "layers[1]: 'cuda' is there already",
         'packages: ["torch"+-1',
     ),
+    "date in quotes": Mistake(
+        "\nas_of: 2",
+        '\nas_of: "2026-10-25" # 2',
+        "as_of: '2026-10-25' in quotes is text; take the quotes away",
+        "as_of:",
+    ),
+    "no date": Mistake(
+        "\nas_of: 2", '\nas_of: "soon" # 2', "as_of: input should be a valid date", "as_of:"
+    ),
+    "number in quotes": Mistake(
+        "port: 8000",
+        'port: "8000"',
+        "frameworks.vllm.server.port: '8000' in quotes is text; take the quotes away",
+        'port: "8000"',
+    ),
+    "truth in quotes": Mistake(
+        "compiles: true",
+        'compiles: "true"',
+        "frameworks.vllm.compiles: 'true' in quotes is text; take the quotes away",
+        'compiles: "true"',
+    ),
+    "no cells": Mistake("\ncells:\n", "\ncells: []\nx:\n", "cells is empty", "cells: []"),
+    "long value": Mistake(
+        "family: debian",
+        f"family: {'z' * 5000}",
+        f"os.debian12.family: unknown value '{'z' * 59}…'; known: debian, rhel, suse",
+        "family: z",
+    ),
+    "long name": Mistake(
+        "    accelerator: cpu\n    os: debian12",
+        f"    accelerator: cpu\n    os: debian12{'z' * 5000}",
+        f"stacks.cpu.os: unknown name 'debian12{'z' * 51}…'; known: alma9, debian12, debian13, "
+        "ngc25.12, opensuse15, rocky8, rocky9, sles15, ubi9, ubuntu20.04, ubuntu22.04, "
+        "ubuntu24.04",
+        "os: debian12z",
+    ),
+    "long number": Mistake(
+        "title: NVIDIA L40S",
+        f"title: {'1' * 4000}",
+        f'gpus.l40s.title: {"1" * 59}… without quotes is a number; quote it: "{"1" * 59}…"',
+        "title: 111",
+    ),
+    "long cell": Mistake(
+        "\ncells:\n",
+        f"\ncells:\n  - cpu-{'z' * 5000}\n",
+        f"unknown cell 'cpu-{'z' * 55}…': no framework '{'z' * 59}…'; known: deepspeed, jax, ray, "
+        "sglang, tensorrt-llm, tgi, torch-xla, vllm",
+        "- cpu-z",
+    ),
     "schema in quotes": Mistake(
         "\nschema: 1",
         '\nschema: "1"',
-        "schema: unknown value '1'; write it without quotes",
+        "schema: unknown value '1'; take the quotes away",
         "schema:",
     ),
     "CUDA stack without a driver": Mistake(
@@ -165,7 +215,7 @@ MISTAKES = {
     ),
     "text for a number": Mistake(
         "port: 8000",
-        'port: "8000"',
+        "port: http",
         "frameworks.vllm.server.port: input should be a valid integer",
         "port:",
     ),
@@ -240,6 +290,31 @@ MISTAKES = {
         "frameworks.deepspeed.releases[0].builds[3].torch_of: unknown name 'debian12'; "
         "known: ngc25.12",
         "torch_of:",
+    ),
+    "vendor's Python without PyTorch": Mistake(
+        "brings: [torch, torchvision",
+        "brings: [torchvision",
+        "os.ngc25.12.brings: lacks torch, for the sake of which builds name the OS",
+        "brings:",
+    ),
+    "requirement that the OS brings": Mistake(
+        '["deepspeed==0.19.8", "transformers", "fastapi"',
+        '["deepspeed==0.19.8", "torch==2.13.0", "fastapi"',
+        "frameworks.deepspeed.releases[0].builds[3].requirements[1]: ngc25.12 brings it",
+        '"torch==2.13.0", "fastapi"',
+    ),
+    "CUDA that nobody knows": Mistake(
+        'cuda: "13.1"\n            driver_floor: "580.65.06"\n            # CUDA',
+        'cuda: "11.0"\n            driver_floor: "580.65.06"\n            # CUDA',
+        "frameworks.deepspeed.releases[0].builds[3].cuda: '11.0' is not of CUDA 12 or 13",
+        'cuda: "11.0"',
+    ),
+    "driver of another CUDA": Mistake(
+        'cuda: "13.1"\n            driver_floor: "580.65.06"\n            # CUDA',
+        'cuda: "13.1"\n            driver_floor: "525.60.13" # wrong\n            # CUDA',
+        "frameworks.deepspeed.releases[0].builds[3].driver_floor: CUDA 13.1 needs 580.65.06, "
+        "the first driver of its major version",
+        "# wrong",
     ),
     "server that is not there": Mistake(
         "module: deepspeed # DeepSpeed ships no server",

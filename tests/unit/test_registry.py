@@ -73,6 +73,14 @@ def test_what_is_no_address_is_told(text: str) -> None:
         Address.parse(text)
 
 
+@pytest.mark.parametrize("host", ["[:::]", "[::1::2]", "[12345::]", "[1:2]", "[]"])
+@pytest.mark.parametrize("port", ["", ":5000"])
+def test_brackets_hold_an_ipv6_address(host: str, port: str) -> None:
+    with pytest.raises(UserError, match="names no registry; give HOST"):
+        Address.parse(f"{host}{port}/lab")
+    assert Address.parse("[2001:db8::1]/lab").host == "[2001:db8::1]"
+
+
 @pytest.mark.parametrize(
     "host", ["a..b", ".a.b", "a.b.", "a.-b", "a-.b", "a" * 64 + ".org", ".".join(["a" * 60] * 5)]
 )

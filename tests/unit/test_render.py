@@ -215,6 +215,24 @@ def test_check_shows_orphans(tmp_path: Path, content: bytes, body: str) -> None:
     assert render.check(tmp_path, [IMAGE], orphans=False) == ""
 
 
+@pytest.mark.parametrize("target", ["nowhere", ".", "x-y/Dockerfile"])
+def test_check_shows_links_that_no_cell_owns(tmp_path: Path, target: str) -> None:
+    render.write(tmp_path, [IMAGE])
+    (tmp_path / "x-y/link").symlink_to(tmp_path / target)
+    assert drift_of(tmp_path).startswith("--- a/T/x-y/link\n+++ /dev/null\n")
+    assert render.check(tmp_path, [IMAGE], orphans=False) == ""
+
+
+def test_a_link_to_nowhere_in_place_of_a_file_is_drift(tmp_path: Path) -> None:
+    render.write(tmp_path, [IMAGE])
+    file = tmp_path / "x-y/Dockerfile"
+    file.unlink()
+    file.symlink_to(tmp_path / "nowhere")
+    assert drift_of(tmp_path).startswith("--- /dev/null\n+++ b/T/x-y/Dockerfile\n")
+    assert render.write(tmp_path, [IMAGE]) == [file]
+    assert not file.is_symlink()
+
+
 @pytest.mark.parametrize("failing", ["replace", "fchmod"])
 def test_nothing_is_half_written_when_writing_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
@@ -231,6 +249,72 @@ def test_nothing_is_half_written_when_writing_fails(
             render.write(tmp_path, [new])
     assert render.check(tmp_path, [IMAGE], orphans=True) == ""
     assert sorted(f.name for f in (tmp_path / "x-y").iterdir()) == sorted(IMAGE.files)
+
+
+def test_two_that_write_a_new_folder_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one makes it between the look and the making."""
+    mkdir = Path.mkdir
+
+    def second(folder: Path, *args: Any, **options: Any) -> None:
+        monkeypatch.setattr(Path, "mkdir", mkdir)  # which calls itself
+        mkdir(folder, parents=True)
+        mkdir(folder, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", second)
+    image = RenderedImage("x-y", {"Dockerfile": "a\n"})
+    assert render.write(tmp_path / "images", [image]) == [tmp_path / "images/x-y/Dockerfile"]
+
+
+def test_two_of_one_number_write_each_their_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers number their processes alike: a name aside is nobody else's."""
+    image = RenderedImage("x-y", {"Dockerfile": "a\n"})
+    replace, seen = os.replace, list[str]()
+
+    def meanwhile(aside: str, file: Path) -> None:
+        seen.append(aside)
+        if len(seen) == 1:
+            render.write(tmp_path, [RenderedImage("x-y", {"Dockerfile": "b\n"})])
+        replace(aside, file)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    render.write(tmp_path, [image])
+    assert len(set(seen)) == 2
+    assert (tmp_path / "x-y/Dockerfile").read_text() == "a\n"
+    assert [file.name for file in (tmp_path / "x-y").iterdir()] == ["Dockerfile"]
+
+
+def test_a_file_aside_that_is_somebody_elses_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "urandom", bytes)
+    taken = tmp_path / f"x-y/.Dockerfile-{'00' * 8}"
+    taken.parent.mkdir()
+    taken.write_text("theirs")
+    with pytest.raises(FileExistsError):
+        render.write(tmp_path, [RenderedImage("x-y", {"Dockerfile": "a\n"})])
+    assert taken.read_text() == "theirs"
+
+
+# Projects' own templates.
+
+
+def test_a_systems_template_sees_the_contents(
+    project: Project, matrix: Matrix, tmp_path: Path
+) -> None:
+    (tmp_path / "os").mkdir()
+    shipped = (ROOT / "templates/os/debian.j2").read_text()
+    install = "{% macro install(packages) -%}\n"
+    assert install in shipped
+    own = shipped.replace(install, f"{install}# for {{{{ contents.version }}}}\n")
+    (tmp_path / "os/debian.j2").write_text(own)
+    recipe = recipe_of(project, matrix, "cpu-vllm")
+    files = Renderer([tmp_path, *project.template_dirs]).render(recipe).files
+    for text in files.values():
+        assert f"    # for {recipe.cell.release.version}\n" in text
 
 
 # Broken templates.
@@ -270,6 +354,35 @@ def test_nothing_is_half_written_when_writing_fails(
             "a\n{{ 'x' | quotedd }}\n",
             ":2: bad template: No filter named 'quotedd'.",
         ),
+        (
+            "frameworks/vllm.j2",
+            "true\n{{ contents.version + 1 }}\n",
+            ':2: bad template: can only concatenate str (not "int") to str',
+        ),
+        ("frameworks/vllm.j2", "true\n{{ 1 / 0 }}\n", ":2: bad template: division by zero"),
+        (
+            "frameworks/vllm.j2",
+            "true\n{% macro f() %}{{ f() }}{% endmacro %}\n{{ f() }}\n",
+            ":2: bad template: maximum recursion depth exceeded",
+        ),
+        (
+            "Dockerfile.j2",
+            "a\n{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}\n",
+            ": bad template: maximum recursion depth exceeded",
+        ),
+        ("Dockerfile.layers.j2", "a\n{{ run() }}\n", ":2: bad template: run() has no command"),
+        (
+            "apptainer.layers.j2",
+            "a\n{{ run('# why', '') }}\n",
+            ":2: bad template: run() has no command",
+        ),
+        (
+            "Dockerfile.layers.j2",
+            "a\n{{ wheels_of(contents) }}\n",
+            ":2: bad template: 'Contents' object has no attribute 'steps'",
+        ),
+        ("frameworks/vllm.j2", "true\n# \udcff\n", ":2: is not UTF-8"),
+        ("Dockerfile.j2", "\udcc3", ":1: is not UTF-8"),
     ],
 )
 def test_a_broken_template_is_told_with_its_line(
@@ -277,11 +390,14 @@ def test_a_broken_template_is_told_with_its_line(
 ) -> None:
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
-    file.write_text(text)
+    file.write_bytes(text.encode(errors="surrogateescape"))
     renderer = Renderer([tmp_path, *project.template_dirs])
     with pytest.raises(UserError) as error:
         renderer.render(recipe_of(project, matrix, "cpu-vllm"))
-    assert str(error.value) == f"{file}{says}"
+    told = str(error.value)
+    # Python says more of some recursions than of others.
+    assert told.startswith(f"{file}{says}") if "recursion" in says else told == f"{file}{says}"
+    assert "\n" not in told
 
 
 def test_a_missing_template(project: Project, matrix: Matrix, tmp_path: Path) -> None:

@@ -325,3 +325,21 @@ def test_the_frameworks_own_kernels_are_asked_too(matrix: Matrix) -> None:
     assert rules.kernel_code(changed(base, build={"kernel_sms": ()})) is None
     why = rules.kernel_code(changed(base, build={"kernel_sms": ("9.0", "10.0")}))
     assert why == "its own kernels in cu130 have GPU code for SM 9.0, 10.0, not for 8.0"
+
+
+def test_a_gpu_ends_with_its_last_driver(matrix: Matrix) -> None:
+    """R580 is the last branch for Volta, whatever CUDA a newer one brings."""
+    base = candidate(matrix, "cuda13.0-vllm-v100", "0.19.1", "cu128")
+    assert rules.gpu_driver(base) is None
+    newer = changed(base, stack={"driver": "590.48.01"})
+    assert (
+        rules.gpu_driver(newer) == "R580 is NVIDIA V100's last driver, the stack promises 590.48.01"
+    )
+
+
+def test_geforce_has_no_forward_compatibility(matrix: Matrix) -> None:
+    base = candidate(matrix, "cuda12.8-vllm-rtx4090", "0.32.0", "cu130")
+    assert rules.driver(base) == (
+        "its cu130 build needs driver 580.65.06, the stack promises 570.26, and"
+        f" {matrix.gpus['rtx4090'].title} has no forward compatibility"
+    )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from builder.errors import Place, UserError
 from builder.facts import Matrix
 from builder.matrix import cell, select
-from builder.matrix.select import CellId, parse_id
+from builder.matrix.select import CellId, _orders, parse_id
 
 PUBLISHED = "cells: cpu-vllm, cuda12.2-vllm, cuda13.0-vllm, cuda13.0-vllm-h100"
 ALL = ["cpu-vllm", "cuda12.2-vllm", "cuda13.0-vllm", "cuda13.0-vllm-h100"]
@@ -182,3 +182,20 @@ def test_any_selector_selects_or_is_a_user_error(matrix: Matrix, selector: str) 
     ids = [cell.id for cell in cells]
     assert ids
     assert len(set(ids)) == len(ids)
+
+
+def test_few_parts_are_tried_in_every_order_and_many_in_their_own() -> None:
+    assert list(_orders("a-b@1")) == ["a-b@1", "b-a@1"]
+    assert len(set(_orders("a-b-c-d-e-f-g"))) == 5040
+    for many in ("a-b-c-d-e-f-g-h", "-" * 3000, "cpu-" * 1500):
+        assert list(_orders(many)) == [many]
+
+
+@pytest.mark.parametrize("head", ["", "cpu-", "cpu-vllm-", "cpu-vllm@", "cpu-vllm,", "*"])
+@pytest.mark.parametrize("rest", ["z" * 5000, "-" * 5000])
+def test_a_long_selector_is_not_echoed_whole(matrix: Matrix, head: str, rest: str) -> None:
+    for ask in (cell, select):
+        with pytest.raises(UserError) as error:
+            ask(matrix, head + rest)
+        assert len(str(error.value)) < 500
+        assert "…'" in str(error.value)

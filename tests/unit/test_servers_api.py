@@ -21,6 +21,11 @@ def client(engine: FakeEngine | None) -> TestClient:
     return TestClient(api.create(engine), raise_server_exceptions=False)
 
 
+def post(engine: FakeEngine, body: bytes, path: str = "/v1/completions") -> Any:
+    """Bytes that are said to be JSON; without that word anything is refused."""
+    return client(engine).post(path, content=body, headers={"Content-Type": "application/json"})
+
+
 def complete(engine: FakeEngine, **body: Any) -> Any:
     return client(engine).post("/v1/completions", json={"prompt": "Hi", **body})
 
@@ -82,6 +87,12 @@ def test_parts_of_a_message_are_joined() -> None:
     parts = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]
     assert chat(engine, messages=[{"role": "user", "content": parts}]).status_code == 200
     assert engine.asked[0][0] == [72, 105]
+
+
+def test_null_in_a_part_is_nothing() -> None:
+    parts = [{"type": "text", "text": "Hi", "lang": None}, {"type": "text", "text": None}]
+    messages = [{"role": "user", "content": parts}]
+    assert chat(FakeEngine(HELLO), messages=messages).status_code == 200
 
 
 def test_token_ids_where_asked_for() -> None:
@@ -263,6 +274,8 @@ def test_what_asks_for_nothing_is_accepted(ask: Any, name: str, value: Any) -> N
         {"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"},
         {"parallel_tool_calls": False, "prompt_cache_key": "x", "safety_identifier": "x"},
         {"stream_options": {"include_usage": True, "include_obfuscation": False}, "priority": 1},
+        {"stream_options": {"continuous_usage_stats": False}},
+        {"stream_options": {"include_usage": None, "continuous_usage_stats": None, "x": None}},
     ],
 )
 def test_what_clients_send_beside_an_answers_options(more: dict[str, Any]) -> None:
@@ -283,6 +296,27 @@ def test_null_is_the_default(ask: Any) -> None:
     assert "usage" not in events(ask(engine, **options))[-1]
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"continuous_usage_stats": True}, "continuous_usage_stats=True"),
+        ({"include_usage": True, "continuous_usage_stats": 0}, "continuous_usage_stats=0"),
+        ({"include_usages": True}, "include_usages=True"),
+        ({"include_obfuscation": True}, "include_obfuscation=True"),
+    ],
+)
+@pytest.mark.parametrize("ask", [complete, chat])
+def test_an_unknown_option_of_a_stream_is_refused(
+    ask: Any, options: dict[str, Any], said: str
+) -> None:
+    engine = FakeEngine(HELLO)
+    response = ask(engine, stream=True, stream_options=options)
+    assert response.status_code == 400
+    told = response.json()["error"]["message"]
+    assert told == f"stream_options: {said} is not supported by this server"
+    assert engine.asked == []
+
+
 def test_null_is_no_prompt() -> None:
     for response in (
         complete(FakeEngine(HELLO), prompt=None),
@@ -296,6 +330,14 @@ CHATS: dict[str, tuple[Any, str]] = {
     "image": (
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
         "content of type 'image_url'",
+    ),
+    "part": (
+        [{"role": "user", "content": [{"type": "text", "text": "x", "lang": {"a": 1}}]}],
+        "lang={'a': 1} is not supported by this server",
+    ),
+    "text of another type": (
+        [{"role": "user", "content": [{"type": "text", "txt": "x"}]}],
+        "txt='x' is not supported by this server",
     ),
     "template": ([{"role": "bad", "content": "x"}], "the chat template refuses"),
     "too long": ([{"role": "user", "content": "x" * 64}], "maximum context length"),
@@ -315,7 +357,7 @@ def test_other_errors_have_the_same_shape() -> None:
         (complete(engine, model="other"), 404),
         (client(engine).get("/v2"), 404),
         (client(engine).get("/v1/completions"), 405),
-        (client(engine).post("/v1/completions", content="{"), 400),
+        (post(engine, b"{"), 400),
         (complete(FakeEngine([], RuntimeError("boom"))), 500),
     ):
         assert response.status_code == status
@@ -352,6 +394,19 @@ def test_the_health_of_an_engine_that_has_died() -> None:
     assert "device-side assert" in response.json()["error"]["message"]
 
 
+def test_a_model_with_several_names() -> None:
+    engine = FakeEngine(HELLO)
+    engine.aliases = ("other", "third")
+    cards = client(engine).get("/v1/models").json()["data"]
+    assert [card["id"] for card in cards] == ["fake", "other", "third"]
+    assert {card["max_model_len"] for card in cards} == {64}
+    for name in ("fake", "other", "third"):
+        response = complete(engine, model=name)
+        assert (response.status_code, response.json()["model"]) == (200, "fake")
+    assert complete(engine, model="fourth").status_code == 404
+    assert 'model_name="fake"' in client(engine).get("/metrics").text
+
+
 def test_metrics_count() -> None:
     engine = FakeEngine([*b"ok", EOS])
     api_client = client(engine)
@@ -383,16 +438,42 @@ def test_a_name_beyond_ascii() -> None:
     assert f"vllm:prompt_tokens_total{{{label}}} 0\n" in response.content.decode()
 
 
-def test_what_is_no_unicode_is_refused() -> None:
-    for body in (
-        b'{"prompt": "\\ud800"}',
-        b'{"prompt": "Hi", "\\ud800": 1}',
-        b'{"prompt": "Hi", "x": "\\ud800"}',
-        b'{"prompt": "Hi", "model": "\\ud800"}',
-    ):
-        response = client(FakeEngine(HELLO)).post("/v1/completions", content=body)
+NO_UNICODE = {
+    "prompt": b'{"prompt": "\\ud800"}',
+    "prompt in a list": b'{"prompt": ["\\udfff"]}',
+    "name": b'{"prompt": "Hi", "\\ud800": 1}',
+    "value": b'{"prompt": "Hi", "x": "\\ud800"}',
+    "ignored": b'{"prompt": "Hi", "user": {"a": ["\\ud800"]}}',
+    "model": b'{"prompt": "Hi", "model": "\\ud800"}',
+    "stop": b'{"prompt": "Hi", "stop": ["\\ud800"]}',
+    "chat": b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+    "content type": b'{"messages": [{"role": "user", "content": [{"type": "\\ud800"}]}]}',
+    "body": b'"\\ud800"',
+}
+
+
+@pytest.mark.parametrize("body", NO_UNICODE.values(), ids=NO_UNICODE.keys())
+def test_what_is_no_unicode_is_refused(body: bytes) -> None:
+    engine = FakeEngine(HELLO)
+    for path in ("/v1/completions", "/v1/chat/completions"):
+        response = post(engine, body, path)
         assert response.status_code == 400, (body, response.text)
-        assert response.json()["error"]["message"]
+        error = response.json()["error"]
+        assert error["message"] == "the body is not Unicode: it has half of a surrogate pair"
+        assert (error["type"], error["code"]) == ("invalid_request_error", 400)
+    assert engine.asked == []
+
+
+def test_bytes_that_are_no_utf_8_are_refused() -> None:
+    response = post(FakeEngine(HELLO), b'{"prompt": "\xff"}')
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["message"]
+
+
+def test_a_surrogate_pair_is_a_character() -> None:
+    engine = FakeEngine(HELLO)
+    assert post(engine, b'{"prompt": "\\ud83d\\ude00"}').status_code == 200
+    assert bytes(engine.asked[0][0]).decode() == "\U0001f600"
 
 
 @pytest.mark.parametrize("stream", [False, True])

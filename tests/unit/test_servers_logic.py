@@ -152,7 +152,7 @@ async def collect(engine: LocalEngine, first: int, count: int) -> list[int]:
 
 
 def test_requests_take_turns() -> None:
-    engine = LocalEngine("x", Counting(), Bytes(), 64)
+    engine = LocalEngine(["x"], Counting(), Bytes(), 64)
 
     async def both() -> list[list[int]]:
         return await asyncio.gather(*(collect(engine, 10 * n, 5) for n in range(1, 6)))
@@ -161,7 +161,7 @@ def test_requests_take_turns() -> None:
 
 
 def test_an_answer_ends_with_its_eos() -> None:
-    engine = LocalEngine("x", Counting(), Bytes(), 64)
+    engine = LocalEngine(["x"], Counting(), Bytes(), 64)
     assert asyncio.run(collect(engine, EOS - 2, 9)) == [EOS - 1, EOS]
 
 
@@ -178,12 +178,12 @@ def test_an_answer_ends_with_its_eos() -> None:
     ],
 )
 def test_what_ends_an_answer(sampling: Sampling, answer: list[int]) -> None:
-    engine = LocalEngine("x", Counting(), Bytes(), 64)
+    engine = LocalEngine(["x"], Counting(), Bytes(), 64)
     assert list(engine.tokens([EOS - 2], sampling, 4)) == answer
 
 
 def test_a_request_that_is_given_up_lets_the_next_one_in() -> None:
-    engine = LocalEngine("x", Counting(), Bytes(), 64)
+    engine = LocalEngine(["x"], Counting(), Bytes(), 64)
 
     async def leave_then_ask() -> list[int]:
         left = engine.generate([1], Sampling(), 50)
@@ -211,7 +211,7 @@ class Failing(Counting):
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_an_engine_is_dead_once_nothing_works_any_more(lost: bool) -> None:
-    engine = LocalEngine("x", Failing(lost), Bytes(), 64)
+    engine = LocalEngine(["x"], Failing(lost), Bytes(), 64)
 
     async def ask(first: int) -> list[int]:
         with pytest.raises(RuntimeError, match="device-side assert") if lost else nullcontext():

@@ -101,12 +101,17 @@ def test_the_shared_options() -> None:
 
 def test_the_models_name() -> None:
     parse = on_jax.parse
-    assert launch.name(parse(["--model", "/m"])) == "/m"
-    assert launch.name(parse(["--model", "/m", "--served-model-name", "modèle"])) == "modèle"
+    assert launch.names(parse(["--model", "/m"])) == ["/m"]
+    assert launch.names(parse(["--model", "/m", "--served-model-name", "modèle"])) == ["modèle"]
+    given = ["--served-model-name", "a", "b", "--model", "/m"]
+    assert launch.names(parse(given)) == ["a", "b"]
+    assert launch.names(on_ray.parse(given)[0]) == ["a", "b"]
     with pytest.raises(ServerError, match=r"--served-model-name 'm\\udcff': not UTF-8"):
-        launch.name(parse(["--model", "/m", "--served-model-name", "m\udcff"]))
+        launch.names(parse(["--model", "/m", "--served-model-name", "a", "m\udcff"]))
+    with pytest.raises(ServerError, match=r"--served-model-name 'm\\udcff': not UTF-8"):
+        launch.names(parse(["--model", "/m", "--served-model-name", "m\udcff"]))
     with pytest.raises(ServerError, match=r"--model '/\\udcff': not UTF-8; give --served-model"):
-        launch.name(parse(["--model", "/\udcff"]))
+        launch.names(parse(["--model", "/\udcff"]))
 
 
 def test_deepspeed_runs_on_one_device() -> None:
@@ -140,7 +145,7 @@ def test_vllms_options_go_through_ray() -> None:
     given = ["--model", "/m", "--dtype", "float32", "--max-model-len", "256", "--enforce-eager"]
     options, engine = on_ray.parse([*given, "--port", "9"])
     assert (options.port, options.replicas) == (9, 1)
-    assert engine == ["--enforce-eager", *given[:6]]
+    assert engine == [*given[2:], *given[:2]]
     with pytest.raises(ServerError, match="--replicas 0"):
         on_ray.parse([*given, "--replicas", "0"])
 
@@ -185,14 +190,80 @@ def test_underscores_in_vllms_options_are_dashes() -> None:
     ]
     given += ["--compilation_config.pass_config.enable_x=a_b", "--quantization", "fp_8", "-O3"]
     options, engine = on_ray.parse(given)
-    assert (options.served_model_name, options.max_model_len, options.model) == ("a_b", 64, "/a_b")
-    assert engine[:5] == [
+    assert (options.served_model_name, options.model) == (["a_b"], "/a_b")
+    assert engine[:7] == [
+        "--max-model-len",
+        "64",
         "--enforce-eager",
         "--compilation-config.pass_config.enable_x=a_b",
         "--quantization",
         "fp_8",
         "-O3",
     ]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--dtype", "half"],
+        ["--dtype=float"],
+        ["--max-model-len", "1k"],
+        ["--max-model-len", "auto"],
+        ["--max-model-len", "-1"],
+        ["--max-model-len=25.6k"],
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["-tp", "2"]])
+def test_what_vllm_reads_in_its_own_way_is_passed_on(given: list[str], more: list[str]) -> None:
+    options, engine = on_ray.parse(["--model", "/m", *given, *more])
+    assert engine[: len(given)] == given
+    assert " ".join(given) in " ".join(on_ray.vllm_command(options, engine))
+
+
+@pytest.mark.parametrize("word", ["--dtype", "--max-model-len"])
+def test_what_is_not_given_is_vllms_to_choose(word: str) -> None:
+    assert word not in on_ray.parse(["--model", "/m"])[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "option", "value"),
+    [
+        (["--distributed-executor-backend", "mp"], "--distributed-executor-backend", "mp"),
+        (["--distributed_executor_backend=mp"], "--distributed-executor-backend", "mp"),
+        (["-dp", "2", "--data-parallel-backend=mp"], "--data-parallel-backend", "mp"),
+        (["-dp", "2"], "--distributed-executor-backend", "ray"),
+        (["-dp", "2"], "--data-parallel-backend", "ray"),
+    ],
+)
+def test_a_backend_that_is_asked_for_is_not_overridden(
+    given: list[str], option: str, value: str
+) -> None:
+    options, engine = on_ray.parse(["--model", "/m", "-tp", "2", *given])
+    command = on_ray.vllm_command(options, engine)
+    assert command.count(option) == 1
+    assert command[command.index(option) + 1] == value
+
+
+def test_a_backend_reaches_the_engines_of_replicas_too() -> None:
+    _, engine = on_ray.parse(["--model", "/m", "--distributed-executor-backend", "mp"])
+    assert "--distributed-executor-backend mp" in " ".join(engine)
+    assert "--distributed-executor-backend" not in on_ray.parse(["--model", "/m"])[1]
+
+
+def test_all_names_of_a_model_reach_vllm() -> None:
+    options, engine = on_ray.parse(["--model", "/m", "-tp", "2", "--served-model-name", "a", "b"])
+    assert "--served-model-name a b --host" in " ".join(on_ray.vllm_command(options, engine))
+
+
+def test_a_model_that_is_spread_has_no_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _name: "0.32.0")
+    with pytest.raises(ServerError) as error:
+        on_ray.run(["--model", "/m", "-tp", "2", "--replicas", "3"])
+    told = "--replicas 3: vLLM itself spreads a model, without replicas; use --data-parallel-size "
+    assert str(error.value) == f"{told}3"
+    with pytest.raises(ServerError) as error:
+        on_ray.run(["--model", "/m", "-tp", "2", "-dp", "2", "--replicas", "3"])
+    assert str(error.value) == f"{told}6"
 
 
 def test_copies_of_a_model_are_spread_over_the_cluster_too() -> None:

@@ -45,6 +45,7 @@ def broken_facts(found: Cell, as_of: datetime.date) -> Iterator[str]:
     if gpu:
         yield from ["arch"] if gpu.arch not in build.arches else []
         yield from ["GPU's driver"] if Version(gpu.driver or "0") > have else []
+        yield from ["GPU's last driver"] if have.major > int(gpu.last_driver or 999) else []
         sm = Version(gpu.sm)
         for sms in filter(None, (build.sms, build.kernel_sms)):
             if not any(v.major == sm.major and v <= sm for v in map(Version, sms)):
@@ -80,7 +81,8 @@ KNOWN = {
     "cuda13.0-sglang-t4": "its own kernels in cu128 have GPU code for SM 8.0",  # no Turing
     "cuda12.8-sglang-rocky8": "0.5.8.post1",
     "cuda13.0-vllm-rocky8": "0.21.0",
-    "cuda13.0-vllm-ubuntu20.04": "it needs Python >=3.11,<3.15, Ubuntu 20.04 (focal) has 3.8",
+    "cuda13.0-vllm-ubuntu20.04": "Ubuntu 20.04 (focal) has had no fixes since 2025-05-31",
+    "cuda12.1-vllm-l40s": "NVIDIA L40S needs driver 535.54.03, the stack promises 530.30.02",
     "cuda13.0-deepspeed-ngc25.12": "0.19.8",
     "cuda13.0-deepspeed-t4-ngc25.12": "its ngc25.12 build has GPU code for SM 8.0",
     "cuda13.0-vllm-ngc25.12": "it brings a PyTorch, and NGC PyTorch 25.12 (Ubuntu 24.04) has",
@@ -221,7 +223,7 @@ def test_explain_names_no_rule_as_kept_that_an_upstream_image_is_not_asked(
     assert "not asked" not in capsys.readouterr().out
 
 
-UNASKED = ["own_torch", "python", "glibc", "system_support"]
+UNASKED = ["system_support", "own_torch", "python", "glibc"]
 
 
 def test_rules_that_an_upstream_image_is_not_asked_are_those_of_its_system(matrix: Matrix) -> None:
