@@ -50,13 +50,14 @@ def place(decisions: Sequence[Row]) -> List[str]:
 def _prefer(node: int) -> str | None:
     """Prefer a node's memory; returns why that is refused. Preferred, not bound: it may be full."""
     number = _SET_MEMPOLICY.get(os.uname().machine)
-    if number is None or not sys.platform.startswith("linux"):
+    if node >= 64 or number is None or not sys.platform.startswith("linux"):
         return "not known for this CPU"
     try:
         import ctypes  # noqa: PLC0415 - 5 ms that most starts do not need
-    except ImportError as error:
+
+        libc = ctypes.CDLL(None, use_errno=True)
+    except (ImportError, OSError) as error:
         return str(error)
-    libc = ctypes.CDLL(None, use_errno=True)
     mask = ctypes.c_ulong(1 << node)
     if libc.syscall(number, _MPOL_PREFERRED, ctypes.byref(mask), ctypes.sizeof(mask) * 8 + 1):
         return os.strerror(ctypes.get_errno())

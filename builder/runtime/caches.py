@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import zlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,19 +76,32 @@ def short_tmpdir(environment: Mapping[str, str]) -> str | None:
     A link: what is written stays where the user wanted it.
     """
     long = environment.get("TMPDIR", "")
-    if len(long.encode()) <= LONGEST_TMPDIR:
+    if len(os.fsencode(long)) <= LONGEST_TMPDIR:
         return None
     for place in SHARED:
         folder = os.path.join(place, f"imgbuild-{os.getuid()}")
         if not (writable(folder) and private(folder)):
             continue
-        link = os.path.join(folder, f"tmp-{os.urandom(4).hex()}")
-        try:
-            os.symlink(long, link)
-        except OSError:
-            continue
-        return link
+        # The same name each time: a shared /tmp does not fill with links.
+        target = os.path.abspath(long)
+        link = os.path.join(folder, f"tmp-{zlib.crc32(os.fsencode(target)):08x}")
+        if _linked(link, target):
+            return link
     return None
+
+
+def _linked(link: str, target: str) -> bool:
+    """Whether the link is there, or has been there, and leads to its target."""
+    try:
+        os.symlink(target, link)
+    except FileExistsError:
+        try:
+            return os.readlink(link) == target
+        except OSError:
+            return False
+    except OSError:
+        return False
+    return True
 
 
 def placed(
@@ -106,7 +120,8 @@ def placed(
             wrong.append(f"{name}={environment[name]} cannot be written; caches go elsewhere")
     folder = root(environment, own_home)
     if folder is not None:
-        chosen["XDG_CACHE_HOME"] = folder
+        own = environment.get("XDG_CACHE_HOME")
+        chosen["XDG_CACHE_HOME"] = own if own and writable(own) else folder
         for row in rows:
             if not environment.get(row["variable"]):
                 chosen[row["variable"]] = os.path.join(folder, row["folder"])

@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     Row = Dict[str, Any]
 
 GIB = 1 << 30
+# One flag, as vLLM, SGLang, TensorRT-LLM and TGI spell it.
+_PARALLEL = ("--tensor-parallel-size", "-tp", "--tp", "--tp-size", "--num-shard")
+# Whoever uses one of these has thought of where the weights go.
+_SPREADING = (
+    *("--pipeline-parallel-size", "-pp", "--pp", "--pp-size"),
+    *("--data-parallel-size", "-dp", "--dp", "--dp-size"),
+    *("--quantization", "-q", "--cpu-offload-gb", "--config", "--sharded"),
+)
+_SEVERAL_HOSTS = (
+    *("--nnodes", "--node-rank", "--dist-init-addr", "--distributed-executor-backend"),
+    *("--data-parallel-address", "--master-addr"),
+)
 # What becomes of a row.
 SET, YOURS, NEEDLESS, OFF = "set", "yours", "not needed", "off"
 
@@ -47,10 +59,12 @@ def _answer(
     if not row.get("on", True):
         return OFF, None
     kind, name = row["kind"], row["name"]
-    if kind == "env" and environment.get(name):
+    if kind == "env" and name in environment:
         return YOURS, environment[name]
     if kind == "flag" and (own := given(name, arguments)) is not None:
         return YOURS, own
+    if kind == "flag" and (environment.get("NUM_SHARD") or arranged(arguments)):
+        return NEEDLESS, None
     rule = RULES.get(row["rule"])
     value = rule(facts, model) if rule else None
     return (NEEDLESS, None) if value is None else (SET, str(value))
@@ -59,16 +73,35 @@ def _answer(
 def given(flag: str, arguments: Sequence[str]) -> str | None:
     """The value of a flag among arguments, "" for one without; None where it is not there.
 
-    `--tensor_parallel_size=2` is `--tensor-parallel-size 2`, as servers read it.
+    `--tensor_parallel_size=2` is `--tensor-parallel-size 2`, as servers read it; of several the
+    last holds.
     """
+    wanted = flag.replace("_", "-")
+    names = _PARALLEL if wanted in _PARALLEL else (wanted,)
+    found = None
     for index, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
-        if name.startswith("--") and name.replace("_", "-") == flag.replace("_", "-"):
-            if equals:
-                return value
+        name = name.replace("_", "-")
+        # argparse knows a flag by its beginning, too.
+        begins = len(name) >= len("--tensor-p") and any(n.startswith(name) for n in names)
+        if name.startswith("-") and (name in names or begins):
             following = arguments[index + 1 : index + 2]
-            return following[0] if following and not following[0].startswith("--") else ""
-    return None
+            apart = following[0] if following and not following[0].startswith("-") else ""
+            found = value if equals else apart
+    return found
+
+
+def arranged(arguments: Sequence[str]) -> bool:
+    """Whether the user spreads the model otherwise, or in a file or to hosts unknown here."""
+    return any(given(flag, arguments) is not None for flag in (*_SPREADING, *_SEVERAL_HOSTS))
+
+
+def ranks(flag: str, arguments: Sequence[str]) -> int | None:
+    """The GPUs that the server will want of this host; None where that is not known."""
+    value = given(flag, arguments) or ""
+    if any(given(other, arguments) is not None for other in _SEVERAL_HOSTS):
+        return None
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
 
 
 def limited(facts: Facts) -> int | None:
@@ -178,6 +211,18 @@ RULES: Dict[str, Callable[[Facts, Facts], Any]] = {
 }
 
 
+def _ulimit(facts: Facts, name: str, value: str) -> str:
+    """What raises a limit here: Apptainer and Kubernetes have no option for it."""
+    container = facts["platform"]["container"]
+    letter, word = {"memlock": ("l", "unlimited"), "nofile": ("n", value)}[name]
+    if container in (None, "apptainer"):
+        return f"ulimit -{letter} {word} before the start, or {name} in /etc/security/limits.conf"
+    if container == "kubernetes":
+        unit = {"memlock": "LimitMEMLOCK=infinity", "nofile": f"LimitNOFILE={value}"}[name]
+        return f"{unit} in containerd's systemd unit"
+    return f"{container} run --ulimit {name}={value}"
+
+
 def advice(facts: Facts, disk: Facts | None = None) -> List[Row]:
     """What only the host can change: what it is, why another would be better, and the command."""
     kernel, limits = facts["kernel"], facts["limits"]
@@ -215,14 +260,14 @@ def advice(facts: Facts, disk: Facts | None = None) -> List[Row]:
         tell(
             f"{memlock // 1024} KiB may be locked in memory",
             "InfiniBand registers its buffers there",
-            "docker run --ulimit memlock=-1",
+            _ulimit(facts, "memlock", "-1"),
         )
     files = limits.get("nofile", None)
     if files is not None and files < 4096:
         tell(
             f"{files} files may be open",
             "each connection and each shard of the weights is one",
-            "docker run --ulimit nofile=65536",
+            _ulimit(facts, "nofile", "65536"),
         )
     if disk and not disk["rotates"] and disk["scheduler"] in ("bfq", "cfq"):
         tell(

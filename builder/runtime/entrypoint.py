@@ -12,6 +12,7 @@ IMGBUILD_TUNE=on|explain|off, IMGBUILD_PREFLIGHT=on|warn|off.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from . import apply, caches, decide, gpus, host, manifest, preflight, reaper, weights
@@ -76,19 +77,33 @@ class Start:
         if tuning is None or looking is None:
             return USAGE
         looks = self._serves and looking != "off"
-        query = gpus.Query() if looks and self._about["accelerator"] == "cuda" else None
+        asks = self._serves and (looks or tuning != "off")
+        query = gpus.Query() if asks and self._about["accelerator"] == "cuda" else None
         chosen, wrong = caches.placed(self._environment, self._about["caches"])
         for line in wrong:
             say(line)
         self._environment.update(chosen)
         if looks or tuning != "off":
-            facts = host.discover(host.Root(), query.answer() if query else {})
-            flags = self._tuned(facts, explain=tuning == "explain") if tuning != "off" else []
-            if looks and (code := self._looked(facts, flags, go_on=looking == "warn")):
+            try:
+                code = self._prepare(query, tuning, looking if looks else "off")
+            except Exception as error:  # a server that is not tuned still serves
+                say(f"neither tuned nor checked: {type(error).__name__}: {error}; please report it")
+                code = 0
+            if code:
                 return code
-            if self._serves:
-                self._command += flags
         return self._become()
+
+    def _prepare(self, query: gpus.Query | None, tuning: str, looking: str) -> int:
+        """Tune and look; returns an exit code where the server does not fit."""
+        answer = query.answer() if query else {"devices": []}
+        hidden = self._environment.get("CUDA_VISIBLE_DEVICES")
+        facts = host.discover(host.Root(), gpus.visible(answer, hidden))
+        flags = self._tuned(facts, explain=tuning == "explain") if tuning != "off" else []
+        if looking != "off" and (code := self._looked(facts, flags, go_on=looking == "warn")):
+            return code
+        if self._serves:
+            self._command += flags
+        return 0
 
     def _mode(self, name: str, known: Sequence[str]) -> str | None:
         value = self._environment.get(name) or known[0]
@@ -119,9 +134,8 @@ class Start:
     def _looked(self, facts: Dict[str, Any], flags: Sequence[str], *, go_on: bool) -> int:
         """Say what is wrong; returns the exit code where that ends the start."""
         flag = self._about["server"]["parallel_flag"]
-        ranks = decide.given(flag, [*self._arguments, *flags]) if flag else None
-        number = host.number(ranks or "")
-        found = preflight.check(facts, self._about, number)
+        ranks = decide.ranks(flag, [*self._arguments, *flags]) if flag else None
+        found = preflight.check(facts, self._about, ranks)
         for finding in found:
             say(preflight.told(finding))
         if not any(finding["fatal"] for finding in found):
@@ -134,6 +148,9 @@ class Start:
 
     def _become(self) -> int:
         program = self._command[0]
+        # Python ignores these, and what is ignored stays so: `bash -c "yes | head"` would complain.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
         try:
             os.execvpe(program, self._command, self._environment)
         except OSError as error:

@@ -10,9 +10,11 @@ import select
 import signal
 import time
 
+from .host import number
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List
+    from typing import Any, Dict, List, Tuple
 
     Facts = Dict[str, Any]
 
@@ -29,6 +31,7 @@ _FIELDS = (
     ("persistence", "persistence_mode"),
 )
 _BYTES = 1 << 20
+_LOST = ("[GPU is lost]", "[Unknown Error]", "[GPU requires reset]")  # in place of a value
 
 
 class Query:
@@ -60,28 +63,45 @@ class Query:
         if not self._pid:
             os.close(self._output)
             return {"driver": None, "devices": [], "error": self._error}
-        data, in_time = self._read()
-        if not in_time:
+        data, error = self._read()
+        status = self._ended() if error is None else None
+        if status is None:
             self._end()
-            return {"driver": None, "devices": [], "error": f"no answer in {SECONDS:g} s"}
-        _, status = os.waitpid(self._pid, 0)
+            error = error or f"no end in {SECONDS:g} s"
+            return {"driver": None, "devices": [], "error": error}
         return parse(data.decode("utf-8", "replace"), ok=status == 0)
 
-    def _read(self) -> tuple[bytes, bool]:
+    def _left(self) -> float:
+        return max(0.0, self._started + SECONDS - time.monotonic())
+
+    def _read(self) -> Tuple[bytes, str | None]:
+        """All that it writes, and what is wrong with that."""
         data = b""
         try:
             while len(data) < _BYTES:
-                left = self._started + SECONDS - time.monotonic()
-                ready, _, _ = select.select([self._output], [], [], max(0.0, left))
+                ready, _, _ = select.select([self._output], [], [], self._left())
                 if not ready:
-                    return data, False
+                    return data, f"no answer in {SECONDS:g} s"
                 more = os.read(self._output, 65536)
                 if not more:
-                    return data, True
+                    return data, None
                 data += more
-            return data, False
+            return data, f"more than {_BYTES >> 20} MiB of an answer"
         finally:
             os.close(self._output)
+
+    def _ended(self) -> int | None:
+        """Its status; None where it does not end, though it has closed its output."""
+        while True:
+            try:
+                pid, status = os.waitpid(self._pid, os.WNOHANG)
+            except ChildProcessError:  # SIGCHLD is ignored: the kernel has reaped it
+                return 0
+            if pid:
+                return status
+            if not self._left():
+                return None
+            time.sleep(0.001)
 
     def _end(self) -> None:
         """Kill it. One that hangs in the driver does not die: it is left behind, not waited for."""
@@ -101,8 +121,11 @@ def parse(text: str, *, ok: bool) -> Facts:
     others = []
     for line in text.splitlines():
         values = [value.strip() for value in line.split(",")]
-        if len(values) == len(_FIELDS) and values[0].isdigit():
-            devices.append(_device({name: value for (name, _), value in zip(_FIELDS, values)}))
+        if len(values) == len(_FIELDS) and number(values[0]) is not None:
+            if lost := next((v for v in values if v in _LOST), None):
+                others.append(f"GPU {values[0]}: {lost.strip('[]')}")
+            else:
+                devices.append(_device({name: value for (name, _), value in zip(_FIELDS, values)}))
         elif line.strip():
             others.append(line.strip())
     driver = next((device["driver"] for device in devices if device["driver"]), None)
@@ -118,13 +141,36 @@ def _device(row: Dict[str, str]) -> Facts:
     sm, memory = known("sm"), known("memory_mib")
     numbers = (sm or "").split(".")
     return {
-        "index": int(row["index"]),
+        "index": number(row["index"]),
         "uuid": known("uuid"),
         "name": known("name"),
         "bus": known("bus"),
-        "sm": sm if len(numbers) == 2 and all(n.isdigit() for n in numbers) else None,
-        "memory_mib": int(memory) if memory and memory.isdigit() else None,
+        "sm": sm if len(numbers) == 2 and None not in map(number, numbers) else None,
+        "memory_mib": number(memory or ""),
         "driver": known("driver"),
         "mig": row["mig"] == "Enabled",
         "persistence": None if known("persistence") is None else row["persistence"] == "Enabled",
     }
+
+
+def visible(answer: Facts, wanted: str | None) -> Facts:
+    """The answer without the GPUs that CUDA_VISIBLE_DEVICES hides: nvidia-smi names them all.
+
+    Indexes, or UUIDs or their beginnings, up to the first that is none. Of a MIG instance
+    nvidia-smi tells the GPU only.
+    """
+    if wanted is None:
+        return answer
+    chosen: List[Facts] = []
+    for token in wanted.replace(" ", "").split(","):
+        found = [
+            device
+            for device in answer["devices"]
+            if number(token) == device["index"]
+            or (token.startswith("GPU-") and str(device["uuid"]).startswith(token))
+            or (token.startswith("MIG-") and device["mig"])
+        ]
+        if not found:
+            break
+        chosen += [device for device in found if device not in chosen]
+    return {**answer, "devices": chosen}

@@ -16,13 +16,14 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing takes 4 ms of a start
-    from typing import Any, Dict, Iterable, Iterator, List, Tuple
+    from typing import Any, Dict, Iterable, Iterator, List, Set, Tuple
 
     Facts = Dict[str, Any]
 
 RECORDED = "imgbuild.json"  # in a recorded root: what is no file
 _NO_LIMIT = 1 << 60  # cgroup v1 says "none" with a number near 2^63
 _GPU_NODES = "/dev/nvidia[0-9]*"
+_MOST = 1 << 16  # CPUs; the kernel's own limit is 8192
 _READ = 1 << 20  # bytes of a file at most
 
 
@@ -36,7 +37,7 @@ class Root:
         if not self.live:
             try:
                 self._told = dict(json.loads(self.text("/" + RECORDED)))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 self._told = {}
 
     def text(self, path: str) -> str:
@@ -57,7 +58,10 @@ class Root:
 
     def names(self, pattern: str) -> List[str]:
         """Paths that match, as this host knows them."""
-        found = glob.glob(glob.escape(self.folder) + pattern)
+        try:
+            found = glob.glob(glob.escape(self.folder) + pattern)
+        except (OSError, ValueError):  # a NUL in a garbled name
+            return []
         return sorted(path[len(self.folder) :] for path in found)
 
     def told(self, key: str) -> Any:
@@ -88,14 +92,14 @@ def number(text: str) -> int | None:
 
 def numbers(text: str) -> List[int]:
     """ "0-3,8" -> [0, 1, 2, 3, 8], as the kernel writes lists of CPUs; [] for what is none."""
-    found: List[int] = []
+    found: Set[int] = set()
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
         start, end = number(first.strip()), number((last or first).strip())
-        if start is None or end is None or not start <= end < start + 65536:
+        if start is None or end is None or not start <= end < _MOST:
             return []
-        found += range(start, end + 1)
-    return sorted(set(found))
+        found.update(range(start, end + 1))
+    return sorted(found)
 
 
 def spelled(values: Iterable[int]) -> str:
@@ -163,9 +167,9 @@ def cgroup_folders(root: Root, controller: str) -> Iterator[Tuple[int, str]]:
         elif controller in controllers.split(","):
             own[1] = path
     for version, mount, within in mounts:
-        path = own.get(version, "/")
+        path, top = own.get(version, "/"), within.rstrip("/")
         # Without a cgroup namespace a container sees its own folder as the mount's root.
-        below = path[len(within.rstrip("/")) :] if path.startswith(within.rstrip("/")) else ""
+        below = path[len(top) :] if f"{path}/".startswith(f"{top}/") else ""
         parts = [part for part in below.split("/") if part and part != ".."]
         for end in range(len(parts), -1, -1):
             yield version, "/".join([mount.rstrip("/"), *parts[:end]])
@@ -182,7 +186,7 @@ def _quota(root: Root) -> float | None:
             period = root.line(f"{folder}/cpu.cfs_period_us")
         granted, of = number(quota), number(period)
         if granted and of:
-            found.append(round(granted / of, 3))
+            found.append(max(1, granted * 1000 // of) / 1000)
     return min(found) if found else None
 
 
@@ -223,23 +227,42 @@ def _numa(root: Root) -> List[Facts]:
 
 def _gpus(root: Root, queried: Facts | None) -> Facts:
     told = dict(queried) if isinstance(queried, dict) else {}
-    devices = [dict(one) for one in told.get("devices") or [] if isinstance(one, dict)]
-    for device in devices:
-        address = str(device.get("bus", "")).lower()[-12:]  # nvidia-smi writes 8 digits of domain
-        node = root.line(f"/sys/bus/pci/devices/{address}/numa_node")
-        device["numa"] = number(node)  # "-1": the firmware did not say
-    driver = told.get("driver")
+    devices = [_device(root, one) for one in _list(told.get("devices")) if isinstance(one, dict)]
+    driver = _known(told, "driver", str)
     for word in root.line("/proc/driver/nvidia/version").split():
         if driver is None and word.count(".") in (1, 2) and word.replace(".", "").isdigit():
             driver = word
     return {
         "driver": driver,
         "devices": devices,
-        "error": told.get("error"),
+        "error": _known(told, "error", str),
         "nodes": root.names(_GPU_NODES),
         "control": bool(root.names("/dev/nvidiactl")) or bool(root.names("/dev/dxg")),
         "libraries": _libraries(root),
     }
+
+
+def _device(root: Root, told: Facts) -> Facts:
+    bus, sm = _known(told, "bus", str), _known(told, "sm", str)
+    parts = (sm or "").split(".")
+    address = (bus or "").lower()[-12:]  # nvidia-smi writes 8 digits of domain
+    return {
+        **{name: _known(told, name, str) for name in ("uuid", "name", "bus", "driver")},
+        **{name: _known(told, name, int) for name in ("index", "memory_mib", "persistence")},
+        "sm": sm if len(parts) == 2 and None not in map(number, parts) else None,
+        "mig": told.get("mig") is True,
+        # "-1": the firmware did not say.
+        "numa": root.number(f"/sys/bus/pci/devices/{address}/numa_node") if address else None,
+    }
+
+
+def _known(told: Facts, name: str, kind: type) -> Any:
+    """A value of a recording, None where it is of another type."""
+    return told[name] if isinstance(told.get(name), kind) else None
+
+
+def _list(told: Any) -> List[Any]:
+    return told if isinstance(told, list) else []
 
 
 # Where the driver's library is put: by the container toolkit, by Apptainer, by hosts.
@@ -257,7 +280,7 @@ _LIBRARY_FOLDERS = (
 def _libraries(root: Root) -> List[Facts]:
     """Each libcuda.so.1 that the loader may find, in its order: where, and of which driver."""
     folders = [f for f in os.environ.get("LD_LIBRARY_PATH", "").split(":") if f and root.live]
-    folders += [str(folder) for folder in root.told("ld_library_path") or []]
+    folders += [str(folder) for folder in _list(root.told("ld_library_path"))]
     for file in ("/etc/ld.so.conf", *root.names("/etc/ld.so.conf.d/*.conf")):
         folders += [line.strip() for line in root.text(file).splitlines() if line.startswith("/")]
     found, seen = [], set()
@@ -303,11 +326,12 @@ def _limits(root: Root) -> Dict[str, int | None]:
 def _kernel(root: Root) -> Facts:
     """What only the host can change."""
     thp = root.line("/sys/kernel/mm/transparent_hugepage/enabled")
+    governor = root.line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
-        "thp": thp[thp.find("[") + 1 : thp.find("]")] if "[" in thp and "]" in thp else None,
+        "thp": next((one for one in ("always", "madvise", "never") if f"[{one}]" in thp), None),
         "hugepages": root.number("/proc/sys/vm/nr_hugepages"),
         # Of one CPU: a host whose CPUs differ in this has not been seen.
-        "governor": root.line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+        "governor": governor if governor.isascii() and governor.isalpha() else None,
         "numa_balancing": root.number("/proc/sys/kernel/numa_balancing"),
     }
 

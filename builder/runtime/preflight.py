@@ -7,6 +7,8 @@ code 78 (EX_CONFIG of sysexits.h); IMGBUILD_PREFLIGHT=warn goes on, =off does no
 
 from __future__ import annotations
 
+from .host import number
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterable, Iterator, List
@@ -64,12 +66,17 @@ def _cuda(facts: Facts, manifest: Facts, ranks: int | None) -> Iterator[Finding]
         yield _finding(
             "no-driver-library",
             "GPU devices are here, but the driver's libcuda.so.1 is not",
-            "the container toolkit mounts it only where NVIDIA_DRIVER_CAPABILITIES names compute",
-            "docker run -e NVIDIA_DRIVER_CAPABILITIES=compute,utility, or apptainer run --nv",
+            "the container toolkit mounts it, for --gpus and not for --device, and only where"
+            " NVIDIA_DRIVER_CAPABILITIES names compute",
+            "docker run --gpus all -e NVIDIA_DRIVER_CAPABILITIES=compute,utility, or apptainer run"
+            " --nv",
         )
-    if not gpus["devices"] and gpus["error"]:
-        yield _silent(gpus["error"])
-    yield from _drivers(facts, manifest)
+    drivers = list(_drivers(facts, manifest))
+    if gpus["error"] and (not gpus["devices"] or _is_lost(gpus["error"])):
+        silent = _silent(gpus["error"])
+        if silent["fatal"] or not drivers:  # an old driver's nvidia-smi knows fewer fields
+            yield silent
+    yield from drivers
     yield from _code(facts, manifest)
     if ranks is not None and ranks > 1:
         yield from _parallel(facts, ranks)
@@ -91,9 +98,28 @@ def _no_devices(facts: Facts) -> Finding:
     )
 
 
+def _is_lost(error: str) -> bool:
+    words = ("gpu is lost", "fallen off", "device handle", "unknown error", "requires reset")
+    return "initialize nvml" not in error.lower() and any(w in error.lower() for w in words)
+
+
 def _silent(error: str) -> Finding:
-    lost = any(word in error.lower() for word in ("lost", "fallen off", "device handle", "unknown"))
-    if lost:
+    if "version mismatch" in error.lower():
+        return _finding(
+            "driver-mismatch",
+            f"the driver's library and its kernel module differ: {error}",
+            "the host's driver was updated, and the old module is still loaded (CUDA error 803)",
+            "reboot the host, or unload the nvidia modules and load them again",
+        )
+    if "initialize nvml: unknown error" in error.lower():
+        return _finding(
+            "devices-refused",
+            f"the GPU devices cannot be opened: {error}",
+            "this container's cgroup does not allow them: systemd has reloaded its units since the"
+            " start, or no-cgroups is set in the NVIDIA Container Toolkit's config.toml",
+            "start a new container; for good, use CDI (docker run --device nvidia.com/gpu=all)",
+        )
+    if _is_lost(error):
         return _finding(
             "gpu-lost",
             f"a GPU does not answer: {error}",
@@ -114,11 +140,11 @@ def _drivers(facts: Facts, manifest: Facts) -> Iterator[Finding]:
     driver, floor = gpus["driver"], manifest["driver_floor"]
     geforce = [d["name"] for d in gpus["devices"] if is_geforce(d["name"])]
     old = bool(driver and floor and numbers(driver) < numbers(floor))
-    if old:
+    if old and (geforce or not _carried_forward(gpus["libraries"], floor)):
         forward = (
-            f"{geforce[0]} has no forward compatibility, so only a newer driver helps"
+            f"{geforce[0]} has no forward compatibility, so cuda-compat does not help"
             if geforce
-            else "on a data-center GPU NVIDIA's cuda-compat package of that version does, too"
+            else "on a data-center GPU NVIDIA's cuda-compat may help, for the drivers in its table"
         )
         yield _of_rule(
             manifest,
@@ -147,6 +173,14 @@ def _drivers(facts: Facts, manifest: Facts) -> Iterator[Finding]:
                 "a library older than the kernel's module cannot talk to it",
                 f"take {library['folder']} out of LD_LIBRARY_PATH and of /etc/ld.so.conf.d",
             )
+
+
+def _carried_forward(libraries: List[Facts], floor: str) -> bool:
+    """Whether the loader finds a cuda-compat that is new enough first."""
+    return any(
+        library["compat"] and numbers(library["version"] or "") >= numbers(floor)
+        for library in libraries[:1]
+    )
 
 
 def _code(facts: Facts, manifest: Facts) -> Iterator[Finding]:
@@ -187,14 +221,19 @@ def _parallel(facts: Facts, ranks: int) -> Iterator[Finding]:
             f"serve with a tensor-parallel size of {len(devices)}, or give it more GPUs",
         )
     needed = ranks * _SHM_PER_RANK
+    fixes = {
+        "apptainer": f"on the host: mount -o remount,size={needed >> 20}m /dev/shm",
+        "kubernetes": "an emptyDir with medium: Memory, mounted at /dev/shm",
+        "podman": f"podman run --shm-size={needed >> 20}m or --ipc=host",
+    }
+    container = facts["platform"]["container"]
     if shm is not None and shm < needed:
         mib = shm >> 20
         yield _finding(
             "shm",
             f"/dev/shm has {mib} MiB for {ranks} ranks",
             "NCCL and torch exchange data there; a full one ends in SIGBUS",
-            f"docker run --shm-size={needed >> 20}m or --ipc=host; in Kubernetes an emptyDir with"
-            " medium: Memory at /dev/shm",
+            fixes.get(container or "", f"docker run --shm-size={needed >> 20}m or --ipc=host"),
             fatal=shm <= _DEFAULT_SHM,
         )
 
@@ -206,7 +245,7 @@ def is_geforce(name: str | None) -> bool:
 
 def numbers(version: str) -> tuple[int, ...]:
     """ "580.65.06" -> (580, 65, 6): versions compare by their numbers."""
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
+    return tuple(n for n in map(number, version.split(".")) if n is not None)
 
 
 def runs_on(sms: Iterable[str], sm: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from contextlib import suppress
 
 TYPE_CHECKING = False
@@ -21,17 +22,30 @@ _FORWARDED = (
 )
 
 
+def _to_the_front() -> None:
+    """A group of its own, the terminal's: else Ctrl-C would reach it twice, from there and us."""
+    os.setpgid(0, 0)
+    with suppress(OSError):
+        os.tcsetpgrp(0, os.getpgrp())
+
+
 def supervise(start: Callable[[], int]) -> int:
     """Run `start` in a child, which mostly ends in exec, and be its init; returns its exit code.
 
     128 and the number of the signal that ended it, as shells say it.
     """
     # A signal between the fork and the handlers would be lost: PID 1 has no default actions.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, signal.SIGTTOU))
     child = os.fork()
     if child == 0:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-        os._exit(start())
+        _to_the_front()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_FORWARDED, signal.SIGTTOU))
+        try:
+            code = start()
+        except BaseException:  # this copy of the init must not go on as one
+            sys.excepthook(*sys.exc_info())
+            code = 1
+        os._exit(code)
 
     def forward(number: int, _: Any) -> None:
         with suppress(ProcessLookupError):

@@ -41,7 +41,7 @@ _RECORDED = (
 )
 _PRESENT = (
     *("/dev/nvidia[0-9]*", "/dev/nvidiactl", "/dev/dxg", "/dev/accel[0-9]*", "/dev/vfio/[0-9]*"),
-    *("/.dockerenv", "/run/.containerenv", "/.singularity.d/runscript"),
+    *("/.dockerenv", "/run/.containerenv", "/.singularity.d/runscript", "/singularity"),
     *("/sys/class/infiniband/*/ports/*/state",),
 )
 
@@ -76,7 +76,9 @@ def report(
     """Facts, settings, advice and findings, as the entrypoint would come by them."""
     root = host.Root(folder)
     asks = root.live and about["accelerator"] == "cuda"
-    facts = host.discover(root, gpus.Query().answer() if asks else None)
+    hidden = environment.get("CUDA_VISIBLE_DEVICES")
+    answer = gpus.visible(gpus.Query().answer(), hidden) if asks else None
+    facts = host.discover(root, answer)
     model = weights.named(arguments, about["server"]["model_flag"])
     place = weights.folder(model, environment) if model else None
     settings = decide.decide(
@@ -85,13 +87,13 @@ def report(
     flag = about["server"]["parallel_flag"]
     flags = [part for d in settings if d["kind"] == "flag" and d["status"] == decide.SET
              for part in (d["name"], d["value"])]  # fmt: skip
-    ranks = decide.given(flag, [*arguments, *flags]) if flag else None
+    ranks = decide.ranks(flag, [*arguments, *flags]) if flag else None
     disk = host.scheduler(root, place) if place else None
     return {
         "facts": facts,
         "settings": settings,
         "advice": decide.advice(facts, disk),
-        "preflight": preflight.check(facts, about, host.number(ranks or "")),
+        "preflight": preflight.check(facts, about, ranks),
         "not_set": about["not_set"],
     }
 
@@ -111,12 +113,20 @@ def record(target: str) -> None:
         text = root.text(path)
         if text:
             _write(target + path, text)
-    for pattern in _PRESENT:
+    if not root.text("/sys/devices/system/cpu/online"):
+        _write(f"{target}/proc/cpuinfo", root.text("/proc/cpuinfo"))
+    facts = host.discover(root, gpus.Query().answer())
+    folders = [library["folder"] for library in facts["gpus"]["libraries"]]
+    for pattern in (*_PRESENT, *(f"{folder}/libcuda.so.*" for folder in folders)):
         for path in root.names(pattern):
             _write(target + path, "")
-    facts = host.discover(root, gpus.Query().answer())
-    told = {"gpus": {key: facts["gpus"][key] for key in ("driver", "devices", "error")}}
-    told["shm"] = facts["shm"]
+    if root.names("/var/run/secrets/kubernetes.io"):  # the name only
+        _write(f"{target}/var/run/secrets/kubernetes.io/recorded", "")
+    told = {
+        "gpus": {key: facts["gpus"][key] for key in ("driver", "devices", "error")},
+        "shm": facts["shm"],
+        "ld_library_path": folders,  # in the loader's order
+    }
     _write(f"{target}/{host.RECORDED}", json.dumps(told, indent=2) + "\n")
 
 

@@ -7,11 +7,13 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Mapping, Sequence
+    from typing import Any, Dict, List, Mapping, Sequence
 
     Facts = Dict[str, Any]
 
+# Many folders have the same weights in several formats: servers load the first of these.
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
+_NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt")
 
 
 def named(arguments: Sequence[str], flag: str) -> str | None:
@@ -30,13 +32,20 @@ def folder(model: str, environment: Mapping[str, str]) -> str | None:
         return model
     if model.count("/") != 1:
         return None
-    hub = environment.get("HF_HUB_CACHE") or os.path.join(environment.get("HF_HOME", ""), "hub")
+    hub = environment.get("HF_HUB_CACHE") or os.path.join(_hugging_face(environment), "hub")
     snapshots = os.path.join(hub, f"models--{model.replace('/', '--')}", "snapshots")
     try:
         found = [os.path.join(snapshots, name) for name in os.listdir(snapshots)]
         return max(found, key=os.path.getmtime, default=None)
     except OSError:
         return None
+
+
+def _hugging_face(environment: Mapping[str, str]) -> str:
+    if environment.get("HF_HOME"):
+        return environment["HF_HOME"]
+    cache = environment.get("XDG_CACHE_HOME") or os.path.join(environment.get("HOME", ""), ".cache")
+    return os.path.join(cache, "huggingface")
 
 
 def read(place: str | None) -> Facts:
@@ -49,18 +58,23 @@ def read(place: str | None) -> Facts:
             config = json.load(file)
         config = config.get("text_config", config)
         for name, key in (("heads", "num_attention_heads"), ("kv_heads", "num_key_value_heads")):
-            if isinstance(config.get(key), int) and config[key] > 0:
+            if type(config.get(key)) is int and config[key] > 0:
                 found[name] = config[key]
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         pass
     try:
-        sizes = [
-            os.stat(entry.path).st_size
-            for entry in os.scandir(place)
-            if entry.name.endswith(_SUFFIXES)
-        ]
-        if sizes:
-            found["bytes"] = sum(sizes)
-    except OSError:
+        names = sorted(os.listdir(place))
+        for suffix in _SUFFIXES:
+            sizes = [os.stat(os.path.join(place, n)).st_size for n in _shards(names, suffix)]
+            if sum(sizes):
+                found["bytes"] = sum(sizes)
+                break
+    except (OSError, ValueError):
         pass
     return found
+
+
+def _shards(names: Sequence[str], suffix: str) -> List[str]:
+    """The files of one format. Mistral's `consolidated` ones are the same weights once more."""
+    found = [name for name in names if name.endswith(suffix) and name not in _NO_WEIGHTS]
+    return [name for name in found if not name.startswith("consolidated")] or found

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import _posixsubprocess
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -44,6 +46,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "python: may start this Python, and no other program")
 
 
+def _is_this_python(program: str) -> bool:
+    """Also by a script of its own; a program that is not there starts nothing."""
+    file = shutil.which(program)
+    if file is None or file == sys.executable:
+        return True
+    with Path(file).open("rb") as opened:
+        return opened.readline().split()[:1] == [b"#!" + os.fsencode(sys.executable)]
+
+
 @pytest.fixture(autouse=True)
 def no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real process fails the test; `@pytest.mark.python` allows this interpreter."""
@@ -62,9 +73,17 @@ def no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
         return call
 
+    spawn = os.posix_spawnp
+
+    def spawnp(program: str, *args: Any, **options: Any) -> int:
+        if not (python and _is_this_python(program)):
+            raise Forbidden(f"a unit test started a process: {program}")
+        return spawn(program, *args, **options)
+
     monkeypatch.setattr(subprocess.Popen, "__init__", start)
     for name in _STARTERS:
         monkeypatch.setattr(os, name, refuse(f"os.{name}"))
+    monkeypatch.setattr(os, "posix_spawnp", spawnp)
     if not python:
         monkeypatch.setattr(_posixsubprocess, "fork_exec", refuse("fork_exec"))
 

@@ -1,18 +1,65 @@
-"""What a container starts, and as which home."""
+"""What a container starts: the user's program or the server, tuned, or not at all."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder.runtime import entrypoint
+from builder.runtime import (
+    apply,
+    caches,
+    decide,
+    entrypoint,
+    gpus,
+    host,
+    manifest,
+    preflight,
+    reaper,
+)
+from builder.runtime.__main__ import main as runtime
+from tests.unit import hosts
+from tests.unit.support import ROOT
 
 SERVER = ("vllm", "serve")
+
+
+class Exec:
+    """Stands in for os.execvpe, which would not return."""
+
+    def __init__(self) -> None:
+        self.error: OSError | None = None
+        self.calls: list[tuple[str, list[str], dict[str, str]]] = []
+
+    def __call__(self, file: str, args: list[str], env: dict[str, str]) -> None:
+        self.calls.append((file, args, env))
+        if self.error:
+            raise self.error
+
+    @property
+    def command(self) -> list[str]:
+        ((_, args, _),) = self.calls
+        return args
+
+    @property
+    def env(self) -> dict[str, str]:
+        ((_, _, env),) = self.calls
+        return env
+
+
+@pytest.fixture
+def became(monkeypatch: pytest.MonkeyPatch) -> Exec:
+    called = Exec()
+    monkeypatch.setattr(os, "execvpe", called)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    return called
 
 
 @pytest.fixture
@@ -22,6 +69,9 @@ def path(tmp_path: Path) -> str:
     program.parent.mkdir()
     program.touch(0o755)
     return str(program.parent)
+
+
+# Which command.
 
 
 @pytest.mark.parametrize(
@@ -39,9 +89,12 @@ def path(tmp_path: Path) -> str:
     ],
 )
 def test_the_users_program_or_the_server(
-    path: str, arguments: list[str], wanted: list[str]
+    tmp_path: Path, path: str, became: Exec, arguments: list[str], wanted: list[str]
 ) -> None:
-    assert entrypoint.command(SERVER, arguments, path) == wanted
+    environment = {"PATH": path, "HOME": str(tmp_path)}
+    entrypoint.Start(SERVER, arguments, manifest.NOTHING, environment).run()
+    assert became.command == wanted
+    assert entrypoint.is_program(arguments, path) == (wanted[:1] == ["bash"])
 
 
 def test_a_model_in_a_folder_is_no_program(
@@ -49,154 +102,54 @@ def test_a_model_in_a_folder_is_no_program(
 ) -> None:
     (tmp_path / "org/model").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert entrypoint.command(SERVER, ["org/model"], path)[:2] == ["vllm", "serve"]
+    assert not entrypoint.is_program(["org/model"], path)
+    program = tmp_path / "org/program"
+    program.touch(0o755)
+    assert entrypoint.is_program(["org/program"], path)
+    program.chmod(0o644)
+    assert not entrypoint.is_program(["org/program"], path)
 
 
-@pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The shared folders that are tried, here below tmp_path."""
-    found = [tmp_path / name for name in ("tmp", "var-tmp", "shm")]
-    for place in found:
-        place.mkdir()
-    monkeypatch.setattr(entrypoint, "SHARED", tuple(map(str, found)))
-    return found
-
-
-OWN = f"imgbuild-{os.getuid()}"
-
-
-def read_only(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
-    """Make folders refuse files, as a mount does: mode bits do not bind root."""
-    original = tempfile.TemporaryFile
-
-    def refusing(*args: Any, dir: str, **options: Any) -> Any:  # noqa: A002 - tempfile's name
-        if any(Path(dir).is_relative_to(folder) for folder in folders):
-            raise OSError(30, "Read-only file system")
-        return original(*args, dir=dir, **options)
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", refusing)
-
-
-def test_a_home_that_can_be_written_stays(tmp_path: Path, places: list[Path]) -> None:
-    assert entrypoint.home({"HOME": str(tmp_path)}) == str(tmp_path)
-    assert entrypoint.home({"HOME": str(tmp_path / "new")}) == str(tmp_path / "new")
-    assert [*places[0].iterdir()] == []
-
-
-def test_a_read_only_home_is_replaced_by_a_private_folder(
-    tmp_path: Path, places: list[Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("arguments", [[], ["vllm"], ["--"], ["--", "bash"]])
+def test_without_a_server_it_is_a_usage_error(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = tmp_path / "home"
-    read_only(monkeypatch, own)
-    found = entrypoint.home({"HOME": str(own)})
-    assert found == str(places[0] / OWN)
-    assert Path(found).stat().st_mode & 0o777 == 0o700
-
-
-@pytest.mark.parametrize("home", [{}, {"HOME": ""}, {"HOME": "/"}, {"HOME": "/proc/none"}])
-def test_no_home_at_all(places: list[Path], home: dict[str, str]) -> None:
-    """An arbitrary uid has no passwd entry, and "/" for a home."""
-    assert entrypoint.home(home) == str(places[0] / OWN)
-
-
-def test_the_places_are_tried_in_order(
-    tmp_path: Path, places: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mine = tmp_path / "mine"
-    assert entrypoint.home({"TMPDIR": str(mine)}) == str(mine / OWN)
-    read_only(monkeypatch, mine, places[0])
-    assert entrypoint.home({"TMPDIR": str(mine)}) == str(places[1] / OWN)
-    read_only(monkeypatch, *places)
-    assert entrypoint.home({}) is None
-
-
-def test_a_folder_that_somebody_else_made_is_not_trusted(
-    places: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Apptainer shows the host's /tmp, and what lies in HOME is run."""
-    (places[0] / OWN).symlink_to(places[2])
-    (places[1] / OWN).mkdir()
-    original = os.lstat
-
-    def foreign(path: Any, *args: Any, **options: Any) -> Any:
-        status = original(path, *args, **options)
-        if Path(path) == places[1] / OWN:
-            values = list(status)
-            values[4] += 1  # st_uid
-            return os.stat_result(values)
-        return status
-
-    monkeypatch.setattr(os, "lstat", foreign)
-    assert entrypoint.home({}) == str(places[2] / OWN)
-
-
-def test_what_the_user_set_stays(tmp_path: Path) -> None:
-    given = {
-        "HOME": str(tmp_path),
-        "USER": "alice",
-        "HF_HOME": "/models",
-        "VLLM_NO_USAGE_STATS": "0",
-    }
-    assert entrypoint.prepare(given) == given
-
-
-def test_a_uid_without_a_passwd_entry_gets_a_user_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepared = entrypoint.prepare({"HOME": str(tmp_path)})
-    assert prepared == {"HOME": str(tmp_path), "USER": "imgbuild"}
-    # getpass.getuser() asks the environment before it asks for the passwd entry.
-    import getpass  # noqa: PLC0415
-    import pwd  # noqa: PLC0415
-
-    def unknown(uid: int) -> None:
-        raise KeyError(f"getpwuid(): uid not found: {uid}")
-
-    monkeypatch.setattr(pwd, "getpwuid", unknown)
-    for name in ("LOGNAME", "LNAME", "USERNAME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("USER", prepared["USER"])
-    assert getpass.getuser() == "imgbuild"
-
-
-def test_no_place_at_all_is_told_and_the_server_starts_anyway(
-    places: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for place in places:
-        shutil.rmtree(place)
-        place.touch()  # a file: no folder can be made in it
-    prepared = entrypoint.prepare({"HOME": "/proc/none"})
-    assert prepared == {"HOME": "/proc/none", "USER": "imgbuild"}
-    error = capsys.readouterr().err
-    assert error == "imgbuild: no writable folder for caches; mount one and set HOME\n"
-
-
-class Exec:
-    """Stands in for os.execvpe, which would not return."""
-
-    def __init__(self, error: OSError | None = None) -> None:
-        self.error = error
-        self.calls: list[tuple[str, list[str], dict[str, str]]] = []
-
-    def __call__(self, file: str, args: list[str], env: dict[str, str]) -> None:
-        self.calls.append((file, args, env))
-        if self.error:
-            raise self.error
+    assert entrypoint.main(arguments) == 64
+    assert capsys.readouterr().err.startswith("usage: start SERVER... -- ARGUMENTS...")
 
 
 def test_main_becomes_the_command(
-    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, path: str, became: Exec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called = Exec()
-    monkeypatch.setattr(os, "execvpe", called)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", path)
     entrypoint.main([*SERVER, "--", "--port", "1", "--", "x"])
-    entrypoint.main([*SERVER, "--", "bash"])
-    (file, args, env), (other, _, _) = called.calls
+    runtime(["start", *SERVER, "--", "bash"])
+    (file, args, env), (other, _, _) = became.calls
     assert (file, args) == ("vllm", ["vllm", "serve", "--port", "1", "--", "x"])
     assert env["HOME"] == str(tmp_path)
     assert other == "bash"
+
+
+def test_as_pid_1_it_supervises(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Callable[[], int]] = []
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+
+    def supervise(start: Callable[[], int]) -> int:
+        started.append(start)
+        return 7
+
+    monkeypatch.setattr(reaper, "supervise", supervise)
+    assert entrypoint.main([*SERVER, "--"]) == 7
+    assert started
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["-h"]])
+def test_the_runtime_names_its_parts(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runtime(arguments) == 64
+    assert capsys.readouterr().err == "usage: runtime start|tune ...\n"
 
 
 @pytest.mark.parametrize(
@@ -204,25 +157,283 @@ def test_main_becomes_the_command(
     [
         (FileNotFoundError(2, "No such file or directory"), 127, "No such file or directory"),
         (PermissionError(13, "Permission denied"), 126, "Permission denied"),
+        (OSError(8, "Exec format error"), 126, "Exec format error"),
     ],
 )
-def test_main_says_why_it_could_not(
+def test_it_says_why_it_could_not(
     tmp_path: Path,
+    became: Exec,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     error: OSError,
     code: int,
     says: str,
 ) -> None:
-    monkeypatch.setattr(os, "execvpe", Exec(error))
+    became.error = error
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("IMGBUILD_TUNE", "off")
     assert entrypoint.main([*SERVER, "--"]) == code
     assert capsys.readouterr().err == f"imgbuild: cannot start vllm: {says}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["vllm"], ["--"], ["--", "bash"]])
-def test_main_without_a_server_is_a_usage_error(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+def test_no_place_at_all_is_told_and_the_server_starts_anyway(
+    tmp_path: Path,
+    became: Exec,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert entrypoint.main(arguments) == 64
-    assert capsys.readouterr().err.startswith("usage: entrypoint.py SERVER... -- ARGUMENTS...")
+    places = [tmp_path / name for name in ("tmp", "shm")]
+    for place in places:
+        place.touch()  # a file: no folder can be made in it
+    monkeypatch.setattr(caches, "SHARED", tuple(map(str, places)))
+    environment = {"HOME": "/proc/none", "PATH": "", "IMGBUILD_TUNE": "off"}
+    entrypoint.Start(SERVER, [], manifest.NOTHING, environment).run()
+    assert became.env == {**environment, "USER": "imgbuild"}
+    error = capsys.readouterr().err
+    told = "no writable folder for caches; mount one and set IMGBUILD_CACHE and HOME"
+    assert error == f"imgbuild: {told}\n"
+
+
+# On a recorded host.
+
+
+class Here:
+    """One start on a recorded host, as its image has it."""
+
+    def __init__(self, tmp_path: Path, became: Exec, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.became, self._tmp, self._monkeypatch = became, tmp_path, monkeypatch
+        self.asked = 0
+        self.placed: list[tuple[str, str]] = []
+
+    def start(
+        self, name: str, image: str, *arguments: str, code: int = 0, **environment: str
+    ) -> list[str]:
+        """Returns the command that it became; `code` is the one that it ends with instead."""
+        root = hosts.read(name).unpack(self._tmp / "host")
+        here = self
+
+        class Query:
+            def __init__(self) -> None:
+                here.asked += 1
+
+            def answer(self) -> Any:
+                return {"devices": [], "driver": None, "error": None, **(root.told("gpus") or {})}
+
+        def place(made: list[dict[str, Any]]) -> list[str]:
+            self.placed += [
+                (d["kind"], d["value"])
+                for d in made
+                if d["kind"] in ("affinity", "memory") and d["status"] == decide.SET
+            ]
+            return []
+
+        self._monkeypatch.setattr(host, "Root", lambda: root)
+        self._monkeypatch.setattr(gpus, "Query", Query)
+        self._monkeypatch.setattr(apply, "place", place)
+        about = manifest.read(str(ROOT / f"images/manifests/{image}.json"))
+        environment = {"PATH": str(self._tmp / "bin"), "HOME": str(self._tmp), **environment}
+        start = entrypoint.Start(SERVER, arguments, about, environment)
+        ended = start.run()
+        if code:
+            assert ended == code
+            return []
+        return self.became.command
+
+
+@pytest.fixture
+def here(tmp_path: Path, path: str, became: Exec, monkeypatch: pytest.MonkeyPatch) -> Here:
+    (tmp_path / "Llama").mkdir()
+    (tmp_path / "Llama/config.json").write_text(
+        '{"num_attention_heads": 64, "num_key_value_heads": 8}'
+    )
+    with (tmp_path / "Llama/model.safetensors").open("wb") as file:
+        file.truncate(141 * 10**9)  # a hole: it takes no space
+    return Here(tmp_path, became, monkeypatch)
+
+
+CPU, CUDA, TPU = "vllm-0.32.0-cpu", "vllm-0.32.0-cu130", "jax-0.12.0.1-tpu"
+
+
+def test_a_quota_becomes_threads(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here.start("quota-2.7", CPU, "m") == [*SERVER, "m"]
+    assert here.became.env["OMP_NUM_THREADS"] == "2"
+    assert here.asked == 0  # a CPU's image asks no nvidia-smi
+    error = capsys.readouterr().err
+    assert error.startswith("imgbuild: tuned: OMP_NUM_THREADS=2, ")
+    assert error.count("\n") == 1
+
+
+def test_without_anything_to_say_it_says_nothing(
+    here: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here.start("cpuset-3", CPU, "m")
+    assert capsys.readouterr().err == ""
+
+
+def test_explain(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    here.start("untuned", CUDA, "m", IMGBUILD_TUNE="explain", MAX_JOBS="3")
+    error = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("imgbuild: ") for line in error)
+    assert "imgbuild: left MAX_JOBS=3: you have set it" in error
+    assert any("set CPUs of the GPU's NUMA node=0,1,2" in line for line in error)
+    assert any("On the host: cpupower" in line for line in error)
+    assert here.became.env["MAX_JOBS"] == "3"
+    assert ("memory", "0") in here.placed
+
+
+def test_off(here: Here) -> None:
+    here.start("quota-2.7", CPU, "m", IMGBUILD_TUNE="off")
+    assert "OMP_NUM_THREADS" not in here.became.env
+    assert here.became.env["HF_HOME"]  # caches have places all the same
+
+
+def test_weights_are_spread_over_gpus(here: Here, tmp_path: Path) -> None:
+    model = str(tmp_path / "Llama")
+    command = here.start("dgx-h100", CUDA, model)
+    assert command == [*SERVER, model, "--tensor-parallel-size", "4"]
+
+
+def test_the_users_own_spreading_stays(here: Here, tmp_path: Path) -> None:
+    model = str(tmp_path / "Llama")
+    assert here.start("dgx-h100", CUDA, model, "-tp", "8") == [*SERVER, model, "-tp", "8"]
+
+
+def test_hidden_gpus_are_not_counted(here: Here, tmp_path: Path) -> None:
+    """As SLURM hides them; and those that are left are all on one node."""
+    model = str(tmp_path / "Llama")
+    command = here.start("dgx-h100", CUDA, model, CUDA_VISIBLE_DEVICES="4,5")
+    assert command == [*SERVER, model]
+    assert ("memory", "1") in here.placed
+
+
+def test_a_misfit_ends_it(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    here.start("geforce-old-driver", CUDA, "m", code=preflight.MISFIT)
+    assert here.became.calls == []
+    error = capsys.readouterr().err.splitlines()
+    assert "the driver is 535.183.01; this image's CUDA 13.0 needs 580.65.06" in error[-2]
+    told = "this image does not fit this host; IMGBUILD_PREFLIGHT=warn starts it nevertheless"
+    assert error[-1] == f"imgbuild: {told}"
+
+
+@pytest.mark.parametrize(("mode", "says"), [("warn", True), ("off", False)])
+def test_a_misfit_may_go_on(
+    here: Here, capsys: pytest.CaptureFixture[str], mode: str, says: bool
+) -> None:
+    assert here.start("geforce-old-driver", CUDA, "m", IMGBUILD_PREFLIGHT=mode) == [*SERVER, "m"]
+    assert ("the driver is" in capsys.readouterr().err) == says
+
+
+def test_without_the_preflight_gpus_are_tuned_for_all_the_same(here: Here) -> None:
+    here.start("dgx-h100-node1", CUDA, "m", IMGBUILD_PREFLIGHT="off")
+    assert ("memory", "1") in here.placed
+    assert here.asked == 1
+
+
+def test_a_warning_does_not_end_it(
+    here: Here, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = {"name": "n", "fatal": False, "what": "w", "why": "y", "fix": "f"}
+    monkeypatch.setattr(preflight, "check", lambda *_: [finding])
+    assert here.start("cpuset-3", CPU, "m") == [*SERVER, "m"]
+    assert capsys.readouterr().err == "imgbuild: w. Because y. To mend it: f\n"
+
+
+@pytest.mark.parametrize("arguments", [("bash",), ("--help",), ("m", "-h"), ("--version",)])
+def test_who_asks_for_a_shell_or_for_help_is_not_refused(
+    here: Here, arguments: tuple[str, ...]
+) -> None:
+    command = here.start("no-gpus-asked-for", CUDA, *arguments)
+    assert command[-1] == arguments[-1]
+    assert here.asked == 0
+
+
+def test_a_ray_of_several_hosts_is_not_refused(here: Here) -> None:
+    assert here.start("dgx-h100", CUDA, "m", "-tp", "16", "--nnodes", "2")
+
+
+@pytest.mark.parametrize("name", ["IMGBUILD_TUNE", "IMGBUILD_PREFLIGHT"])
+def test_a_mode_that_is_none(here: Here, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    here.start("cpuset-3", CPU, "m", code=64, **{name: "yes"})
+    assert f"imgbuild: {name}=yes is not one of on, " in capsys.readouterr().err
+    assert here.became.calls == []
+
+
+@pytest.mark.parametrize("name", hosts.NAMES)
+@pytest.mark.parametrize("image", [CPU, CUDA, TPU])
+def test_it_starts_or_refuses_everywhere(
+    here: Here, capsys: pytest.CaptureFixture[str], name: str, image: str
+) -> None:
+    here.start(name, image, "m", IMGBUILD_PREFLIGHT="warn", IMGBUILD_TUNE="explain")
+    assert "please report" not in capsys.readouterr().err
+
+
+def test_a_bug_of_the_tuner_does_not_keep_the_server_from_starting(
+    here: Here, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyError("quota")
+
+    monkeypatch.setattr(decide, "decide", broken)
+    assert here.start("cpuset-3", CPU, "m") == [*SERVER, "m"]
+    told = "neither tuned nor checked: KeyError: 'quota'; please report it"
+    assert capsys.readouterr().err == f"imgbuild: {told}\n"
+
+
+# With processes.
+
+
+def image(tmp_path: Path) -> list[str]:
+    """The runtime as it stands in an image, and how it is started there."""
+    folder = tmp_path / "opt/imgbuild/runtime"
+    shutil.copytree(ROOT / "builder/runtime", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return [sys.executable, "-ES", str(folder), "start"]
+
+
+def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "HOME": str(tmp_path)}
+    env["PYTHONDONTWRITEBYTECODE"] = "1"  # -E is for the image's Python, not for what it starts
+    return subprocess.run(
+        [*image(tmp_path), *arguments],
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.python
+def test_the_command_gets_this_process_and_its_signals_back(tmp_path: Path) -> None:
+    """Python ignores SIGPIPE; `bash -c "yes | head"` must end in silence."""
+    done = run(tmp_path, "false", "--", "sh", "-c", "yes | head -n 1; cat /proc/$$/status; exit 3")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.startswith("y\n")
+    (ignored,) = (line for line in done.stdout.splitlines() if line.startswith("SigIgn:"))
+    assert (
+        int(ignored.split()[1], 16) & (1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)) == 0
+    )
+
+
+@pytest.mark.python
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    done = run(tmp_path, "no-such-server", "--", "--port", "1")
+    assert done.returncode == 127
+    assert done.stderr.endswith("cannot start no-such-server: No such file or directory\n")
+
+
+@pytest.mark.python
+def test_a_start_loads_no_slow_module(tmp_path: Path) -> None:
+    """A start has 60 ms; each of these takes some."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "builder")!r})
+import runtime.entrypoint
+print(sorted(sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-ESc", code], stdout=subprocess.PIPE, text=True, check=True
+    )
+    loaded = set(eval(done.stdout))
+    assert "runtime.preflight" in loaded
+    slow = {"typing", "subprocess", "dataclasses", "argparse", "ctypes", "logging", "hashlib"}
+    assert not slow & loaded

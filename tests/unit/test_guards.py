@@ -23,6 +23,7 @@ PROCESSES: dict[str, Callable[[], object]] = {
     "os.execvp": lambda: os.execvp("true", ["true"]),
     "os.execve": lambda: os.execve("/bin/true", ["true"], {}),
     "os.posix_spawn": lambda: os.posix_spawn("/bin/true", ["true"], {}),
+    "os.posix_spawnp": lambda: os.posix_spawnp("true", ["true"], {}),
     "os.spawnlp": lambda: os.spawnlp(os.P_WAIT, "true", "true"),
     "os.fork": lambda: os.fork(),  # noqa: PLW0108 - looked up when the guard stands
 }
@@ -56,6 +57,8 @@ def test_the_python_mark_admits_this_python_only() -> None:
     assert done.stdout == b"1\n"
     with pytest.raises(Forbidden, match="started a process: true"):
         subprocess.run(["true"], check=False)
+    with pytest.raises(Forbidden, match="started a process: true"):
+        os.posix_spawnp("true", ["true"], {})
 
 
 @pytest.mark.loopback

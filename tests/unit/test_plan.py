@@ -11,7 +11,17 @@ from pydantic import BaseModel
 
 from builder.facts import Matrix
 from builder.matrix import cell
-from builder.model import BaseKind, Fragment, OsPackages, Recipe, Runtime, Venv, Wheels
+from builder.model import (
+    BaseKind,
+    Bytecode,
+    Fragment,
+    Manifest,
+    OsPackages,
+    Recipe,
+    Runtime,
+    Venv,
+    Wheels,
+)
 from builder.project import Project
 from tests.unit.support import ROOT, recipe_of
 
@@ -89,7 +99,7 @@ def test_layers_stand_in_the_order_of_how_seldom_they_change(
     assert kinds[0] == ["os-packages", "account"]
     assert kinds[1] == ["venv", "wheels"]
     assert all(kind == ["wheels"] for kind in kinds[2:-2])
-    assert kinds[-2:] == [["wheels", "fragment"], ["runtime"]]
+    assert kinds[-2:] == [["wheels", "fragment"], ["runtime", "manifest", "bytecode"]]
 
 
 def test_what_the_steps_say(project: Project, matrix: Matrix) -> None:
@@ -99,7 +109,12 @@ def test_what_the_steps_say(project: Project, matrix: Matrix) -> None:
     assert OsPackages(names=(*os.packages, "tini", *os.compiler.packages, *own)) in steps
     assert Venv(path="/opt/venv", sees_system=False) in steps
     assert Fragment(template="frameworks/vllm.j2") in steps
-    assert steps[-1] == Runtime(source="runtime", path="/opt/imgbuild/runtime")
+    assert steps[-3:] == [
+        Runtime(source="runtime", path="/opt/imgbuild/runtime"),
+        # Where the runtime looks for it: beside its folder.
+        Manifest(source="vllm-0.32.0-cpu.json", path="/opt/imgbuild/manifest.json"),
+        Bytecode(python="/opt/venv/bin/python3", path="/opt/imgbuild/runtime"),
+    ]
     assert recipe.user in steps
     wheels = [step for step in steps if isinstance(step, Wheels)]
     assert [step.lock for step in wheels] == [layer.path for layer in recipe.lock.layers]
@@ -228,10 +243,10 @@ def test_the_process_that_an_image_starts(project: Project, matrix: Matrix) -> N
     recipe = recipe_of(project, matrix, "cpu-vllm")
     python, runtime = "/opt/venv/bin/python3", "/opt/imgbuild/runtime"
     assert recipe.entrypoint == (
-        *("tini", "--", python, f"{runtime}/entrypoint.py"),
+        *("tini", "--", python, "-ES", runtime, "start"),
         *("vllm", "serve", "--"),
     )
-    assert recipe.health == (python, f"{runtime}/health.py", "8000", "/health")
+    assert recipe.health == (python, "-ES", f"{runtime}/health.py", "8000", "/health")
     assert recipe.port == 8000
     assert (recipe.user.uid, recipe.user.home) == (1000, "/home/imgbuild")
 

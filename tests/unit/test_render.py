@@ -15,9 +15,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from builder import matrix as matrices
 from builder import render
 from builder.errors import UserError
 from builder.facts import Matrix
+from builder.prepare import Workbench
 from builder.project import Project
 from builder.render import RenderedImage, Renderer
 from builder.render.templates import _quoted, _run
@@ -36,9 +38,12 @@ def texts(images: list[RenderedImage]) -> dict[str, str]:
     return {f"{i.cell_id}/{name}": text for i in images for name, text in i.files.items()}
 
 
-def test_the_committed_images_are_what_is_rendered(images: list[RenderedImage]) -> None:
+def test_the_committed_images_are_what_is_rendered(
+    project: Project, matrix: Matrix, images: list[RenderedImage]
+) -> None:
+    carried = Workbench(project, matrix).manifests(matrices.select(matrix, None))
     # Not `assert ... == ""`: pytest would shorten the diff.
-    if drift := render.check(ROOT / "images", images, orphans=True):
+    if drift := render.check(ROOT / "images", [*images, carried], orphans=True):
         pytest.fail(f"run `imgbuild render`:\n{drift}")
 
 
@@ -134,8 +139,15 @@ def test_a_dockerfile_mounts_nothing_that_stays(texts: dict[str, str]) -> None:
             copies = re.findall(r"^COPY .*", text, re.MULTILINE)
             runtime = "COPY builder/runtime /opt/imgbuild/runtime"
             servers = "COPY builder/servers /opt/imgbuild/servers"
+            manifest = copies.pop()
+            assert re.fullmatch(
+                r"COPY images/manifests/[\w.-]+\.json /opt/imgbuild/manifest\.json", manifest
+            )
+            assert (ROOT / manifest.split()[1]).is_file()
             assert copies in ([runtime], [servers, runtime]), name
-            assert text.count("RUN ") == text.count("--mount=type=secret,id=site "), name
+            offline = text.count(" -m compileall ")
+            runs = text.count("RUN ") - offline
+            assert (runs, offline) == (text.count("--mount=type=secret,id=site "), 1), name
 
 
 # Drift.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -68,7 +69,8 @@ def broken(renderer: Renderer, cell: Cell, kind: BaseKind, wheels: Wheelhouse) -
             "each lock": all(f"images/locks/{layer.path}" in text for layer in wheels.lock.layers),
             "its settings": all(f"{variable}=" in text for variable, _ in recipe.env),
             "its labels": all(label in text for label, _ in recipe.labels),
-            "its start": "entrypoint.py" in text,
+            "its start": re.search(r'/opt/imgbuild/runtime"?,? "?start\b', text) is not None,
+            "its manifest": "images/manifests/any.json" in text,
             "an end": text.endswith("\n") and not text.endswith("\n\n"),
             "no hole": not any(sign in text for sign in _HOLES),
         }

@@ -1,0 +1,235 @@
+"""Where caches go: every place is tried, and what the user set stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.runtime import caches
+from tests.unit.support import ROOT
+
+OWN = f"imgbuild-{os.getuid()}"
+ROWS = [{"variable": "HF_HOME", "folder": "huggingface"}, {"variable": "T", "folder": "triton"}]
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The shared folders that are tried, here below tmp_path."""
+    found = [tmp_path / name for name in ("tmp", "var-tmp", "shm")]
+    for place in found:
+        place.mkdir()
+    monkeypatch.setattr(caches, "SHARED", tuple(map(str, found)))
+    # The folder of a test has a long name itself.
+    monkeypatch.setattr(caches, "LONGEST_TMPDIR", len(str(tmp_path)) + 60)
+    return found
+
+
+def read_only(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
+    """Make folders refuse files, as a mount does: mode bits do not bind root."""
+    original = os.open
+
+    def refusing(path: Any, *args: Any, **options: Any) -> int:
+        if any(Path(path).is_relative_to(folder) for folder in folders):
+            raise OSError(30, "Read-only file system")
+        return original(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+
+
+def test_a_home_that_can_be_written_stays(tmp_path: Path, places: list[Path]) -> None:
+    assert caches.home({"HOME": str(tmp_path)}) == str(tmp_path)
+    assert caches.home({"HOME": str(tmp_path / "new")}) == str(tmp_path / "new")
+    assert [*places[0].iterdir()] == []
+
+
+def test_what_is_tried_leaves_nothing(tmp_path: Path) -> None:
+    assert caches.writable(str(tmp_path))
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_read_only_home_is_replaced_by_a_private_folder(
+    tmp_path: Path, places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "home"
+    read_only(monkeypatch, own)
+    found = caches.home({"HOME": str(own)})
+    assert found == str(places[0] / OWN)
+    assert Path(found).stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("home", [{}, {"HOME": ""}, {"HOME": "/"}, {"HOME": "/proc/none"}])
+def test_no_home_at_all(places: list[Path], home: dict[str, str]) -> None:
+    """An arbitrary uid has no passwd entry, and "/" for a home."""
+    assert caches.home(home) == str(places[0] / OWN)
+
+
+def test_the_places_are_tried_in_order(
+    tmp_path: Path, places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine"
+    assert caches.home({"TMPDIR": str(mine)}) == str(mine / OWN)
+    read_only(monkeypatch, mine, places[0])
+    assert caches.home({"TMPDIR": str(mine)}) == str(places[1] / OWN)
+    read_only(monkeypatch, *places)
+    assert caches.home({}) is None
+
+
+def test_a_folder_that_somebody_else_made_is_not_trusted(
+    places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apptainer shows the host's /tmp, and what lies in HOME is run."""
+    (places[0] / OWN).symlink_to(places[2])
+    (places[1] / OWN).mkdir()
+    original = os.lstat
+
+    def foreign(path: Any, *args: Any, **options: Any) -> Any:
+        status = original(path, *args, **options)
+        if Path(path) == places[1] / OWN:
+            values = list(status)
+            values[4] += 1  # st_uid
+            return os.stat_result(values)
+        return status
+
+    monkeypatch.setattr(os, "lstat", foreign)
+    assert caches.home({}) == str(places[2] / OWN)
+
+
+def test_every_cache_is_below_one_root(tmp_path: Path) -> None:
+    """With the rows that images carry."""
+    about = json.loads((ROOT / "images/manifests/vllm-0.32.0-cu130.json").read_text())
+    chosen, wrong = caches.placed({"HOME": str(tmp_path)}, about["caches"])
+    assert wrong == []
+    root = tmp_path / ".cache"
+    for row in about["caches"]:
+        assert chosen.pop(row["variable"]) == str(root / row["folder"])
+    home, user = str(tmp_path), "imgbuild"
+    assert chosen == {"HOME": home, "XDG_CACHE_HOME": str(root), "USER": user}
+
+
+def test_the_root_that_the_user_names(tmp_path: Path) -> None:
+    mine, xdg = tmp_path / "mine", tmp_path / "xdg"
+    environment = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(xdg)}
+    assert caches.placed(environment, ROWS)[0]["T"] == str(xdg / "triton")
+    environment["IMGBUILD_CACHE"] = str(mine)
+    chosen, _ = caches.placed(environment, ROWS)
+    assert chosen["T"] == str(mine / "triton")
+    # The user's own, though ours go elsewhere.
+    assert chosen["XDG_CACHE_HOME"] == str(xdg)
+    del environment["XDG_CACHE_HOME"]
+    assert caches.placed(environment, ROWS)[0]["XDG_CACHE_HOME"] == str(mine)
+
+
+@pytest.mark.parametrize("name", ["IMGBUILD_CACHE", "XDG_CACHE_HOME"])
+def test_a_root_that_cannot_be_written_is_told(tmp_path: Path, name: str) -> None:
+    chosen, wrong = caches.placed({"HOME": str(tmp_path), name: "/proc/none"}, ROWS)
+    assert wrong == [f"{name}=/proc/none cannot be written; caches go elsewhere"]
+    assert chosen["XDG_CACHE_HOME"] == str(tmp_path / ".cache")
+    assert chosen["T"] == str(tmp_path / ".cache/triton")
+
+
+def test_what_the_user_set_stays(tmp_path: Path) -> None:
+    given_ = {
+        "HOME": str(tmp_path),
+        "USER": "alice",
+        "HF_HOME": "/models",
+        "T": "/proc/none",
+        "XDG_CACHE_HOME": str(tmp_path / "xdg"),
+    }
+    chosen, _ = caches.placed(given_, ROWS)
+    assert {**chosen, **given_} == chosen | given_ == given_
+
+
+_PLACES = st.sampled_from(["", "/", "/proc/none", "a", "b", "a/b"])
+
+
+@given(st.dictionaries(st.sampled_from(["HF_HOME", "T", "USER", "TMPDIR"]), _PLACES))
+def test_no_variable_of_a_cache_is_overridden(
+    tmp_path: Path, places: list[Path], environment: dict[str, str]
+) -> None:
+    made = {
+        k: v if v.startswith("/") or not v else str(tmp_path / v) for k, v in environment.items()
+    }
+    made["HOME"] = str(tmp_path)
+    before = dict(made)
+    chosen, _ = caches.placed(made, ROWS)
+    assert made == before
+    for name, value in made.items():
+        if value:
+            assert chosen.get(name, value) == value
+
+
+def test_a_uid_without_a_passwd_entry_gets_a_user_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, _ = caches.placed({"HOME": str(tmp_path)}, [])
+    assert chosen["USER"] == "imgbuild"
+    # getpass.getuser() asks the environment before it asks for the passwd entry.
+    import getpass  # noqa: PLC0415
+    import pwd  # noqa: PLC0415
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("USER", chosen["USER"])
+    assert getpass.getuser() == "imgbuild"
+
+
+def test_no_place_at_all_is_told(places: list[Path]) -> None:
+    for place in places:
+        shutil.rmtree(place)
+        place.touch()  # a file: no folder can be made in it
+    chosen, wrong = caches.placed({"HOME": "/proc/none"}, ROWS)
+    assert chosen == {"USER": "imgbuild"}
+    told = "no writable folder for caches; mount one and set IMGBUILD_CACHE and HOME"
+    assert wrong == [told]
+
+
+# A socket's path has at most 107 bytes.
+
+
+def test_a_long_tmpdir_gets_a_short_name(places: list[Path]) -> None:
+    long = places[0].parent / ("x" * 90)
+    long.mkdir()
+    chosen, _ = caches.placed({"HOME": str(places[0]), "TMPDIR": str(long)}, [])
+    short = Path(chosen["TMPDIR"])
+    assert short.parent == places[0] / OWN
+    (short / "file").touch()
+    assert [file.name for file in long.iterdir() if file.name != OWN] == ["file"]
+    # Once more, and a shared /tmp does not fill with links.
+    assert caches.short_tmpdir({"TMPDIR": str(long)}) == str(short)
+    assert len([*short.parent.iterdir()]) == 1
+
+
+def test_a_short_tmpdir_stays(places: list[Path]) -> None:
+    assert caches.short_tmpdir({"TMPDIR": "/tmp"}) is None
+    assert caches.short_tmpdir({}) is None
+
+
+def test_a_relative_tmpdir_is_linked_from_here(
+    places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(places[1])
+    relative = "/".join(["y" * 50] * 4)
+    Path(relative).mkdir(parents=True)
+    short = caches.short_tmpdir({"TMPDIR": relative})
+    assert short
+    assert Path(short).resolve() == (places[1] / relative).resolve()
+
+
+def test_a_name_that_is_taken_is_not_followed(places: list[Path]) -> None:
+    long = str(places[0].parent / ("z" * 90))
+    short = caches.short_tmpdir({"TMPDIR": long})
+    assert short
+    Path(short).unlink()
+    Path(short).symlink_to("/etc")
+    assert caches.short_tmpdir({"TMPDIR": long}) == short.replace(str(places[0]), str(places[1]))

@@ -1,0 +1,368 @@
+"""From facts to settings: what holds for any host, any row and any wish of the user."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.runtime import apply, decide, host
+from tests.unit import hosts
+from tests.unit.support import ROOT
+
+MANIFESTS = {
+    file.stem: json.loads(file.read_text()) for file in (ROOT / "images/manifests").glob("*.json")
+}
+ROWS: list[dict[str, Any]] = [
+    {"kind": "env", "name": "OMP_NUM_THREADS", "rule": "threads"},
+    {"kind": "env", "name": "BIND", "rule": "no-binding"},
+    {"kind": "env", "name": "MAX_JOBS", "rule": "jobs"},
+    {"kind": "env", "name": "KV", "rule": "kv-cache-gib"},
+    {"kind": "affinity", "name": "GPU's CPUs", "rule": "gpu-cpus"},
+    {"kind": "memory", "name": "GPU's memory", "rule": "gpu-memory"},
+    {"kind": "affinity", "name": "node 0's CPUs", "rule": "node0-cpus"},
+    {"kind": "memory", "name": "node 0's memory", "rule": "node0-memory"},
+    {"kind": "flag", "name": "--tensor-parallel-size", "rule": "tensor-parallel"},
+    {"kind": "env", "name": "UNKNOWN", "rule": "of a later version"},
+    {"kind": "env", "name": "GAINLESS", "rule": "threads", "on": False},
+]
+
+
+@st.composite
+def any_facts(draw: st.DrawFn) -> dict[str, Any]:
+    """Facts as `discover` may tell them, likely or not."""
+    cpus = draw(st.lists(st.integers(0, 40), min_size=1, max_size=24, unique=True).map(sorted))
+    nodes = draw(st.lists(st.lists(st.integers(0, 40), max_size=12, unique=True), max_size=4))
+    numa = [
+        {"node": n, "cpus": sorted(mine), "memory_allowed": draw(st.booleans())}
+        for n, mine in enumerate(nodes)
+    ]
+    device = st.fixed_dictionaries(
+        {
+            "numa": st.none() | st.integers(0, 4),
+            "memory_mib": st.none() | st.integers(0, 200_000),
+            "mig": st.booleans(),
+            "persistence": st.none() | st.booleans(),
+        }
+    )
+    return {
+        "cpus": {
+            "online": len(cpus),
+            "allowed": cpus,
+            "quota": draw(st.none() | st.floats(0.001, 64).map(lambda q: round(q, 3))),
+        },
+        "memory": {"limit": draw(st.none() | st.integers(0, 1 << 42))},
+        "numa": numa,
+        "gpus": {"devices": draw(st.lists(device, max_size=8))},
+        "kernel": {"governor": None, "thp": None, "numa_balancing": draw(st.none() | st.just(1))},
+        "limits": {},
+        "infiniband": [],
+        "platform": {"container": None},
+    }
+
+
+MODELS = st.fixed_dictionaries(
+    {},
+    optional={
+        "heads": st.integers(1, 128),
+        "kv_heads": st.integers(1, 128),
+        "bytes": st.integers(1, 1 << 42),
+    },
+)
+
+
+def values(decisions: list[dict[str, Any]]) -> dict[str, str]:
+    return {d["name"]: d["value"] for d in decisions if d["status"] == decide.SET}
+
+
+@given(any_facts(), MODELS)
+def test_never_more_threads_than_the_quota_grants(
+    facts: dict[str, Any], model: dict[str, Any]
+) -> None:
+    made = values(decide.decide(facts, ROWS, {}, [], model))
+    quota, visible = facts["cpus"]["quota"], len(facts["cpus"]["allowed"])
+    for name in ("OMP_NUM_THREADS", "MAX_JOBS"):
+        if name in made:
+            assert 1 <= int(made[name]) <= max(1, quota or visible)
+            assert int(made[name]) <= visible
+    if quota and quota < visible:
+        assert {"OMP_NUM_THREADS", "BIND"} <= set(made)
+    assert ("MAX_JOBS" in made) or not quota or quota >= visible or visible == 1
+    if "KV" in made:
+        assert 1 <= int(made["KV"]) <= max(1, facts["memory"]["limit"] >> 30)
+    assert not {"UNKNOWN", "GAINLESS"} & set(made)
+
+
+@given(any_facts())
+def test_a_mask_is_never_empty_and_within_what_is_allowed(facts: dict[str, Any]) -> None:
+    made = values(decide.decide(facts, ROWS, {}, []))
+    for whose in ("GPU", "node 0"):
+        mask = made.get(f"{whose}'s CPUs")
+        if mask is not None:
+            cpus = {int(cpu) for cpu in mask.split(",")}
+            assert cpus
+            assert cpus < set(facts["cpus"]["allowed"])
+            assert len(cpus) >= min(int(facts["cpus"]["quota"] or 0), len(cpus))
+        node = made.get(f"{whose}'s memory")
+        if node is not None:
+            assert mask is not None
+            assert facts["numa"][int(node)]["memory_allowed"]
+
+
+@given(any_facts(), MODELS)
+def test_tensor_parallelism_divides_the_heads(facts: dict[str, Any], model: dict[str, Any]) -> None:
+    size = values(decide.decide(facts, ROWS, {}, [], model)).get("--tensor-parallel-size")
+    if size is None:
+        return
+    count, devices = int(size), facts["gpus"]["devices"]
+    assert 2 <= count <= len(devices)
+    assert model["heads"] % count == 0
+    kv_heads = model.get("kv_heads", model["heads"])
+    assert kv_heads % count == 0 or count % kv_heads == 0
+    smallest = min(device["memory_mib"] for device in devices) << 20
+    assert model["bytes"] / count < smallest
+    assert not any(device["mig"] for device in devices)
+
+
+@given(any_facts(), MODELS)
+def test_decisions_are_a_pure_function(facts: dict[str, Any], model: dict[str, Any]) -> None:
+    given_ = (facts, ROWS, {"BIND": "x"}, ["--port", "1"], model)
+    before = copy.deepcopy(given_)
+    first = decide.decide(*given_)
+    assert given_ == before
+    assert decide.decide(*before) == first
+    assert [row["name"] for row in first] == [row["name"] for row in ROWS]
+    assert decide.advice(facts) == decide.advice(copy.deepcopy(facts))
+    assert facts == before[0]
+    assert all(isinstance(row["value"], (str, type(None))) for row in first)
+
+
+FLAG = "--tensor-parallel-size"
+SPELLINGS = [
+    ["--tensor-parallel-size", "2"],
+    ["--tensor-parallel-size=2"],
+    ["--tensor_parallel_size", "2"],
+    ["--tensor_parallel_size=2"],
+    ["--tensor-parallel_size=2"],
+    ["--tensor-parallel", "2"],  # argparse takes a beginning for the whole
+    ["-tp", "2"],
+    ["-tp=2"],
+    ["--tp", "2"],
+    ["--tp-size", "2"],
+    ["--tp_size=2"],
+    ["--num-shard", "2"],
+    ["--tensor-parallel-size", "8", "-tp", "2"],  # the last holds
+]
+
+
+@pytest.mark.parametrize("own", SPELLINGS, ids=" ".join)
+@pytest.mark.parametrize("flag", ["--tensor-parallel-size", "--tp-size", "--tp_size"])
+def test_the_users_flag_in_all_spellings(flag: str, own: list[str]) -> None:
+    arguments = ["org/model", *own, "--port", "1"]
+    assert decide.given(flag, arguments) == "2"
+    assert decide.ranks(flag, arguments) == 2
+    rows = [{"kind": "flag", "name": flag, "rule": "tensor-parallel"}]
+    (made,) = decide.decide(FOUR_GPUS, rows, {}, arguments, LARGE)
+    assert (made["status"], made["value"]) == (decide.YOURS, "2")
+    assert apply.flags([made]) == []
+
+
+GPU = {"numa": None, "memory_mib": 81559, "mig": False, "persistence": True}
+FOUR_GPUS: dict[str, Any] = {
+    "cpus": {"online": 4, "allowed": [0, 1, 2, 3], "quota": 1.0},
+    "memory": {"limit": 64 << 30},
+    "numa": [],
+    "gpus": {"devices": [GPU] * 4},
+}
+LARGE = {"bytes": 141 * 10**9, "heads": 64, "kv_heads": 8}
+
+
+def parallel(arguments: list[str], environment: dict[str, str] | None = None) -> str:
+    (made,) = decide.decide(FOUR_GPUS, [ROWS[8]], environment or {}, arguments, LARGE)
+    return str(made["status"])
+
+
+def test_a_flag_is_set_only_where_nobody_has_arranged_otherwise() -> None:
+    assert parallel(["org/model", "--port", "1", "--max-model-len=9"]) == decide.SET
+    for own in (
+        ["--pipeline-parallel-size", "2"],
+        ["-pp=2"],
+        ["--pp_size", "2"],
+        ["--data-parallel-size=4"],
+        ["--dp", "4"],
+        ["--nnodes", "2"],
+        ["--dist-init-addr", "a:1"],
+        ["--distributed-executor-backend", "ray"],
+        ["--quantization", "fp8"],
+        ["--cpu-offload-gb", "40"],
+        ["--config", "/etc/vllm.yaml"],
+        ["--sharded", "false"],
+    ):
+        assert parallel(["org/model", *own]) == decide.NEEDLESS, own
+    assert parallel(["org/model"], {"NUM_SHARD": "1"}) == decide.NEEDLESS
+
+
+def test_ranks_of_several_hosts_are_not_known_here() -> None:
+    """16 ranks on two hosts of eight GPUs are not too many."""
+    arguments = ["--tp", "16", "--nnodes", "2", "--node-rank", "0"]
+    assert decide.given("--tp-size", arguments) == "16"
+    assert decide.ranks("--tp-size", arguments) is None
+    assert decide.ranks("--tp-size", []) is None
+    assert decide.ranks("--tp-size", ["--tp", "auto"]) is None
+
+
+@pytest.mark.parametrize("value", ["64", "", " "])
+def test_the_users_variables_stay(value: str) -> None:
+    """An empty one too: it is how one opts out of a single setting."""
+    names = [row["name"] for row in ROWS if row["kind"] == "env" and row.get("on", True)]
+    environment = dict.fromkeys(names, value)
+    made = decide.decide(FOUR_GPUS, ROWS, environment, [])
+    assert [d["value"] for d in made if d["status"] == decide.YOURS] == [value] * len(names)
+    assert not set(apply.environment(made)) & set(environment)
+
+
+@given(st.data())
+def test_no_recorded_host_and_no_image_overrides_the_user(data: st.DataObject) -> None:
+    about = MANIFESTS[data.draw(st.sampled_from(sorted(MANIFESTS)))]
+    names = [row["name"] for row in about["tuning"] if row["kind"] == "env"]
+    environment = data.draw(
+        st.dictionaries(st.sampled_from(names), st.text(alphabet="019 x", max_size=3))
+        if names
+        else st.just({})
+    )
+    made = decide.decide(data.draw(any_facts()), about["tuning"], environment, [], LARGE)
+    assert not set(apply.environment(made)) & set(environment)
+    for decision in made:
+        if decision["name"] in environment:
+            assert decision["status"] in (decide.YOURS, decide.OFF)
+
+
+@pytest.mark.parametrize("name", hosts.NAMES)
+def test_recorded_hosts_hold_the_same_promises(name: str, tmp_path: Path) -> None:
+    facts = hosts.facts(name, tmp_path)
+    before = copy.deepcopy(facts)
+    made = values(decide.decide(facts, ROWS, {}, [], LARGE))
+    assert facts == before
+    allowed, quota = facts["cpus"]["allowed"], facts["cpus"]["quota"]
+    if "OMP_NUM_THREADS" in made:
+        assert 1 <= int(made["OMP_NUM_THREADS"]) <= max(1, quota)
+    for whose in ("GPU's CPUs", "node 0's CPUs"):
+        if whose in made:
+            assert set(map(int, made[whose].split(","))) < set(allowed)
+
+
+def test_every_rule_of_the_matrix_is_known() -> None:
+    named = {row["rule"] for about in MANIFESTS.values() for row in about["tuning"]}
+    assert named <= set(decide.RULES)
+
+
+def test_explained() -> None:
+    rows = [
+        {**ROWS[0], "why": "w", "source": "s", "effect": "1.8x"},
+        {**ROWS[2], "why": "w"},
+        {**ROWS[10], "why": "no gain"},
+    ]
+    made = decide.decide(FOUR_GPUS, rows, {"MAX_JOBS": "9"}, [])
+    advised = [{"what": "a", "why": "b", "command": "c"}]
+    assert decide.explained(made, advised) == [
+        "set OMP_NUM_THREADS=1: w; measured: 1.8x [s]",
+        "left MAX_JOBS=9: you have set it",
+        "off GAINLESS: no gain",
+        "host: a: b. On the host: c",
+    ]
+    assert decide.explained([], []) == ["nothing to set here"]
+
+
+def test_advice_names_what_works_in_this_container(tmp_path: Path) -> None:
+    facts = hosts.facts("infiniband-memlock", tmp_path)
+    commands = {}
+    for container in ("docker", "podman", "apptainer", "kubernetes", None):
+        facts["platform"]["container"] = container
+        (advised,) = decide.advice(facts)
+        commands[container] = advised["command"]
+    assert commands["docker"] == "docker run --ulimit memlock=-1"
+    assert commands["podman"] == "podman run --ulimit memlock=-1"
+    assert commands["apptainer"] == commands[None]
+    assert "limits.conf" in commands["apptainer"]
+    assert "systemd" in commands["kubernetes"]
+
+
+def test_the_models_disk() -> None:
+    facts = {**FOUR_GPUS, "kernel": dict.fromkeys(("governor", "thp", "numa_balancing"))}
+    facts |= {"limits": {}, "infiniband": []}
+    disk = {"disk": "sda", "scheduler": "bfq", "rotates": False}
+    (advised,) = decide.advice(facts, disk)
+    assert advised["command"] == "echo none > /sys/block/sda/queue/scheduler"
+    assert decide.advice(facts, {**disk, "rotates": True}) == []
+    assert decide.advice(facts, {**disk, "scheduler": "none"}) == []
+
+
+# apply
+
+
+def decision(kind: str, value: str, status: str = decide.SET) -> dict[str, Any]:
+    return {"kind": kind, "name": "N", "value": value, "status": status}
+
+
+def test_what_is_decided_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: masks.append(cpus))
+    monkeypatch.setattr(apply, "_prefer", lambda node: None if node == 1 else "not permitted")
+    made = [decision("affinity", "0,2"), decision("memory", "1"), decision("memory", "2")]
+    made += [decision("affinity", "7", decide.YOURS), decision("env", "v"), decision("flag", "2")]
+    assert apply.place(made) == ["memory of node 2: not permitted"]
+    assert masks == [{0, 2}]
+    assert apply.environment(made) == {"N": "v"}
+    assert apply.flags(made) == ["N", "2"]
+
+
+def test_a_refused_mask_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refused)
+    assert apply.place([decision("affinity", "0")]) == ["CPUs 0: [Errno 22] Invalid argument"]
+
+
+def test_a_node_that_no_mask_can_name() -> None:
+    assert apply._prefer(64) == "not known for this CPU"
+
+
+# Lists of CPUs.
+
+
+@given(st.sets(st.integers(0, 5000)))
+def test_lists_of_cpus_round_trip(cpus: set[int]) -> None:
+    assert host.numbers(host.spelled(cpus)) == sorted(cpus)
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"),
+    [
+        ("0-3,8", [0, 1, 2, 3, 8]),
+        (" 0 - 1 , 3 ", [0, 1, 3]),
+        ("3,1,1-2", [1, 2, 3]),
+        ("", []),
+        ("3-1", []),
+        ("0-9999999999", []),
+        ("0-1,x", []),
+        ("²", []),
+        ("-1", []),
+        ("0,,1", []),
+    ],
+)
+def test_lists_of_cpus(text: str, cpus: list[int]) -> None:
+    assert host.numbers(text) == cpus
+
+
+@given(st.text())
+def test_any_text_is_a_list_or_none(text: str) -> None:
+    assert host.numbers(text) == sorted(set(host.numbers(text)))
+    found = host.number(text)
+    assert found is None or str(found) == text.lstrip("0") or found == 0

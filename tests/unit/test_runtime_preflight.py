@@ -1,0 +1,227 @@
+"""The preflight says what the matrix says, in the same words; and what only a host can show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import manifest
+from builder.facts import Accelerator, Build, Gpu, Matrix, Release, Stack
+from builder.matrix import rules
+from builder.runtime import host, preflight
+from tests.unit import hosts
+
+# Older and newer than each floor there is, and those themselves.
+DRIVERS = [
+    *("450.80.02", "470.256.02", "525.60.13", "535.104.05", "535.183.01", "550.54.14"),
+    *("550.163.01", "560.28.03", "570.26", "570.124.06", "575.51.03", "580.65.05", "580.65.06"),
+    *("580.95.05", "590.44.01", "600"),
+]
+ASKED = {"driver": "driver", "gpu_code": "gpu-code", "kernel_code": "kernel-code"}
+
+
+def facts_of(gpu: Gpu | None, driver: str) -> dict[str, Any]:
+    """A host with this GPU and driver, on which nothing else is wrong."""
+    device = gpu and {
+        "index": 0,
+        "uuid": "GPU-0",
+        "name": gpu.title,
+        "bus": None,
+        "sm": gpu.sm,
+        "memory_mib": 80_000,
+        "driver": driver,
+        "mig": False,
+    }
+    facts = host.discover(
+        host.Root("/nonexistent"), {"driver": driver, "devices": [device] if device else []}
+    )
+    facts["gpus"] |= {
+        "control": True,
+        "nodes": ["/dev/nvidia0"],
+        "libraries": [{"folder": "/usr/lib64", "version": driver, "compat": False}],
+    }
+    return facts
+
+
+def test_the_preflight_judges_as_the_matrix_does(matrix: Matrix) -> None:
+    """Every build with CUDA, every GPU and a range of drivers."""
+    stack = next(s for s in matrix.stacks.values() if s.accelerator is Accelerator.CUDA)
+    os = next(iter(matrix.os.values()))
+    compared = 0
+    drivers = {*DRIVERS, *(s.driver for s in matrix.stacks.values() if s.driver)}
+    for framework_name, framework in matrix.frameworks.items():
+        for release in framework.releases:
+            for build in release.builds:
+                if build.accelerator is not Accelerator.CUDA:
+                    continue
+                about = manifest.contents(matrix, framework_name, framework, release, build)
+                about = json.loads(json.dumps(about))
+                for gpu in (None, *matrix.gpus.values()):
+                    for driver in sorted(drivers):
+                        theirs = objections(
+                            release, build, stack.model_copy(update={"driver": driver}), gpu, os
+                        )
+                        found = preflight.check(facts_of(gpu, driver), about)
+                        said = {f["name"]: f for f in found}
+                        assert set(said) == {ASKED[rule] for rule in theirs}, (
+                            framework_name,
+                            release.version,
+                            build.name,
+                            gpu and gpu.title,
+                            driver,
+                        )
+                        for rule in theirs:
+                            finding = said[ASKED[rule]]
+                            own = next(r for r in rules.RULES if r.name == rule)
+                            assert finding["fatal"]
+                            assert (finding["why"], finding["source"]) == (own.why, own.source)
+                            assert own.why in preflight.told(finding)
+                            assert own.source in preflight.told(finding)
+                            assert "None" not in preflight.told(finding)
+                        compared += 1
+    assert compared > 1000
+
+
+def objections(release: Release, build: Build, stack: Stack, gpu: Gpu | None, os: Any) -> set[str]:
+    """What the matrix's rules object to, of those that a host can be asked."""
+    place = rules.Place(stack=stack, gpu=gpu, systems=(os,), torch_of=None, as_of=os.end_of_life)
+    verdict = rules.judge(rules.Candidate(release=release, build=build, place=place))
+    found = set(verdict.objections) & set(ASKED)
+    # One sentence is enough for a GPU that neither has code for.
+    return found - {"kernel_code"} if "gpu_code" in found else found
+
+
+@pytest.mark.parametrize("version", ["580.65.06", "535.104", "9", "1.2.3.4"])
+def test_versions_compare_by_their_numbers(version: str) -> None:
+    assert preflight.numbers(version) == tuple(int(part) for part in version.split("."))
+
+
+def test_the_geforce_of_the_matrix_are_known_by_their_names(matrix: Matrix) -> None:
+    for gpu in matrix.gpus.values():
+        assert preflight.is_geforce(gpu.title) == gpu.geforce, gpu.title
+    assert not preflight.is_geforce(None)
+
+
+# What only a host can show.
+
+CUDA: dict[str, Any] = {
+    "title": "vLLM",
+    "accelerator": "cuda",
+    "cuda": "13.0",
+    "driver_floor": "580.65.06",
+    "sms": ["9.0"],
+    "kernel_sms": [],
+    "rules": {},
+}
+H100 = Gpu(title="NVIDIA H100", sm="9.0", source="x")
+RTX = Gpu(title="NVIDIA GeForce RTX 4090", sm="9.0", source="x")
+
+
+def names(facts: dict[str, Any], ranks: int | None = None) -> list[tuple[str, bool]]:
+    return [(f["name"], f["fatal"]) for f in preflight.check(facts, CUDA, ranks)]
+
+
+def test_nothing_is_wrong() -> None:
+    assert names(facts_of(H100, "580.65.06")) == []
+    assert names(facts_of(H100, "580.65.06"), ranks=1) == []
+
+
+@pytest.mark.parametrize(
+    ("gpu", "driver", "compat", "found"),
+    [
+        (H100, "580.95.05", "575.57.08", ["shadowed-driver"]),
+        (H100, "580.95.05", "590.44.01", []),
+        (H100, "550.163.01", "580.95.05", []),  # forward compatibility as it is meant
+        (H100, "550.163.01", "575.57.08", ["driver"]),
+        (H100, "550.163.01", None, ["driver"]),
+        (RTX, "550.163.01", "580.95.05", ["driver", "forward-compatibility"]),
+        (RTX, "580.95.05", "590.44.01", ["forward-compatibility"]),
+    ],
+)
+def test_cuda_compat(gpu: Gpu, driver: str, compat: str | None, found: list[str]) -> None:
+    facts = facts_of(gpu, driver)
+    own = {"folder": "/usr/local/cuda/compat", "version": compat, "compat": True}
+    facts["gpus"]["libraries"].insert(0, own)
+    assert [name for name, _ in names(facts)] == found
+    # Behind the driver's own it does nothing.
+    facts["gpus"]["libraries"].reverse()
+    assert ("shadowed-driver", True) not in names(facts)
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        ("no answer in 2 s", ("nvidia-smi", False)),
+        ("No devices were found", ("nvidia-smi", False)),
+        ("GPU is lost", ("gpu-lost", True)),
+        ("Unable to determine the device handle for gpu 0000:3B:00.0: Unknown Error", None),
+        ("Failed to initialize NVML: Unknown Error", ("devices-refused", True)),
+        ("Failed to initialize NVML: Driver/library version mismatch", ("driver-mismatch", True)),
+        ("GPU 1: GPU requires reset", ("gpu-lost", True)),
+    ],
+)
+def test_what_nvidia_smi_complains_of(error: str, found: tuple[str, bool] | None) -> None:
+    facts = facts_of(None, "580.95.05")
+    facts["gpus"]["error"] = error
+    assert names(facts) == [found or ("gpu-lost", True)]
+
+
+def test_a_lost_gpu_beside_others_is_told_and_a_remark_is_not() -> None:
+    facts = facts_of(H100, "580.95.05")
+    facts["gpus"]["error"] = "GPU 1: GPU is lost"
+    assert names(facts) == [("gpu-lost", True)]
+    facts["gpus"]["error"] = "WARNING: infoROM is corrupted at gpu 0000:1B:00.0"
+    assert names(facts) == []
+
+
+@pytest.mark.parametrize(
+    ("ranks", "shm_mib", "found"),
+    [
+        (1, 64, []),
+        (None, 64, []),
+        (2, 64, [("shm", True)]),
+        (2, 256, [("shm", False)]),
+        (2, 512, []),
+        (2, None, []),
+        (3, 4096, [("too-few-gpus", True)]),
+    ],
+)
+def test_tensor_parallelism(
+    ranks: int | None, shm_mib: int | None, found: list[tuple[str, bool]]
+) -> None:
+    facts = facts_of(H100, "580.95.05")
+    facts["gpus"]["devices"] *= 2
+    facts["shm"] = shm_mib and shm_mib << 20
+    assert names(facts, ranks) == found
+    if ranks == 2:
+        for device in facts["gpus"]["devices"]:
+            device["mig"] = True
+        assert ("mig", True) in names(facts, ranks)
+
+
+@pytest.mark.parametrize("container", ["docker", "podman", "apptainer", "kubernetes", None])
+def test_the_fix_is_for_this_container(container: str | None) -> None:
+    facts = facts_of(None, "580.95.05")
+    facts["platform"]["container"] = container
+    facts["shm"] = 1 << 20
+    (shm,) = preflight.check(facts, CUDA, 2)
+    facts["gpus"] |= {"control": False, "nodes": [], "libraries": []}
+    (absent,) = preflight.check(facts, CUDA)
+    assert (shm["name"], absent["name"]) == ("shm", "no-gpu")
+    for other in ("docker", "podman", "apptainer", "kubernetes"):
+        if other not in (container, "docker"):
+            assert other not in absent["fix"].lower().replace("nvidia", "")
+    assert ("docker" in shm["fix"]) == (container in ("docker", None))
+
+
+def test_the_worst_comes_first_and_each_has_all_its_parts(tmp_path: Path) -> None:
+    for name in hosts.NAMES:
+        facts = hosts.facts(name, tmp_path / name)
+        for accelerator in ("cuda", "cpu", "tpu"):
+            found = preflight.check(facts, {**CUDA, "accelerator": accelerator}, 4)
+            assert [f["fatal"] for f in found] == sorted((f["fatal"] for f in found), reverse=True)
+            assert all(f["what"] and f["fix"] for f in found)
+            assert accelerator != "cpu" or not found

@@ -1,0 +1,182 @@
+"""The smallest init, with real processes: each test's init is a Python of its own."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.unit.support import ROOT
+
+pytestmark = pytest.mark.python
+
+_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans come to it, as they come to PID 1
+_INIT = f"""
+import ctypes, os, signal, sys, time
+assert not ctypes.CDLL(None).prctl({_SUBREAPER}, 1, 0, 0, 0)
+from builder.runtime import reaper
+def start():
+    {{start}}
+sys.exit(reaper.supervise(start))
+"""
+
+
+def init(start: str, **options: object) -> subprocess.Popen[str]:
+    """An init whose server does what `start` says, or execs Python with its text."""
+    code = _INIT.format(start=start)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
+        [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True, **options
+    )
+
+
+def execs(text: str) -> str:
+    return f"os.execv(sys.executable, [sys.executable, '-S', '-c', {text!r}])"
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    try:
+        out, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    return process.returncode, out
+
+
+@pytest.mark.parametrize(
+    ("start", "code"),
+    [
+        ("return 0", 0),
+        ("return 3", 3),
+        (execs("raise SystemExit(0)"), 0),
+        (execs("raise SystemExit(3)"), 3),
+        (execs("import os; os.kill(os.getpid(), 9)"), 128 + signal.SIGKILL),
+        (execs("import os; os.abort()"), 128 + signal.SIGABRT),
+        ("raise ValueError", 1),
+    ],
+)
+def test_the_exit_code_comes_back(start: str, code: int) -> None:
+    process = init(start, stderr=subprocess.DEVNULL)
+    assert ended(process) == (code, "")
+
+
+SAYS = """
+import signal, sys, time
+def said(number, _):
+    print(signal.Signals(number).name, flush=True)
+    if number == signal.SIGTERM:
+        sys.exit(5)
+for number in (1, 2, 3, 10, 12, 15, 28):
+    signal.signal(number, said)
+print("ready", flush=True)
+while True:
+    time.sleep(0.01)
+"""
+
+
+def test_signals_reach_the_server() -> None:
+    process = init(execs(SAYS))
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGTERM"):
+        process.send_signal(signal.Signals[name])
+        assert process.stdout.readline() == f"{name}\n"
+    assert ended(process) == (5, "")
+
+
+def test_a_server_that_ignores_sigterm_lives_until_it_is_killed() -> None:
+    """The engine's SIGKILL ends PID 1, and the kernel all others."""
+    ignores = "import signal, time, os; signal.signal(15, signal.SIG_IGN)\n"
+    process = init(execs(f"{ignores}print(os.getpid(), flush=True); time.sleep(60)"))
+    assert process.stdout
+    server = int(process.stdout.readline())
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    assert process.poll() is None
+    os.kill(server, signal.SIGKILL)
+    assert ended(process)[0] == 128 + signal.SIGKILL
+
+
+def test_a_signal_before_the_server_is_there_is_not_lost() -> None:
+    process = init("time.sleep(60)")
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    # Before exec, Python's own actions hold: SIGTERM ends it.
+    assert ended(process)[0] == 128 + signal.SIGTERM
+
+
+ORPHANS = """
+import os, sys, time
+for number in range(3):
+    if os.fork() == 0:
+        if os.fork() == 0:          # the orphan, once its parent has ended
+            time.sleep(0.1 * number)
+            os._exit(7)
+        os._exit(0)
+    os.wait()
+time.sleep(0.8)
+init = os.getppid()
+states = []
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        fields = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()
+    except OSError:
+        continue
+    if fields[1] == str(init):
+        states.append(fields[0])
+print(len(states), "Z" in states, flush=True)
+sys.exit(4)
+"""
+
+
+def test_orphans_are_reaped_and_do_not_end_it() -> None:
+    assert ended(init(execs(ORPHANS))) == (4, "1 False\n")
+
+
+def test_the_server_has_a_group_of_its_own_and_no_signal_blocked() -> None:
+    text = """
+import os
+print(os.getpgrp() == os.getpid())
+print([line for line in open("/proc/self/status") if line.startswith("SigBlk")][0].split()[1])
+"""
+    assert ended(init(execs(text))) == (0, f"True\n{0:016x}\n")
+
+
+def test_the_terminal_is_the_servers(tmp_path: Path) -> None:
+    """With both in the terminal's group, one Ctrl-C would reach the server twice."""
+    text = """
+import os, signal, time
+count = 0
+def said(*_):
+    global count
+    count += 1
+signal.signal(signal.SIGINT, said)
+print("ready", os.tcgetpgrp(0) == os.getpgrp(), flush=True)
+end = time.monotonic() + 1
+while time.monotonic() < end:
+    time.sleep(0.05)
+print(count, flush=True)
+"""
+    ours, theirs = pty.openpty()
+    # start_new_session, then a controlling terminal: what `docker run -it` does.
+    steals = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    code = steals + _INIT.format(start=execs(text))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    assert process.stdout
+    assert process.stdout.readline() == "ready True\n"
+    os.write(ours, b"\x03")
+    assert ended(process) == (0, "1\n")
+    os.close(ours)
