@@ -269,7 +269,7 @@ class Setting(Fact):
     rule: Name  # of builder/runtime/decide.py, which computes the value
     accelerators: tuple[AcceleratorName, ...] = ()  # () is all
     frameworks: tuple[Name, ...] = ()  # () is all
-    on: bool = True  # a knob without a measured gain is off
+    enabled: bool = True  # a knob without a measured gain is not
     why: Text
     source: Text
     effect: Text | None = None  # as measured, with where

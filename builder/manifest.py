@@ -70,7 +70,7 @@ def contents(
                 "kind": row.kind,
                 "name": flags.parallel if row.kind == "flag" else row.name,
                 "rule": row.rule,
-                "on": row.on,
+                "enabled": row.enabled,
                 "why": row.why,
                 "source": row.source,
                 "effect": row.effect,

@@ -56,7 +56,7 @@ def _answer(
     arguments: Sequence[str],
     model: Facts,
 ) -> tuple[str, str | None]:
-    if not row.get("on", True):
+    if not row.get("enabled", True):
         return OFF, None
     kind, name = row["kind"], row["name"]
     if kind == "env" and name in environment:
@@ -113,6 +113,23 @@ def limited(facts: Facts) -> int | None:
 def _threads(facts: Facts, _: Facts) -> int | None:
     """As many threads as the quota runs at once: more only wait for one another."""
     return limited(facts)
+
+
+def _quota_cpus(facts: Facts, _: Facts) -> str | None:
+    """As many CPUs as the quota grants, of one NUMA node where that has them.
+
+    Which ones is the container's own affair (`spread`): several of them take different ones.
+    """
+    count = limited(facts)
+    if count is None:
+        return None
+    allowed = set(facts["cpus"]["allowed"])
+    nodes = [sorted(allowed & set(node["cpus"])) for node in facts["numa"]]
+    pools = [cpus for cpus in nodes if len(cpus) >= count] or [sorted(allowed)]
+    turn, which = divmod(facts["cpus"]["spread"], len(pools))
+    pool = pools[which]
+    first = turn * count % len(pool)
+    return ",".join(map(str, sorted((pool + pool)[first : first + count])))
 
 
 def _no_binding(facts: Facts, _: Facts) -> str | None:
@@ -200,6 +217,7 @@ def _kv_cache_gib(facts: Facts, model: Facts) -> int | None:
 
 RULES: Dict[str, Callable[[Facts, Facts], Any]] = {
     "threads": _threads,
+    "quota-cpus": _quota_cpus,
     "no-binding": _no_binding,
     "jobs": _jobs,
     "gpu-cpus": _gpu_cpus,

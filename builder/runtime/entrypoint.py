@@ -39,14 +39,17 @@ def is_program(arguments: Sequence[str], path: str | None = None) -> bool:
     return False
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Exec the command; returns only with an exit code that says why it could not."""
+def main(arguments: Sequence[str], query: gpus.Query | None = None) -> int:
+    """Exec the command; returns only with an exit code that says why it could not.
+
+    `query` is one that was started before all this was imported.
+    """
     if "--" not in arguments[1:]:
         print("usage: start SERVER... -- ARGUMENTS...", file=sys.stderr)
         return USAGE
     split = list(arguments).index("--")
     server, own = list(arguments[:split]), list(arguments[split + 1 :])
-    start = Start(server, own, manifest.read(), dict(os.environ))
+    start = Start(server, own, manifest.read(), dict(os.environ), query)
     if os.getpid() == 1:
         return reaper.supervise(start.run)
     return start.run()
@@ -61,7 +64,9 @@ class Start:
         arguments: Sequence[str],
         about: Dict[str, Any],
         environment: Dict[str, str],
+        query: gpus.Query | None = None,
     ) -> None:
+        self._query = query
         self._program = is_program(arguments, environment.get("PATH"))
         self._command = [*arguments] if self._program else [*server, *arguments]
         self._arguments = list(arguments)
@@ -78,7 +83,10 @@ class Start:
             return USAGE
         looks = self._serves and looking != "off"
         asks = self._serves and (looks or tuning != "off")
-        query = gpus.Query() if asks and self._about["accelerator"] == "cuda" else None
+        query = self._query
+        if query and not (asks and self._about["accelerator"] == "cuda"):
+            query.drop()
+            query = None
         chosen, wrong = caches.placed(self._environment, self._about["caches"])
         for line in wrong:
             say(line)

@@ -10,7 +10,7 @@ import select
 import signal
 import time
 
-from .host import number
+from .numbers import number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,6 +71,12 @@ class Query:
             return {"driver": None, "devices": [], "error": error}
         return parse(data.decode("utf-8", "replace"), ok=status == 0)
 
+    def drop(self) -> None:
+        """End one whose answer nobody wants."""
+        os.close(self._output)
+        if self._pid:
+            self._end()
+
     def _left(self) -> float:
         return max(0.0, self._started + SECONDS - time.monotonic())
 
@@ -113,6 +119,13 @@ class Query:
                 time.sleep(0.005)
         except OSError:
             pass
+
+
+def early() -> Query | None:
+    """A query, where a container has GPUs and something asks for them."""
+    asked = [os.environ.get(name) for name in ("IMGBUILD_TUNE", "IMGBUILD_PREFLIGHT")]
+    here = os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")
+    return Query() if here and asked != ["off", "off"] else None
 
 
 def parse(text: str, *, ok: bool) -> Facts:

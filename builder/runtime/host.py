@@ -14,16 +14,17 @@ import glob
 import json
 import os
 
+from .numbers import number, numbers
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing takes 4 ms of a start
-    from typing import Any, Dict, Iterable, Iterator, List, Set, Tuple
+    from typing import Any, Dict, Iterator, List, Tuple
 
     Facts = Dict[str, Any]
 
 RECORDED = "imgbuild.json"  # in a recorded root: what is no file
 _NO_LIMIT = 1 << 60  # cgroup v1 says "none" with a number near 2^63
 _GPU_NODES = "/dev/nvidia[0-9]*"
-_MOST = 1 << 16  # CPUs; the kernel's own limit is 8192
 _READ = 1 << 20  # bytes of a file at most
 
 
@@ -85,34 +86,6 @@ def discover(root: Root, gpus: Facts | None = None) -> Facts:
     }
 
 
-def number(text: str) -> int | None:
-    """A whole number that is not negative, None for any other text."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
-
-
-def numbers(text: str) -> List[int]:
-    """ "0-3,8" -> [0, 1, 2, 3, 8], as the kernel writes lists of CPUs; [] for what is none."""
-    found: Set[int] = set()
-    for part in text.strip().split(","):
-        first, _, last = part.partition("-")
-        start, end = number(first.strip()), number((last or first).strip())
-        if start is None or end is None or not start <= end < _MOST:
-            return []
-        found.update(range(start, end + 1))
-    return sorted(found)
-
-
-def spelled(values: Iterable[int]) -> str:
-    """[0, 1, 2, 8] -> "0-2,8"."""
-    spans: List[List[int]] = []
-    for value in sorted(set(values)):
-        if spans and value == spans[-1][1] + 1:
-            spans[-1][1] = value
-        else:
-            spans.append([value, value])
-    return ",".join(f"{a}-{b}" if a != b else str(a) for a, b in spans)
-
-
 def _status(root: Root) -> Dict[str, str]:
     """/proc/self/status as a mapping."""
     pairs = (line.partition(":") for line in root.text("/proc/self/status").splitlines())
@@ -131,21 +104,17 @@ def _cpus(root: Root) -> Facts:
         "online": len(online) or len(allowed) or 1,
         "allowed": allowed or [0],
         "quota": _quota(root),
-        "cores": _cores(root, allowed or [0]),
+        "spread": _spread(root),
     }
 
 
-def _cores(root: Root, cpus: List[int]) -> int:
-    """Physical cores among CPUs: hyperthreads of one compute no faster than it alone."""
-    if root.line("/sys/devices/system/cpu/smt/active") == "0":
-        return len(cpus)
-    cores, seen = 0, set[int]()
-    for cpu in cpus:
-        if cpu not in seen:  # each file that is not read saves 20 µs, and there may be hundreds
-            path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
-            seen.update([cpu], numbers(root.line(path)))
-            cores += 1
-    return cores
+def _spread(root: Root) -> int:
+    """A number of this container's own, so that several on a host do not take the same CPUs."""
+    name = str(root.told("hostname") or "") if not root.live else os.uname().nodename
+    number_ = 0
+    for letter in name:
+        number_ = (31 * number_ + ord(letter)) % 1_000_003
+    return number_
 
 
 def cgroup_folders(root: Root, controller: str) -> Iterator[Tuple[int, str]]:

@@ -7,7 +7,7 @@ code 78 (EX_CONFIG of sysexits.h); IMGBUILD_PREFLIGHT=warn goes on, =off does no
 
 from __future__ import annotations
 
-from .host import number
+from .numbers import number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

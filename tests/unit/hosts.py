@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.runtime import host
+from builder.runtime.numbers import numbers
 from tests.unit.support import ROOT
 
 FOLDER = ROOT / "tests/fixtures/hosts"
@@ -45,7 +46,7 @@ def read(name: str) -> Recorded:
     title, *directives = head.rstrip("\n").splitlines()
     files: dict[str, bytes] = {}
     told = [directive.partition(":")[::2] for directive in directives]
-    cpus = next((host.numbers(value) for key, value in told if key == "cpus"), [])
+    cpus = next((numbers(value) for key, value in told if key == "cpus"), [])
     for key, value in told:
         files.update(_DIRECTIVES[key](value.strip(), cpus))
     for section in rest:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.runtime import apply, decide, host
+from builder.runtime import apply, decide
+from builder.runtime.numbers import number, numbers, spelled
 from tests.unit import hosts
 from tests.unit.support import ROOT
 
@@ -30,7 +31,7 @@ ROWS: list[dict[str, Any]] = [
     {"kind": "memory", "name": "node 0's memory", "rule": "node0-memory"},
     {"kind": "flag", "name": "--tensor-parallel-size", "rule": "tensor-parallel"},
     {"kind": "env", "name": "UNKNOWN", "rule": "of a later version"},
-    {"kind": "env", "name": "GAINLESS", "rule": "threads", "on": False},
+    {"kind": "env", "name": "GAINLESS", "rule": "threads", "enabled": False},
 ]
 
 
@@ -339,7 +340,7 @@ def test_a_node_that_no_mask_can_name() -> None:
 
 @given(st.sets(st.integers(0, 5000)))
 def test_lists_of_cpus_round_trip(cpus: set[int]) -> None:
-    assert host.numbers(host.spelled(cpus)) == sorted(cpus)
+    assert numbers(spelled(cpus)) == sorted(cpus)
 
 
 @pytest.mark.parametrize(
@@ -358,11 +359,11 @@ def test_lists_of_cpus_round_trip(cpus: set[int]) -> None:
     ],
 )
 def test_lists_of_cpus(text: str, cpus: list[int]) -> None:
-    assert host.numbers(text) == cpus
+    assert numbers(text) == cpus
 
 
 @given(st.text())
 def test_any_text_is_a_list_or_none(text: str) -> None:
-    assert host.numbers(text) == sorted(set(host.numbers(text)))
-    found = host.number(text)
+    assert numbers(text) == sorted(set(numbers(text)))
+    found = number(text)
     assert found is None or str(found) == text.lstrip("0") or found == 0

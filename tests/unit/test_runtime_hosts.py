@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from builder.runtime import decide, gpus, host, preflight, tune
+from builder.runtime.numbers import spelled
 from tests.unit import hosts
 from tests.unit.support import ROOT
 
@@ -49,12 +50,12 @@ def told(facts: dict[str, Any]) -> Iterator[str]:
     cpus, memory, gpus = facts["cpus"], facts["memory"], facts["gpus"]
     yield (
         f"cpus: {cpus['online']} online, {len(cpus['allowed'])} allowed"
-        f" ({host.spelled(cpus['allowed'])}), {cpus['cores']} cores,"
+        f" ({spelled(cpus['allowed'])}),"
         f" quota {cpus['quota'] or 'none'}"
     )
     limit = "none" if memory["limit"] is None else size(memory["limit"])
     yield f"memory: {size(memory['total'])}, limit {limit}, /dev/shm {size(facts['shm'])}"
-    nodes = [f"{n['node']}: {host.spelled(n['cpus']) or 'no CPUs'}" for n in facts["numa"]]
+    nodes = [f"{n['node']}: {spelled(n['cpus']) or 'no CPUs'}" for n in facts["numa"]]
     yield f"nodes: {'; '.join(nodes) or 'not known'}"
     platform = facts["platform"]
     yield f"container: {platform['container'] or 'none'}{', WSL' if platform['wsl'] else ''}"
@@ -102,7 +103,7 @@ def decided(facts: dict[str, Any], name: str) -> str:
         for row in settings:
             value = row["value"]
             if row["kind"] == "affinity" and value:
-                value = host.spelled(map(int, value.split(",")))
+                value = spelled(map(int, value.split(",")))
             lines.append(f"  {row['status']}: {row['name']}{'' if value is None else f'={value}'}")
         lines += [f"  {line}" for line in findings(facts, about, settings)] or ["  starts"]
     advised = decide.advice(facts)
