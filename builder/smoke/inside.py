@@ -203,7 +203,8 @@ def contents(root: str = "/") -> Seen:
             found += [[what, path] for what in faults(entry.path, path, status)]
             if stat.S_ISDIR(status.st_mode):
                 pending.append(entry.path)
-    return {"files": files, "unread": unread, "found": found}
+    found.sort(key=lambda row: row[1])
+    return {"files": files, "unread": sorted(unread), "found": found}
 
 
 def mounts() -> list[tuple[str, str]]:
