@@ -21,7 +21,7 @@ from builder.errors import BuildError, ImgbuildError, UserError
 from builder.model import Cell
 from builder.prepare import Workbench
 from builder.render import DEFINITION, DOCKERFILE
-from builder.smoke import SmokeReport, Status, smoke
+from builder.smoke import SmokeReport, Status, check_contract, smoke
 
 _MARKS = {Status.PASSED: "ok", Status.FAILED: "FAILED", Status.SKIPPED: "skipped:"}
 
@@ -46,6 +46,11 @@ class _Seconds(click.FloatRange):
 @options.sif_folder
 @click.option("--static", is_flag=True, help="Leave out the checks that start a server.")
 @click.option(
+    "--contract",
+    is_flag=True,
+    help="Instead of serving: what every image must stand (users, read-only roots, signals, ...).",
+)
+@click.option(
     "--timeout",
     type=_Seconds(min=1, max=86400),
     default=600.0,
@@ -62,12 +67,19 @@ def command(
     *,
     output: Path,
     static: bool,
+    contract: bool,
     as_json: bool,
 ) -> None:
     """Start built images as a user would, ask a tiny model, compare its tokens, stop them.
 
     The model needs no hub: its weights are computed, and so are the right answers. Exit code 1
     when any check failed; a check that cannot run for want of a GPU fails unless left out.
+
+    With --contract, ten other checks: the image's user is nobody special, and any uid, a read-only
+    root, no home and no network will do; SIGTERM ends it within 10 s with the right exit code;
+    orphans are reaped; TMPDIR may be long; nothing secret, of a site's own or setuid is inside;
+    labels, port and health check are there and go through no shell. Frameworks add their own.
+    With --static as well, SIGTERM is tried on commands alone, not on the server.
     """
     project, matrix, cells = options.load(file, selector)
     if image is not None and len(cells) != 1:
@@ -77,7 +89,8 @@ def command(
     for cell in cells:
         chosen, reference = _find(bench, cell, engine, image, output)
         with display(cell.id) as shown:
-            report = smoke(cell, chosen, reference, shown.step, static=static, timeout=timeout)
+            prove = check_contract if contract else smoke
+            report = prove(cell, chosen, reference, shown.step, static=static, timeout=timeout)
         reports.append(report)
         if not as_json:
             _tell(report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -18,11 +19,13 @@ from builder.engines.base import (
     Archive,
     Base,
     BuildRequest,
+    Config,
     Container,
     Image,
     OnLine,
     Remote,
     Run,
+    UnsupportedError,
     environment_options,
 )
 from builder.errors import BuildError
@@ -140,25 +143,45 @@ class Apptainer:
     def call(
         self, image: str, args: tuple[str, ...], env: Mapping[str, str], *, gpus: bool
     ) -> Result:
-        options = [*_CONTAINED, *environment_options(env), *(("--nv",) if gpus else ())]
-        return self._capture("exec", *options, image, *args, check=False)
+        return self.run(Run(image=image, args=args[1:], entrypoint=args[0], env=env, gpus=gpus))
+
+    def run(self, run: Run) -> Result:
+        options = _options(run)
+        result = self._capture(*_action(run, options), *run.args, check=False, timeout=run.timeout)
+        if result.code == _REFUSED and (run.user or run.tmpfs or not run.network):
+            # Was it the image's command that failed, or Apptainer that would not start it so?
+            bare = self._capture("exec", *options, run.image, "true", check=False)
+            if bare.code == _REFUSED and (why := _FATAL.search(bare.stderr)):
+                raise UnsupportedError(f"Apptainer: {why[1]}")
+        return result
 
     def start(self, run: Run) -> Container:
         port = host.free_port()
-        options = [*_CONTAINED, *environment_options(run.env), *(("--nv",) if run.gpus else ())]
-        for folder, target in run.mounts.items():
-            options += ["--bind", f"{folder}:{target}:ro"]
+        options = _options(run)
         folder = Path(tempfile.mkdtemp(prefix="imgbuild-sif-"))
-        command = ("apptainer", "run", *options, run.image, *run.arguments(port))
+        command = ("apptainer", *_action(run, options), *run.arguments(port))
         log = folder / "log"
         process = proc.spawn(Command(args=command, env=host.apptainer_env()), log)
         return _ApptainerProcess(process, log, f"http://127.0.0.1:{port}")
 
+    def config(self, image: str) -> Config:
+        shown = self._capture("inspect", "--all", image).stdout
+        attributes = json.loads(shown)["data"]["attributes"]
+        scripts = (attributes.get("environment") or {}).values()
+        return Config(
+            labels=attributes.get("labels") or {},
+            env={found[1]: found[2] for script in scripts for found in _EXPORT.finditer(script)},
+            start=tuple((attributes.get("runscript") or "").splitlines()),
+            user=None,
+            ports=None,
+            health=None,
+        )
+
     def _file(self, naming: Naming) -> Path:
         return self._folder / f"{naming.cell_id}.sif"
 
-    def _capture(self, *args: str, check: bool = True) -> Result:
-        command = Command(args=("apptainer", *args), env=host.apptainer_env(), timeout=300)
+    def _capture(self, *args: str, check: bool = True, timeout: float = 300) -> Result:
+        command = Command(args=("apptainer", *args), env=host.apptainer_env(), timeout=timeout)
         return proc.capture(command, check=check)
 
 
@@ -191,6 +214,34 @@ def _write(
 
 # As strict as a cluster may be: no home, no host folders, no host environment.
 _CONTAINED = ("--containall", "--no-home", "--cleanenv")
+# Folders in memory that every contained one has.
+_SCRATCH = {"/tmp", "/var/tmp"}  # noqa: S108 - the container's
+_REFUSED = 255
+_FATAL = re.compile(r"FATAL:(?:\s|\x1b\[0m)*(.*)")
+_EXPORT = re.compile(r"""^\s*export (\w+)=["']?(.*?)["']?$""", re.MULTILINE)
+
+
+def _action(run: Run, options: list[str]) -> tuple[str, ...]:
+    if run.entrypoint:
+        return ("exec", *options, run.image, run.entrypoint)
+    # Arguments as they are: the start of a converted image would have a shell expand them.
+    return ("run", "--no-eval", *options, run.image)
+
+
+def _options(run: Run) -> list[str]:
+    """A SIF is read-only and without a home whether that is asked for or not."""
+    options = [*_CONTAINED, *environment_options(run.env), *(("--nv",) if run.gpus else ())]
+    for folder, target in run.mounts.items():
+        options += ["--bind", f"{folder}:{target}:ro"]
+    for place in run.tmpfs:
+        options += [] if place in _SCRATCH else ["--scratch", place]
+    options += [] if run.network else ["--net", "--network", "none"]
+    if run.user:
+        if not host.is_root():
+            raise UnsupportedError("Apptainer runs as its caller, and only root has others to give")
+        uid, _, gid = run.user.partition(":")
+        options += ["--security", f"uid:{uid}", "--security", f"gid:{gid or 0}"]
+    return options
 
 
 class _ApptainerProcess:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from builder.errors import BuildError
 from builder.model import BaseKind
 from builder.naming import Naming
 from builder.proc import Result
@@ -79,22 +80,76 @@ class Run:
 
     image: str
     args: tuple[str, ...]
-    port: int  # inside, where the container has a network of its own
+    port: int = 0  # inside, where the container has a network of its own
+    entrypoint: str | None = None  # a program instead of the image's own start
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: Mapping[Path, str] = field(
         default_factory=dict
     )  # host folder -> path inside, read-only
     shm_mb: int = 64
     gpus: bool = False
+    user: str | None = None  # "UID:GID" instead of the image's; a SIF's is the caller
+    read_only: bool = False  # all but `tmpfs`; a SIF always is
+    tmpfs: tuple[str, ...] = ()  # folders in memory that everybody may write and execute
+    network: bool = True
+    home: bool = True  # False: HOME is a folder that nobody can make or write
+    timeout: float = 300.0  # seconds, of one that runs to its end
 
     def arguments(self, port: int, host: str = "127.0.0.1") -> list[str]:
         """`args` with the address filled in."""
         return [arg.replace("{port}", str(port)).replace("{host}", host) for arg in self.args]
 
 
+TMPFS = "rw,exec,mode=1777"
+NO_HOME = "/nonexistent"
+
+
+class UnsupportedError(BuildError):
+    """What this engine, or this host, has no means for."""
+
+
 def environment_options(env: Mapping[str, str]) -> list[str]:
     """`--env` as docker, podman and apptainer all take it."""
     return [part for name, value in env.items() for part in ("--env", f"{name}={value}")]
+
+
+def run_options(run: Run) -> list[str]:
+    """What `docker run` and `podman run` take alike; the network is the engine's own affair."""
+    options = ["--shm-size", f"{run.shm_mb}m", *environment_options(run.env)]
+    options += [] if run.home else ["--env", f"HOME={NO_HOME}"]
+    options += ["--user", run.user] if run.user else []
+    options += ["--read-only"] if run.read_only else []
+    options += ["--entrypoint", run.entrypoint] if run.entrypoint else []
+    for folder, target in run.mounts.items():
+        options += ["--volume", f"{folder}:{target}:ro"]
+    for place in run.tmpfs:
+        options += ["--tmpfs", f"{place}:{TMPFS}"]
+    return options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What an image says of itself. None: its format has no such thing."""
+
+    labels: Mapping[str, str]
+    env: Mapping[str, str]
+    start: tuple[str, ...]  # entrypoint and command; of a SIF its runscript's lines
+    user: str | None
+    ports: tuple[str, ...] | None  # as "8000/tcp"
+    health: tuple[str, ...] | None  # as "CMD", PROGRAM, ARGUMENT...
+
+    @classmethod
+    def of_image(cls, config: Mapping[str, Any], health: Mapping[str, Any] | None) -> Config:
+        """From what docker and podman tell of an image."""
+        env = (entry.partition("=") for entry in config.get("Env") or ())
+        return cls(
+            labels=dict(config.get("Labels") or {}),
+            env={name: value for name, _, value in env},
+            start=(*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())),
+            user=config.get("User") or "",
+            ports=tuple(config.get("ExposedPorts") or ()),
+            health=tuple((health or {}).get("Test") or ()),
+        )
 
 
 class Container(Protocol):
@@ -190,5 +245,14 @@ class Engine(Protocol):
     ) -> Result:
         """Run one command in a new container to its end; never raises for its exit code."""
 
+    def run(self, run: Run) -> Result:
+        """Start a new container and wait for its end; never raises for its exit code.
+
+        Raises UnsupportedError where the engine cannot start one like that on this host.
+        """
+
     def start(self, run: Run) -> Container:
         """Start a server in the background."""
+
+    def config(self, image: str) -> Config:
+        """What an image says of itself."""

@@ -15,12 +15,13 @@ from builder.engines.base import (
     Archive,
     Base,
     BuildRequest,
+    Config,
     Container,
     Image,
     OnLine,
     Remote,
     Run,
-    environment_options,
+    run_options,
 )
 from builder.errors import BuildError
 from builder.model import BaseKind
@@ -111,36 +112,38 @@ class Buildah:
     def call(
         self, image: str, args: tuple[str, ...], env: Mapping[str, str], *, gpus: bool
     ) -> Result:
-        command = [
-            "podman",
-            "run",
-            "--rm",
-            "--no-healthcheck",
-            "--network",
-            "none",
-            "--entrypoint",
-            args[0],
-        ]
-        command += [*environment_options(env), *_gpus(gpus=gpus), image, *args[1:]]
-        return proc.capture(
-            Command(args=tuple(command), env=host.containers_env(), timeout=300), check=False
+        return self.run(
+            Run(
+                image=image,
+                args=args[1:],
+                entrypoint=args[0],
+                env=env,
+                gpus=gpus,
+                network=False,
+            )
         )
 
+    def run(self, run: Run) -> Result:
+        name = f"imgbuild-{secrets.token_hex(6)}"
+        command = ("podman", "run", "--rm", "--name", name, *_options(run), run.image, *run.args)
+        env = host.containers_env()
+        try:
+            return proc.capture(Command(args=command, env=env, timeout=run.timeout), check=False)
+        except BaseException:
+            # The program that was ended with us is not the container.
+            remove = ("podman", "rm", "--force", "--time", "0", name)
+            proc.capture(Command(args=remove, env=env, timeout=60), check=False)
+            raise
+
     def start(self, run: Run) -> Container:
-        # The host's network: Podman's own needs firewall tools that small hosts do not have.
         port = host.free_port()
-        command = ["podman", "run", "--detach", "--no-healthcheck", "--network", "host"]
-        command += [
-            "--shm-size",
-            f"{run.shm_mb}m",
-            *environment_options(run.env),
-            *_gpus(gpus=run.gpus),
-        ]
-        for folder, target in run.mounts.items():
-            command += ["--volume", f"{folder}:{target}:ro"]
-        command += [run.image, *run.arguments(port)]
+        command = ("podman", "run", "--detach", *_options(run), run.image, *run.arguments(port))
         identity = self._capture(*command).stdout.split()[-1]
         return _PodmanContainer(identity, f"http://127.0.0.1:{port}")
+
+    def config(self, image: str) -> Config:
+        (shown,) = json.loads(self._capture("podman", "image", "inspect", image).stdout)
+        return Config.of_image(shown["Config"], shown.get("Healthcheck"))
 
     def archive(self, image: Image, target: Path) -> str:
         """Write an image as an OCI archive for Apptainer; returns its transport name."""
@@ -221,8 +224,14 @@ def _isolation() -> list[str]:
     return ["--runtime", "runc"] if shutil.which("runc") else []
 
 
-def _gpus(*, gpus: bool) -> list[str]:
-    return ["--device", "nvidia.com/gpu=all"] if gpus else []
+def _options(run: Run) -> list[str]:
+    # The host's network: Podman's own needs firewall tools that small hosts do not have.
+    options = ["--no-healthcheck", "--network", "host" if run.network else "none"]
+    # As Docker and Kubernetes do: no scratch and no passwd entry that nobody asked for.
+    options += ["--read-only-tmpfs=false"] if run.read_only else []
+    options += ["--passwd=false"] if run.user else []
+    options += ["--device", "nvidia.com/gpu=all"] if run.gpus else []
+    return [*options, *run_options(run)]
 
 
 def _local(reference: str) -> str:

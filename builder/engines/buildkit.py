@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -11,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from builder import proc
 from builder.engines.base import (
+    NO_HOME,
+    TMPFS,
     Archive,
     Base,
     BuildRequest,
+    Config,
     Container,
     Image,
     OnLine,
     Remote,
     Run,
-    environment_options,
+    run_options,
 )
 from builder.errors import BuildError
 from builder.model import BaseKind
@@ -156,10 +160,30 @@ class BuildKit:
     def call(
         self, image: str, args: tuple[str, ...], env: Mapping[str, str], *, gpus: bool
     ) -> Result:
-        command = ["docker", "run", "--rm", "--network", "none", "--entrypoint", args[0]]
-        command += environment_options(env)
-        command += ["--gpus", "all"] if gpus else []
-        return proc.capture(Command(args=(*command, image, *args[1:]), timeout=300), check=False)
+        return self.run(
+            Run(
+                image=image,
+                args=args[1:],
+                entrypoint=args[0],
+                env=env,
+                gpus=gpus,
+                network=False,
+            )
+        )
+
+    def run(self, run: Run) -> Result:
+        name = f"imgbuild-{secrets.token_hex(6)}"
+        command = ["docker", "run", "--rm", "--name", name, *run_options(run)]
+        command += [] if run.network else ["--network", "none"]
+        command += ["--gpus", "all"] if run.gpus else []
+        command += [run.image, *run.args]
+        try:
+            return proc.capture(Command(args=tuple(command), timeout=run.timeout), check=False)
+        except BaseException:
+            # The program that was ended with us is not the container.
+            remove = ("docker", "rm", "--force", name)
+            proc.capture(Command(args=remove, timeout=60), check=False)
+            raise
 
     def start(self, run: Run) -> Container:
         import docker  # noqa: PLC0415
@@ -170,20 +194,29 @@ class BuildKit:
             handle = self._client.containers.create(
                 run.image,
                 run.arguments(run.port, host="0.0.0.0"),  # noqa: S104 - inside; published on loopback
-                environment=dict(run.env),
+                entrypoint=run.entrypoint,
+                environment={**run.env, **({} if run.home else {"HOME": NO_HOME})},
+                user=run.user,
+                read_only=run.read_only,
+                tmpfs=dict.fromkeys(run.tmpfs, TMPFS),
+                network_mode=None if run.network else "none",
                 volumes={str(p): {"bind": t, "mode": "ro"} for p, t in run.mounts.items()},
-                ports={inside: ("127.0.0.1", 0)},  # any free port
+                ports={inside: ("127.0.0.1", 0)} if run.network else {},  # any free port
                 shm_size=f"{run.shm_mb}m",
                 device_requests=[everything] if run.gpus else None,
             )
             try:
-                port = _launch(handle, inside)
+                port = _launch(handle, inside if run.network else None)
             except BaseException:
                 handle.remove(force=True)
                 raise
         except docker.errors.APIError as error:
             raise BuildError(f"docker cannot start {run.image}: {error.explanation}") from None
         return _DockerContainer(handle, f"http://127.0.0.1:{port}")
+
+    def config(self, image: str) -> Config:
+        config = self._inspect(image)["Config"]
+        return Config.of_image(config, config.get("Healthcheck"))
 
     def archive(self, image: Image, target: Path) -> str:
         """Write an image as an archive for Apptainer; returns its transport name."""
@@ -231,9 +264,11 @@ class BuildKit:
         return dict(self._client.images.get(reference).attrs)
 
 
-def _launch(handle: DockerContainer, inside: str) -> str:
-    """Start a created container; returns the host's port of its port `inside`."""
+def _launch(handle: DockerContainer, inside: str | None) -> str:
+    """Start a created container; returns the host's port of its port `inside`, if it has any."""
     handle.start()
+    if inside is None:
+        return ""
     handle.reload()
     if published := handle.ports.get(inside):
         return str(published[0]["HostPort"])

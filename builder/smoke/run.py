@@ -55,7 +55,7 @@ def smoke(
 
     `timeout` is how many seconds the server may take to become healthy.
     """
-    subject = _Subject(cell, engine, image)
+    subject = Subject(cell, engine, image)
     probes: list[tuple[str, Probe]] = [
         ("user", subject.user),
         ("import", subject.imports),
@@ -67,13 +67,14 @@ def smoke(
     checks = []
     for name, probe in probes:
         on_check(name)
-        checks.append(_check(name, probe))
+        checks.append(checked(name, probe))
     if not static:
         checks += subject.serve(on_check, timeout)
     return SmokeReport(cell_id=cell.id, image=image, engine=engine.name, checks=tuple(checks))
 
 
-def _check(name: str, probe: Probe) -> Check:
+def checked(name: str, probe: Probe) -> Check:
+    """Try one thing, and time it."""
     start = time.monotonic()
     try:
         status, detail = Status.PASSED, probe()
@@ -89,7 +90,7 @@ def _said(error: BuildError) -> str:
     return "\n".join([str(error), *error.tail])
 
 
-class _Subject:
+class Subject:
     """The image under test, and one probe a method."""
 
     def __init__(self, cell: Cell, engine: Engine, image: str) -> None:
@@ -98,8 +99,15 @@ class _Subject:
         self._image = image
         self._recipe = cell.framework.smoke[cell.stack.accelerator]
         self._for_gpus = cell.stack.accelerator is Accelerator.CUDA
-        self._missing = _missing_device(cell.stack.accelerator)
+        self._missing = missing_device(cell.stack.accelerator)
         self._gpu = self._for_gpus and not self._missing
+
+    @property
+    def cannot_serve(self) -> str:
+        """Why its server cannot run on this host; "" where it can."""
+        if self._missing and self._recipe.cpu_env is None:
+            return f"needs {self._missing}, and there is none"
+        return ""
 
     def user(self) -> str:
         uid = self._call("id", "-u").strip()
@@ -144,31 +152,32 @@ class _Subject:
 
     def serve(self, on_check: OnCheck, timeout: float) -> Iterator[Check]:
         """Start, wait for health, compare the answers, stop; each a check of its own."""
-        if self._missing and self._recipe.cpu_env is None:
-            detail = f"needs {self._missing}, and there is none; --static leaves this check out"
+        if self.cannot_serve:
+            detail = f"{self.cannot_serve}; --static leaves this check out"
             yield Check(name="serve", status=Status.FAILED, detail=detail, seconds=0.0)
             return
         on_check("start")
         try:
-            container = self._start()
+            container = self.start()
         except BuildError as error:
             yield Check(name="start", status=Status.FAILED, detail=_said(error), seconds=0.0)
             return
         try:
             for name, probe in (
-                ("health", lambda: self._healthy(container, timeout)),
+                ("health", lambda: self.healthy(container, timeout)),
                 ("tokens", lambda: _compare(container)),
                 ("stop", lambda: _stop(container)),
             ):
                 on_check(name)
-                check = _check(name, probe)
+                check = checked(name, probe)
                 yield check
                 if check.status is Status.FAILED:
                     return
         finally:
             container.remove()
 
-    def _start(self) -> Container:
+    def start(self) -> Container:
+        """The server, with the tiny model."""
         return self._engine.start(
             Run(
                 image=self._image,
@@ -190,7 +199,8 @@ class _Subject:
             return {}
         return {"IMGBUILD_PREFLIGHT": "warn", **(self._recipe.cpu_env or {})}
 
-    def _healthy(self, container: Container, timeout: float) -> str:
+    def healthy(self, container: Container, timeout: float) -> str:
+        """Wait until it is, and no longer than `timeout` seconds."""
         start = time.monotonic()
         url = container.url + self._cell.framework.server.health
         while (waited := time.monotonic() - start) < timeout:
@@ -201,9 +211,11 @@ class _Subject:
             except (OSError, ValueError, http.client.HTTPException):
                 pass
             if (code := container.exit_code()) is not None:
-                raise BuildError(f"the server ended with exit code {code}", tail=_tail(container))
+                raise BuildError(
+                    f"the server ended with exit code {code}", tail=last_words(container)
+                )
             time.sleep(0.5)
-        raise BuildError(f"not healthy after {timeout:g} s", tail=_tail(container))
+        raise BuildError(f"not healthy after {timeout:g} s", tail=last_words(container))
 
     def _call(self, *args: str, env: dict[str, str] | None = None) -> str:
         result = self._engine.call(
@@ -215,7 +227,7 @@ class _Subject:
         return result.stdout
 
 
-def _missing_device(accelerator: Accelerator) -> str | None:
+def missing_device(accelerator: Accelerator) -> str | None:
     """What a server of that kind computes on and this host has not."""
     if accelerator is Accelerator.CUDA and not host.has_gpu():
         return "an NVIDIA GPU"
@@ -238,7 +250,7 @@ def _compare(container: Container) -> str:
         if not a["same"]
     ]
     if result.code or wrong or not answers:
-        tail = [*wrong, *result.stderr.splitlines(), *_tail(container)]
+        tail = [*wrong, *result.stderr.splitlines(), *last_words(container)]
         raise BuildError("the answers are not the golden ones", tail=tail)
     tokens = sum(len(a["wanted"]) for a in answers)  # a byte-level tokenizer: one a character
     lines = [f"{tokens} tokens of {len(answers)} answers are the computed ones"]
@@ -250,11 +262,12 @@ def _stop(container: Container) -> str:
     start = time.monotonic()
     code = container.stop(STOP_SECONDS)
     if code:
-        raise BuildError(f"exit code {code} after SIGTERM", tail=_tail(container))
+        raise BuildError(f"exit code {code} after SIGTERM", tail=last_words(container))
     return f"SIGTERM: exit code 0 after {time.monotonic() - start:.1f} s"
 
 
-def _tail(container: Container) -> list[str]:
+def last_words(container: Container) -> list[str]:
+    """The end of its log."""
     return container.log().splitlines()[-LOG_TAIL:]
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builder.engines.base import Archive, Base, BuildRequest, Container, Image, OnLine, Run
+from builder.engines.base import (
+    Archive,
+    Base,
+    BuildRequest,
+    Config,
+    Container,
+    Image,
+    OnLine,
+    Run,
+)
 from builder.errors import BuildError
 from builder.model import BaseKind
 from builder.naming import Naming
@@ -28,11 +37,17 @@ class FakeEngine:
         on_build: Callable[[BuildRequest, OnLine], None] = lambda _request, _on_line: None,
         calls: Mapping[str, Result] | None = None,
         container: Container | None = None,
+        on_run: Callable[[Run], Result] | None = None,
+        on_start: Callable[[Run], Container] | None = None,
+        config: Config | None = None,
     ) -> None:
         self._no_base = no_base
         self._on_build = on_build
         self._calls = calls or {}
         self._container = container
+        self._on_run = on_run
+        self._on_start = on_start
+        self._config = config
         self.images: dict[str, Image] = {}
         self.builds = 0
 
@@ -78,7 +93,19 @@ class FakeEngine:
     ) -> Result:
         return self._calls.get(args[0], Result(code=127, stdout="", stderr=f"no {args[0]}"))
 
+    def run(self, run: Run) -> Result:
+        if self._on_run is None:
+            raise BuildError("nothing to run")
+        return self._on_run(run)
+
+    def config(self, image: str) -> Config:
+        if self._config is None:
+            raise BuildError(f"no {image}")
+        return self._config
+
     def start(self, run: Run) -> Container:
+        if self._on_start is not None:
+            return self._on_start(run)
         if self._container is None:
             raise BuildError("nothing to start")
         return self._container

@@ -1,0 +1,386 @@
+"""What everybody may expect of an image, whatever it serves: ten checks, and a framework's own.
+
+A check is a function: it returns what it saw, raises BuildError for what is wrong, and Skip for
+what cannot be tried here. `ALL` holds of every image; `OWN` adds a framework's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from builder.engines.base import Config, Container, Engine, Run, UnsupportedError
+from builder.errors import BuildError
+from builder.facts import Accelerator
+from builder.model import Cell
+from builder.smoke import inside, run
+from builder.smoke.report import SmokeReport
+from builder.smoke.run import LOG_TAIL, OnCheck, Skip, checked, last_words
+
+INSIDE = Path(inside.__file__).read_text(encoding="utf-8")
+SCRATCH = "/tmp"  # noqa: S108 - the container's
+LONG = f"{SCRATCH}/{'t' * (150 - len(SCRATCH) - 1)}"
+# Kubernetes and OpenShift give a uid that nobody knows, with group 0 or without.
+STRANGERS = ("123456:0", "123456:123456")
+STOP_SECONDS = 10.0
+OWN_CODE, KILLED = 43, 128 + 15
+START_SECONDS = 60.0  # of a stand-in, which only prints a line
+
+LABELS = (
+    *(f"org.opencontainers.image.{name}" for name in ("title", "version", "source", "licenses")),
+    "org.opencontainers.image.created",
+    "io.imgbuild.cell",
+    "io.imgbuild.content",
+)
+_SITE_VARIABLE = re.compile(
+    r"(?:https?|ftp|all|no)_proxy|pip_(?:extra_)?index_url"
+    r"|pip_(?:find_links|cert|client_cert|trusted_host|proxy|config_file)"
+    r"|uv_(?:default_index|extra_index_url|find_links|config_file|index.*)"
+    r"|netrc|ssl_cert_(?:file|dir)|(?:requests|curl)_ca_bundle|node_extra_ca_certs"
+    r"|(?:.*_)?(?:token|passw(?:or)?d|secret|api_?key|access_key(?:_id)?|credentials)",
+    re.IGNORECASE,
+)
+_LOGIN = re.compile(r"://[^/@\s:]+:[^/@\s]+@")
+_SHELL = re.compile(r"(?:.*/)?(?:ba|da|a|z|k)?sh")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The image under test."""
+
+    cell: Cell
+    engine: Engine
+    image: str
+    static: bool = False  # do not start its server
+    timeout: float = 600.0  # seconds until its server must be healthy
+
+    @property
+    def is_sif(self) -> bool:
+        """Whether Apptainer runs it: as the caller, on a read-only root."""
+        return self.engine.name == "apptainer"
+
+    @property
+    def python(self) -> str:
+        """The image's own."""
+        wrap = self.cell.build.wrap
+        return wrap.python if wrap else "python3"
+
+    @property
+    def module(self) -> str:
+        """What the framework is imported as; "" where that is upstream's affair."""
+        return self.cell.framework.smoke[self.cell.stack.accelerator].module or ""
+
+    @cached_property
+    def config(self) -> Config:
+        """What the image says of itself."""
+        return self.engine.config(self.image)
+
+    def container(self, *args: str, **how: Any) -> Run:
+        """A command for the image's own start, or with `entrypoint` for that program."""
+        recipe = self.cell.framework.smoke[self.cell.stack.accelerator]
+        missing = run.missing_device(self.cell.stack.accelerator)
+        env = {**((recipe.cpu_env or {}) if missing else {}), **how.pop("env", {})}
+        gpus = self.cell.stack.accelerator is Accelerator.CUDA and not missing
+        return Run(image=self.image, args=args, env=env, gpus=gpus, **how)
+
+    def says(self, *args: str, **how: Any) -> str:
+        """What a command prints; raises BuildError for its exit code."""
+        try:
+            result = self.engine.run(self.container(*args, **how))
+        except UnsupportedError as error:
+            raise Skip(str(error)) from None
+        if result.code:
+            program = how.get("entrypoint", args[0])
+            tail = (result.stderr or result.stdout).splitlines()[-LOG_TAIL:]
+            raise BuildError(f"`{program}` exits {result.code} in it", tail=tail)
+        return result.stdout
+
+    def sees(self, part: str, *args: str, **how: Any) -> dict[str, Any]:
+        """What a part of inside.py finds, started as the image starts a user's command."""
+        own = () if "entrypoint" in how else (self.python,)
+        printed = self.says(*own, "-c", INSIDE, part, *args, **how)
+        try:
+            seen: dict[str, Any] = json.loads(printed.splitlines()[-1])
+        except (IndexError, ValueError):
+            tail = printed.splitlines()[-LOG_TAIL:]
+            raise BuildError(f"`{self.python}` prints something else", tail=tail) from None
+        return seen
+
+
+def check_contract(
+    cell: Cell,
+    engine: Engine,
+    image: str,
+    on_check: OnCheck,
+    *,
+    static: bool = False,
+    timeout: float = 600.0,
+) -> SmokeReport:
+    """Run all checks, also after one fails; `static` starts no server.
+
+    `timeout` is how many seconds the server may take to become healthy.
+    """
+    subject = Subject(cell=cell, engine=engine, image=image, static=static, timeout=timeout)
+    checks = []
+    for name, check in checks_of(cell.framework_name):
+        on_check(name)
+        checks.append(checked(name, partial(check, subject)))
+    return SmokeReport(cell_id=cell.id, image=image, engine=engine.name, checks=tuple(checks))
+
+
+def user(subject: Subject) -> str:
+    """Nobody special, and by number: Kubernetes' runAsNonRoot does not look names up."""
+    uid = int(subject.says("-u", entrypoint="id"))
+    if subject.is_sif:
+        if uid != os.getuid():
+            raise BuildError(f"uid {uid}, and the caller's is {os.getuid()}")
+        return f"uid {uid}, the caller's"
+    named = (subject.config.user or "").partition(":")[0]
+    if uid == 0:
+        raise BuildError("the image runs as root")
+    if not named.isdigit():
+        raise BuildError(f"USER is {named!r}, not a number")
+    return f"uid {uid}"
+
+
+def any_uid(subject: Subject) -> str:
+    """A uid without a passwd entry, with group 0 and without."""
+    homes = []
+    for stranger in STRANGERS:
+        seen = _writes(subject.sees("writable", user=stranger), stranger)
+        if f"{seen['uid']}:{seen['gid']}" != stranger or seen["passwd"]:
+            raise Skip(f"it is {seen['uid']}:{seen['gid']} ({seen['passwd']}), not {stranger}")
+        homes.append(f"{stranger} has the home {seen['places']['HOME']}")
+    return ", ".join(homes)
+
+
+def read_only(subject: Subject) -> str:
+    """One writable folder is enough, for the framework's import too."""
+    seen = subject.sees("writable", subject.module, read_only=True, tmpfs=(SCRATCH,))
+    _writes(seen)
+    if not seen["read_only"] and not subject.is_sif:
+        raise Skip("the engine leaves the root writable")
+    imported = f"{subject.module} imports, and " if subject.module else ""
+    return f"{imported}{len(seen['places'])} places are writable, HOME is {seen['places']['HOME']}"
+
+
+def no_home(subject: Subject) -> str:
+    """HOME is a folder that is not there and cannot be made."""
+    seen = _writes(subject.sees("writable", home=False, read_only=True, tmpfs=(SCRATCH,)))
+    return f"HOME becomes {seen['places']['HOME']}"
+
+
+def _writes(seen: dict[str, Any], who: str = "") -> dict[str, Any]:
+    if seen["refused"]:
+        tail = [f"{name}: {why}" for name, why in seen["refused"].items()]
+        whose = f" for {who}" if who else ""
+        raise BuildError(f"not writable{whose}: {', '.join(seen['refused'])}", tail=tail)
+    return seen
+
+
+def no_network(subject: Subject) -> str:
+    """It starts, the framework imports, and loopback works."""
+    seen = subject.sees("offline", subject.module, network=False)
+    if seen["routes"]:
+        raise Skip(f"the engine leaves it a route by {', '.join(seen['routes'])}")
+    return f"{f'{subject.module} imports' if subject.module else 'it starts'}, without any route"
+
+
+def sigterm(subject: Subject) -> str:
+    """It reaches what runs, soon, and the exit code comes back."""
+    told = [_stand_in(subject, OWN_CODE, str(OWN_CODE)), _stand_in(subject, KILLED)]
+    server = run.Subject(subject.cell, subject.engine, subject.image)
+    if subject.static or server.cannot_serve:
+        why = "--static" if subject.static else server.cannot_serve
+        return f"{', '.join(told)}; no server: {why}"
+    with _removed(server.start()) as container:
+        server.healthy(container, subject.timeout)
+        told.append(_ends(container, "the server", (0, KILLED)))
+    return ", ".join(told)
+
+
+def _stand_in(subject: Subject, code: int, *handler: str) -> str:
+    """A command in the server's place, which ends with that code."""
+    asked = subject.container(subject.python, "-c", INSIDE, "wait", *handler)
+    with _removed(subject.engine.start(asked)) as container:
+        _ready(container)
+        return _ends(container, "a command", (code,))
+
+
+@contextmanager
+def _removed(container: Container) -> Iterator[Container]:
+    try:
+        yield container
+    finally:
+        container.remove()
+
+
+def _ready(container: Container) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while inside.READY not in container.log():
+        if (code := container.exit_code()) is not None:
+            tail = last_words(container)
+            raise BuildError(f"a command ended at once with exit code {code}", tail=tail)
+        if time.monotonic() > deadline:
+            tail = last_words(container)
+            raise BuildError(f"a command did not start in {START_SECONDS:g} s", tail=tail)
+        time.sleep(0.1)
+
+
+def _ends(container: Container, what: str, codes: tuple[int, ...]) -> str:
+    start = time.monotonic()
+    try:
+        code = container.stop(STOP_SECONDS)
+    except BuildError:
+        tail = last_words(container)
+        raise BuildError(f"{what} ignored SIGTERM for {STOP_SECONDS:g} s", tail=tail) from None
+    if code not in codes:
+        wanted = " or ".join(map(str, codes))
+        tail = last_words(container)
+        raise BuildError(f"{what} gives exit code {code}, not {wanted}", tail=tail)
+    return f"{what} gives {code} after {time.monotonic() - start:.1f} s"
+
+
+def zombies(subject: Subject) -> str:
+    """Orphans that end are taken away."""
+    seen = subject.sees("zombies")
+    if seen["zombies"]:
+        raise BuildError(f"nobody reaps: {', '.join(seen['zombies'])} (init: {seen['init']})")
+    return f"{inside.ORPHANS} orphans, reaped by {seen['init']}"
+
+
+def tmpdir(subject: Subject) -> str:
+    """Sockets can be bound below a TMPDIR that is longer than a socket's path may be."""
+    try:
+        seen = subject.sees("tmpdir", env={"TMPDIR": LONG}, tmpfs=(LONG,))
+    except Skip:
+        # Without that folder: the sockets have to be somewhere else.
+        seen = subject.sees("tmpdir", env={"TMPDIR": LONG})
+    else:
+        if seen["real"] != LONG:
+            raise BuildError(f"TMPDIR has {len(LONG)} characters, and {seen['real']} is used")
+    return f"a socket is bound in {seen['folder']}"
+
+
+def contents(subject: Subject) -> str:
+    """No secrets, no settings of a site, no rights that nobody needs."""
+    wrong = [f"environment: {why}" for why in _telling("variable", subject.config.env)]
+    wrong += [f"labels: {why}" for why in _telling("label", subject.config.labels)]
+    # Root, who may read everything; Apptainer knows its caller alone.
+    how: dict[str, Any] = {} if subject.is_sif else {"user": "0:0", "network": False}
+    seen = subject.sees("contents", entrypoint=subject.python, timeout=900.0, **how)
+    wrong += [f"{what}: {path}" for what, path in seen["found"]]
+    if wrong:
+        raise BuildError(f"{len(wrong)} things do not belong into an image", tail=wrong)
+    unread = f", {len(seen['unread'])} folders are closed to us" if seen["unread"] else ""
+    return f"{seen['files']} files{unread}"
+
+
+def _telling(kind: str, table: Any) -> Iterator[str]:
+    """Names whose values are a site's or a person's own; a secret is not repeated."""
+    for name, value in table.items():
+        if value and _SITE_VARIABLE.fullmatch(name):
+            yield f"the {kind} {name} is set"
+        elif _LOGIN.search(value):
+            yield f"the {kind} {name} holds a login"
+
+
+def metadata(subject: Subject) -> str:
+    """Labels, port, health check, and nothing that goes through a shell."""
+    config, server = subject.config, subject.cell.framework.server
+    wrong = [*_label_faults(subject), *_start_faults(subject)]
+    if config.ports is not None and f"{server.port}/tcp" not in config.ports:
+        wrong.append(f"the port {server.port} is not exposed")
+    if config.health is not None:
+        if not config.health or config.health[0] == "NONE":
+            wrong.append("there is no health check")
+        elif config.health[0] != "CMD" or _is_shell(config.health[1:]):
+            wrong.append("the health check goes through a shell")
+    if wrong:
+        raise BuildError("; ".join(wrong))
+    rest = "a SIF has no port and no health check" if subject.is_sif else "port, health check"
+    return f"{len(config.labels)} labels, start without a shell, {rest}"
+
+
+def _label_faults(subject: Subject) -> Iterator[str]:
+    labels, cell = subject.config.labels, subject.cell
+    if missing := [name for name in LABELS if not labels.get(name)]:
+        yield f"no label {', '.join(missing)}"
+    wanted = {
+        "org.opencontainers.image.title": cell.id,
+        "org.opencontainers.image.version": cell.release.version,
+        "io.imgbuild.cell": cell.id,
+    }
+    for name, value in wanted.items():
+        if labels.get(name, value) != value:
+            yield f"the label {name} is {labels[name]}, not {value}"
+    created = labels.get("org.opencontainers.image.created")
+    try:
+        datetime.fromisoformat(created or "2000-01-01")
+    except ValueError:
+        yield f"the label org.opencontainers.image.created is no time: {created}"
+
+
+def _start_faults(subject: Subject) -> Iterator[str]:
+    start = subject.config.start
+    if not start:
+        yield "nothing says what it starts"
+    elif subject.is_sif:
+        last = [line.strip() for line in start if line.strip()][-1:]
+        if not last or not last[0].startswith("exec "):
+            yield "the runscript does not end in exec, so that a shell stays before the server"
+    elif _is_shell(start):
+        yield "ENTRYPOINT or CMD goes through a shell, which keeps signals from the server"
+
+
+def _is_shell(command: tuple[str, ...]) -> bool:
+    """Whether it is a shell with a line to read."""
+    program, option = (*command, "", "")[:2]
+    return bool(_SHELL.fullmatch(program)) and option.startswith("-") and "c" in option
+
+
+def program(*command: str) -> Check:
+    """The image's start runs a program of the framework's, wherever the user is at home."""
+
+    def check(subject: Subject) -> str:
+        shown = subject.says(*command, home=False, read_only=True, tmpfs=(SCRATCH,))
+        lines = shown.strip().splitlines()
+        if not lines:
+            raise BuildError(f"`{' '.join(command)}` prints nothing")
+        return f"`{' '.join(command)}`: {lines[-1]}"
+
+    return check
+
+
+Check = Callable[[Subject], str]
+ALL: tuple[tuple[str, Check], ...] = (
+    ("user", user),
+    ("any-uid", any_uid),
+    ("read-only", read_only),
+    ("no-home", no_home),
+    ("no-network", no_network),
+    ("sigterm", sigterm),
+    ("zombies", zombies),
+    ("tmpdir", tmpdir),
+    ("contents", contents),
+    ("metadata", metadata),
+)
+# What README.md has users type after an image's name.
+OWN: dict[str, tuple[tuple[str, Check], ...]] = {
+    "ray": (("program", program("ray", "--version")),),
+    "vllm": (("program", program("vllm", "--version")),),
+}
+
+
+def checks_of(framework: str) -> tuple[tuple[str, Check], ...]:
+    """Those of every image, then the framework's own."""
+    return (*ALL, *OWN.get(framework, ()))

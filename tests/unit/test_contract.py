@@ -1,0 +1,587 @@
+"""The contract: each check passes on a good image, and fails on one that breaks it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import matrix as matrices
+from builder import proc
+from builder.cli import smoke as command
+from builder.engines import apptainer, host
+from builder.engines.apptainer import Apptainer
+from builder.engines.base import Config, Run, UnsupportedError, run_options
+from builder.errors import BuildError
+from builder.facts import Matrix
+from builder.proc import Result
+from builder.smoke import Check, SmokeReport, Status, check_contract, inside, run
+from builder.smoke.contract import ALL, INSIDE, KILLED, LONG, OWN_CODE, STRANGERS, checks_of
+from tests.unit.fakeengine import FakeContainer, FakeEngine
+from tests.unit.fakeserver import serving
+from tests.unit.test_cli import run as verb
+
+NAMES = ["user", "any-uid", "read-only", "no-home", "no-network",
+         "sigterm", "zombies", "tmpdir", "contents", "metadata"]  # fmt: skip
+PLACES = {"HOME": "/tmp/imgbuild-1", "XDG_CACHE_HOME": "/tmp/imgbuild-1/.cache"}
+WRITES = {"uid": 1000, "gid": 0, "passwd": None, "places": PLACES, "refused": {}, "read_only": True}
+GOOD: dict[str, dict[str, Any]] = {
+    "writable": WRITES,
+    "offline": {"routes": []},
+    "zombies": {"zombies": [], "init": "tini"},
+    "tmpdir": {"folder": "/tmp/imgbuild-1/tmp-1", "real": LONG},
+    "contents": {"files": 9, "unread": [], "found": []},
+}
+CONFIG = Config(
+    labels={
+        "org.opencontainers.image.title": "cpu-vllm",
+        "org.opencontainers.image.version": "0.32.0",
+        "org.opencontainers.image.source": "https://example.org",
+        "org.opencontainers.image.licenses": "Apache-2.0",
+        "org.opencontainers.image.created": "2026-11-25T00:00:00Z",
+        "io.imgbuild.cell": "cpu-vllm",
+        "io.imgbuild.content": "0" * 12,
+    },
+    env={"PATH": "/opt/venv/bin:/usr/bin", "HOME": "/home/imgbuild"},
+    start=("tini", "--", "python3", "start", "--"),
+    user="1000:0",
+    ports=("8000/tcp",),
+    health=("CMD", "python3", "health.py"),
+)
+SIF = dataclasses.replace(
+    CONFIG, user=None, ports=None, health=None, start=("#!/bin/sh", '  exec tini -- python3 "$@"')
+)
+
+
+class Contained(FakeContainer):
+    """A stand-in that says it is ready, and ends with `ends`; None: it does not."""
+
+    def __init__(self, url: str, ends: int | None) -> None:
+        super().__init__(url)
+        self._ends = ends
+
+    def log(self) -> str:
+        return inside.READY
+
+    def stop(self, timeout: float) -> int:
+        if self._ends is None:
+            raise BuildError("the server ignored SIGTERM")
+        return self._ends
+
+
+class Image:
+    """An engine's answers for an image that keeps the contract, but for what a test changes."""
+
+    def __init__(self, *, name: str = "docker", url: str = "http://127.0.0.1:9") -> None:
+        self.uid = "1000"
+        self.seen = {part: dict(seen) for part, seen in GOOD.items()}
+        self.code = 0
+        self.stranger = True
+        self.refuses: Callable[[Run], bool] = lambda _: False
+        self.ends: dict[str, int | None] = {"handled": OWN_CODE, "killed": KILLED, "server": 0}
+        self.runs: list[Run] = []
+        self.containers: list[Contained] = []
+        self._url = url
+        self.config = CONFIG if name != "apptainer" else SIF
+        self._name = name
+
+    @property
+    def engine(self) -> FakeEngine:
+        made = FakeEngine(on_run=self._run, on_start=self._start, config=self.config)
+        made.name = self._name
+        return made
+
+    def _run(self, asked: Run) -> Result:
+        self.runs.append(asked)
+        if self.refuses(asked):
+            raise UnsupportedError("Apptainer: not for you")
+        if asked.entrypoint == "id":
+            return Result(code=0, stdout=f"{self.uid}\n", stderr="")
+        if INSIDE not in asked.args:
+            return Result(code=0, stdout="vllm 0.32.0\n", stderr="")
+        seen = dict(self.seen[asked.args[asked.args.index(INSIDE) + 1]])
+        if asked.user in STRANGERS and self.stranger:
+            seen["uid"], seen["gid"] = map(int, asked.user.split(":"))
+        return Result(code=self.code, stdout=f"noise\n{json.dumps(seen)}\n", stderr="why")
+
+    def _start(self, asked: Run) -> Contained:
+        self.runs.append(asked)
+        kind = "server" if INSIDE not in asked.args else "handled"
+        kind = "killed" if asked.args[-1] == "wait" else kind
+        self.containers.append(Contained(self._url, self.ends[kind]))
+        return self.containers[-1]
+
+
+def held(matrix: Matrix, image: Image, cell: str = "cpu-vllm", **how: Any) -> SmokeReport:
+    how.setdefault("static", True)
+    return check_contract(matrices.cell(matrix, cell), image.engine, "image", lambda _: None, **how)
+
+
+def of(report: SmokeReport, name: str) -> Check:
+    return next(check for check in report.checks if check.name == name)
+
+
+@pytest.fixture(autouse=True)
+def small_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(host, "has_gpu", lambda: False)
+    monkeypatch.setattr(host, "has_tpu", lambda: False)
+    monkeypatch.setattr(run, "tiny_model", lambda: tmp_path / "model")
+
+
+def test_a_good_image_passes_all_ten_and_its_frameworks_own(matrix: Matrix) -> None:
+    assert [name for name, _ in ALL] == NAMES
+    image = Image()
+    report = held(matrix, image)
+    assert [check.name for check in report.checks] == [*NAMES, "program"]
+    assert {check.status for check in report.checks} == {Status.PASSED}, report
+    assert len(image.containers) == 2
+    assert all(container.removed for container in image.containers)
+
+
+def test_a_good_sif_passes_too(matrix: Matrix) -> None:
+    image = Image(name="apptainer")
+    image.uid = str(os.getuid())
+    image.seen["contents"]["unread"] = ["/root"]
+    report = held(matrix, image)
+    assert {check.status for check in report.checks} == {Status.PASSED}, report
+    assert of(report, "contents").detail == "9 files, 1 folders are closed to us"
+    assert "a SIF has no port" in of(report, "metadata").detail
+    scan = next(r for r in image.runs if "contents" in r.args)
+    assert (scan.user, scan.network) == (None, True)
+
+
+def test_frameworks_inherit_what_holds_of_all() -> None:
+    assert checks_of("files") == ALL
+    assert checks_of("ray")[: len(ALL)] == ALL
+    assert [name for name, _ in checks_of("ray")[len(ALL) :]] == ["program"]
+
+
+def test_how_each_is_started(matrix: Matrix) -> None:
+    image = Image()
+    held(matrix, image)
+    parts = {r.args[r.args.index(INSIDE) + 1]: r for r in image.runs if INSIDE in r.args}
+    assert not parts["offline"].network
+    assert parts["tmpdir"].env["TMPDIR"] == LONG == parts["tmpdir"].tmpfs[0]
+    assert len(LONG) == 150
+    assert (parts["contents"].user, parts["contents"].entrypoint) == ("0:0", "python3")
+    read_only, no_home = (r for r in image.runs if r.read_only and "writable" in r.args)
+    assert read_only.args[-1] == "vllm"
+    assert read_only.tmpfs == no_home.tmpfs == ("/tmp",)
+    assert (read_only.home, no_home.home) == (True, False)
+    assert {r.user for r in image.runs if "writable" in r.args} == {None, *STRANGERS}
+    # All but what looks at the files is started as users' commands are.
+    assert {r.entrypoint for r in image.runs} == {None, "id", "python3"}
+
+
+Change = Callable[[Image], object]
+
+
+def seen(part: str, **changes: Any) -> Change:
+    return lambda image: image.seen[part].update(changes)
+
+
+def config(**changes: Any) -> Change:
+    def change(image: Image) -> None:
+        image.config = dataclasses.replace(image.config, **changes)
+
+    return change
+
+
+def labels(**changes: str) -> Change:
+    named = {f"org.opencontainers.image.{name}": value for name, value in changes.items()}
+    return config(labels={**CONFIG.labels, **named})
+
+
+def setting(**changes: Any) -> Change:
+    return lambda image: vars(image).update(changes)
+
+
+def ends(**changes: int | None) -> Change:
+    return lambda image: image.ends.update(changes)
+
+
+@pytest.mark.parametrize(
+    ("check", "change", "says"),
+    [
+        ("user", setting(uid="0"), "the image runs as root"),
+        ("user", config(user="imgbuild"), "USER is 'imgbuild', not a number"),
+        (
+            "any-uid",
+            seen("writable", refused={"HOME": "/root: Permission denied"}),
+            "not writable for 123456:0: HOME\nHOME: /root: Permission denied",
+        ),
+        ("read-only", seen("writable", refused={"HF_HOME": "not set"}), "not writable: HF_HOME"),
+        ("no-home", seen("writable", refused={"HOME": "not set"}), "not writable: HOME"),
+        ("no-network", setting(code=1), "`python3` exits 1 in it\nwhy"),
+        ("sigterm", ends(handled=0), "a command gives exit code 0, not 43"),
+        ("sigterm", ends(handled=None), "a command ignored SIGTERM for 10 s"),
+        ("sigterm", ends(killed=0), "a command gives exit code 0, not 143"),
+        (
+            "zombies",
+            seen("zombies", zombies=["7 (python3)"], init="python3"),
+            "nobody reaps: 7 (python3) (init: python3)",
+        ),
+        ("tmpdir", setting(code=1), "exits 1 in it"),
+        ("tmpdir", seen("tmpdir", real="/tmp"), "TMPDIR has 150 characters, and /tmp is used"),
+        ("contents", seen("contents", found=[["setuid", "/opt/x"]]), "setuid: /opt/x"),
+        ("contents", config(env={"https_proxy": "http://p"}), "the variable https_proxy is set"),
+        ("contents", config(env={"UV_DEFAULT_INDEX": "x"}), "variable UV_DEFAULT_INDEX is set"),
+        ("contents", config(env={"HF_TOKEN": "secret"}), "the variable HF_TOKEN is set"),
+        ("contents", labels(source="https://me:pw@x.org"), "image.source holds a login"),
+        ("metadata", labels(version="1"), "image.version is 1, not 0.32.0"),
+        ("metadata", labels(title=""), "no label org.opencontainers.image.title"),
+        ("metadata", labels(created="now"), "image.created is no time: now"),
+        ("metadata", config(ports=("80/tcp",)), "the port 8000 is not exposed"),
+        ("metadata", config(health=()), "there is no health check"),
+        ("metadata", config(health=("CMD-SHELL", "curl")), "health check goes through a shell"),
+        ("metadata", config(health=("CMD", "sh", "-c", "x")), "health check goes through a shell"),
+        ("metadata", config(start=("/bin/sh", "-c", "vllm")), "CMD goes through a shell"),
+        ("metadata", config(start=()), "nothing says what it starts"),
+    ],
+)
+def test_each_check_can_fail(matrix: Matrix, check: str, change: Change, says: str) -> None:
+    image = Image()
+    change(image)
+    report = held(matrix, image)
+    found = of(report, check)
+    assert found.status is Status.FAILED
+    assert says in found.detail
+    assert "secret" not in found.detail
+    assert not report.passed
+    assert len(report.checks) == len(checks_of("vllm")), "the others are tried all the same"
+    assert all(container.removed for container in image.containers)
+
+
+@pytest.mark.parametrize(
+    ("check", "change", "says"),
+    [
+        ("user", setting(uid="4711"), "uid 4711, and the caller's is"),
+        ("metadata", config(start=("#!/bin/sh", 'vllm "$@"')), "does not end in exec"),
+    ],
+)
+def test_a_sif_can_fail_too(matrix: Matrix, check: str, change: Change, says: str) -> None:
+    image = Image(name="apptainer")
+    change(image)
+    found = of(held(matrix, image), check)
+    assert found.status is Status.FAILED
+    assert says in found.detail
+
+
+@pytest.mark.parametrize(
+    ("check", "refuses", "says"),
+    [
+        ("any-uid", lambda asked: asked.user, "Apptainer: not for you"),
+        ("no-network", lambda asked: not asked.network, "Apptainer: not for you"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_skipped(
+    matrix: Matrix, check: str, refuses: Callable[[Run], bool], says: str
+) -> None:
+    image = Image(name="apptainer")
+    image.refuses = refuses
+    found = of(held(matrix, image), check)
+    assert (found.status, found.detail) == (Status.SKIPPED, says)
+
+
+@pytest.mark.parametrize(
+    ("check", "change", "says"),
+    [
+        ("any-uid", setting(stranger=False), "it is 1000:0 (None), not 123456:0"),
+        ("read-only", seen("writable", read_only=False), "the engine leaves the root writable"),
+        ("no-network", seen("offline", routes=["eth0"]), "the engine leaves it a route by eth0"),
+    ],
+)
+def test_what_was_not_tried_is_no_pass(
+    matrix: Matrix, check: str, change: Change, says: str
+) -> None:
+    image = Image()
+    change(image)
+    found = of(held(matrix, image), check)
+    assert (found.status, found.detail) == (Status.SKIPPED, says)
+
+
+def test_without_a_folder_of_that_name_sockets_go_elsewhere(matrix: Matrix) -> None:
+    image = Image(name="apptainer")
+    image.refuses = lambda asked: LONG in asked.tmpfs
+    image.seen["tmpdir"] = {"folder": "/tmp", "real": "/tmp"}
+    found = of(held(matrix, image), "tmpdir")
+    assert (found.status, found.detail) == (Status.PASSED, "a socket is bound in /tmp")
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize(
+    ("code", "status", "says"),
+    [
+        (0, Status.PASSED, "the server gives 0"),
+        (KILLED, Status.PASSED, "the server gives 143"),
+        (1, Status.FAILED, "the server gives exit code 1, not 0 or 143"),
+        (None, Status.FAILED, "the server ignored SIGTERM for 10 s"),
+    ],
+)
+def test_a_server_that_can_run_here_is_ended(
+    matrix: Matrix, code: int | None, status: Status, says: str
+) -> None:
+    with serving({"/health": (200, "")}) as (port, _):
+        image = Image(url=f"http://127.0.0.1:{port}")
+        image.ends["server"] = code
+        found = of(held(matrix, image, static=False), "sigterm")
+    assert found.status is status
+    assert says in found.detail
+    assert image.containers[-1].removed
+
+
+def test_a_server_that_cannot_run_here_is_left_out(matrix: Matrix) -> None:
+    image = Image()
+    found = of(held(matrix, image, "cuda13.0-vllm", static=False), "sigterm")
+    assert found.status is Status.PASSED
+    assert found.detail.endswith("no server: needs an NVIDIA GPU, and there is none")
+
+
+def test_options_are_those_that_docker_and_podman_share(tmp_path: Path) -> None:
+    plain = Run(image="x", args=())
+    assert run_options(plain) == ["--shm-size", "64m"]
+    asked = dataclasses.replace(
+        plain,
+        env={"A": "1"},
+        entrypoint="id",
+        user="5:0",
+        read_only=True,
+        tmpfs=("/tmp",),
+        home=False,
+        mounts={tmp_path: "/model"},
+    )
+    assert " ".join(run_options(asked)[2:]) == (
+        "--env A=1 --env HOME=/nonexistent --user 5:0 --read-only --entrypoint id "
+        f"--volume {tmp_path}:/model:ro --tmpfs /tmp:rw,exec,mode=1777"
+    )
+
+
+def test_apptainer_gives_another_uid_to_root_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Run(image="x.sif", args=("ls",), user="5:0", network=False, tmpfs=("/tmp", "/s"))
+    monkeypatch.setattr(host, "is_root", lambda: False)
+    with pytest.raises(UnsupportedError, match="Apptainer runs as its caller"):
+        Apptainer().run(asked)
+    monkeypatch.setattr(host, "is_root", lambda: True)
+    options = " ".join(apptainer._options(asked))
+    assert options.endswith("--scratch /s --net --network none --security uid:5 --security gid:0")
+
+
+@pytest.mark.parametrize(("bare", "refused"), [(255, True), (0, False)])
+def test_apptainers_refusal_is_told_from_a_commands_failure(
+    monkeypatch: pytest.MonkeyPatch, bare: int, refused: bool
+) -> None:
+    said = "\x1b[31mFATAL:  \x1b[0m network none: not allowed\n"
+    codes = {"run": 255, "exec": bare}
+
+    def capture(command: Any, *, check: bool = True) -> Result:
+        return Result(code=codes[command.args[1]], stdout="", stderr=said)
+
+    monkeypatch.setattr(proc, "capture", capture)
+    asked = Run(image="x.sif", args=("ls",), network=False)
+    if refused:
+        with pytest.raises(UnsupportedError, match=r"^Apptainer: network none: not allowed$"):
+            Apptainer().run(asked)
+    else:
+        assert Apptainer().run(asked).code == 255
+
+
+def test_what_docker_tells_of_an_image() -> None:
+    told = {"User": "1000:0", "Env": ["A=b=c"], "Cmd": ["x"], "ExposedPorts": {"80/tcp": {}}}
+    found = Config.of_image({**told, "Labels": None, "Entrypoint": None}, None)
+    assert found == Config(
+        labels={}, env={"A": "b=c"}, start=("x",), user="1000:0", ports=("80/tcp",), health=()
+    )
+
+
+def test_what_apptainer_tells_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    attributes = {
+        "labels": {"a": "b"},
+        "environment": {"/.singularity.d/env/90.sh": '#!/bin/sh\n    export X="1"\nexport Y=2\n'},
+        "runscript": '#!/bin/sh\nexec x "$@"\n',
+    }
+    text = json.dumps({"data": {"attributes": attributes}})
+    monkeypatch.setattr(proc, "capture", lambda *_, check: Result(code=0, stdout=text, stderr=""))
+    found = Apptainer().config("x.sif")
+    assert (found.labels, found.env) == ({"a": "b"}, {"X": "1", "Y": "2"})
+    assert found.start == ("#!/bin/sh", 'exec x "$@"')
+    assert (found.user, found.ports, found.health) == (None, None, None)
+
+
+# What runs inside, run here.
+
+
+def part(*args: str, code: int = 0, **env: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", INSIDE, *args],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout) if not code else done.stderr
+
+
+@pytest.mark.python
+def test_writable_tells_every_place_that_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    found = part("writable", "json", HOME=str(tmp_path), XDG_CACHE_HOME=str(file / "x"))
+    assert found["refused"] == {"XDG_CACHE_HOME": f"{file}/x: Not a directory"}
+    assert found["places"]["HOME"] == str(tmp_path)
+    assert part("writable")["refused"] == dict.fromkeys(("HOME", "XDG_CACHE_HOME"), "not set")
+    assert "No module named 'nowhere'" in part("writable", "nowhere", code=1)
+
+
+@pytest.mark.python
+def test_a_long_tmpdir_breaks_a_socket(tmp_path: Path) -> None:
+    long = tmp_path / ("t" * 150)
+    long.mkdir()
+    assert "AF_UNIX path too long" in part("tmpdir", TMPDIR=str(long), code=1)
+    short = tmp_path / "s"
+    short.symlink_to(long)
+    if len(str(short)) < 50:
+        found = part("tmpdir", TMPDIR=str(short))
+        assert found == {"folder": str(short), "real": str(long)}
+
+
+@pytest.mark.python
+def test_a_stand_in_is_ready_and_ends_as_asked() -> None:
+    for arguments, code in ((["7"], 7), ([], -15)):
+        process = subprocess.Popen(
+            [sys.executable, "-c", INSIDE, "wait", *arguments], stdout=subprocess.PIPE, text=True
+        )
+        with process:
+            assert process.stdout
+            assert inside.READY in process.stdout.readline()
+            process.terminate()
+            assert process.wait(10) == code
+
+
+def test_caches_are_the_manifests(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.json"
+    assert inside.caches(str(file)) == []
+    file.write_text("[]")
+    assert inside.caches(str(file)) == []
+    file.write_text('{"caches": [{"variable": "HF_HOME", "folder": "huggingface"}]}')
+    assert inside.caches(str(file)) == ["HF_HOME"]
+
+
+def test_the_dead_are_those_in_state_z(tmp_path: Path) -> None:
+    for number, line in (("1", "1 (tini) S 0"), ("7", "7 (a) Z b) Z 1"), ("self", "9 (x) Z 1")):
+        (tmp_path / number).mkdir()
+        (tmp_path / number / "stat").write_text(line)
+    (tmp_path / "8").mkdir()
+    assert inside.dead(str(tmp_path)) == ["7 (a) Z b)"]
+
+
+def image_of(root: Path, *files: tuple[str, str, int]) -> None:
+    for path, text, mode in files:
+        file = root / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(mode)
+
+
+KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "mode", "what"),
+    [
+        ("/usr/local/bin/su", "", 0o4755, "setuid"),
+        ("/usr/bin/tool", "", 0o2755, "setgid"),
+        ("/opt/venv/lib/x.py", "", 0o666, "world-writable"),
+        ("/etc/pip.conf", "", 0o644, "site setting"),
+        ("/root/.config/pip/pip.conf", "", 0o644, "site setting"),
+        ("/etc/uv/uv.toml", "", 0o644, "site setting"),
+        ("/home/imgbuild/.netrc", "", 0o600, "site setting"),
+        ("/home/imgbuild/.git-credentials", "", 0o600, "site setting"),
+        ("/root/.docker/config.json", "", 0o600, "site setting"),
+        ("/etc/apt/auth.conf.d/site.conf", "", 0o600, "site setting"),
+        ("/home/imgbuild/.cache/huggingface/token", "x", 0o600, "site setting"),
+        ("/root/.ssh/id_ed25519", "", 0o600, "site setting"),
+        ("/etc/ssl/private/host.key", KEY, 0o600, "private key"),
+        ("/usr/share/x/cert.pem", f"text\n{KEY}", 0o644, "private key"),
+        ("/etc/apt/sources.list", "deb https://me:pw@x.org/d x\n", 0o644, "login in an address"),
+        ("/etc/apt/apt.conf.d/site", 'Acquire::http::Proxy "http://p";\n', 0o644, "proxy"),
+        ("/etc/environment", "export HTTPS_PROXY=http://p:1\n", 0o644, "proxy"),
+        ("/etc/dnf/dnf.conf", "[main]\nproxy=http://p:1\n", 0o644, "proxy"),
+    ],
+)
+def test_what_does_not_belong_into_an_image_is_found(
+    tmp_path: Path, path: str, text: str, mode: int, what: str
+) -> None:
+    image_of(tmp_path, (path, text, mode))
+    assert inside.contents(str(tmp_path))["found"] == [[what, path]]
+
+
+def test_what_belongs_into_an_image_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_of(
+        tmp_path,
+        ("/usr/bin/su", "", 0o4755),
+        ("/opt/venv/lib/python3.11/site-packages/x/test.pem", KEY, 0o644),
+        ("/opt/venv/lib/python3.11/site-packages/x/pip.conf", "", 0o644),
+        ("/etc/wgetrc", "#https_proxy = http://proxy:1/\n# http://me:pw@x.org\n", 0o644),
+        ("/etc/apt/sources.list", "deb http://deb.debian.org/debian x main\n", 0o644),
+        ("/etc/apt/apt.conf.d/01", '// Acquire::http::Proxy "x";\n', 0o644),
+        ("/etc/ssl/certs/ca.pem", "-----BEGIN CERTIFICATE-----\n", 0o644),
+    )
+    os.chown(tmp_path / "usr/bin/su", 0, 0) if os.getuid() == 0 else monkeypatch.setattr(
+        inside, "expected", lambda path, _: path == "/usr/bin/su"
+    )
+    (tmp_path / "usr/bin/su").chmod(0o4755)
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(0o1777)
+    (tmp_path / "etc/link").symlink_to("/nowhere")
+    with socket.socket(socket.AF_UNIX) as bound:
+        here = Path.cwd()
+        os.chdir(tmp_path)
+        bound.bind("s")
+        os.chdir(here)
+    (tmp_path / "s").chmod(0o755)
+    found = inside.contents(str(tmp_path))
+    assert found["found"] == []
+    assert found["unread"] == []
+    assert found["files"] > 10
+
+
+def test_everybodys_folders_are_known_and_sticky(tmp_path: Path) -> None:
+    for name, mode in (("tmp", 0o777), ("data", 0o1777)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(mode)
+    found = inside.contents(str(tmp_path))["found"]
+    assert found == [["world-writable", "/data"], ["world-writable", "/tmp"]]
+
+
+def test_the_text_keeps_its_braces() -> None:
+    """`Run.arguments` fills them in where a server listens."""
+    assert "{port}" not in INSIDE
+    assert "{host}" not in INSIDE
+
+
+def test_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = Image()
+    monkeypatch.setattr(command, "_find", lambda *_: (image.engine, "mine:1"))
+    args = ("smoke", "--contract", "--static", "--matrix", "cpu-vllm")
+    assert verb(monkeypatch, *args, "--json") == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    assert report["passed"]
+    assert [check["name"] for check in report["checks"]] == [*NAMES, "program"]
+    image.uid = "0"
+    assert verb(monkeypatch, *args) == 1
+    told = capsys.readouterr()
+    assert "  user       FAILED the image runs as root [" in told.out
+    assert told.err.endswith("imgbuild: smoke failed: cpu-vllm\n")
