@@ -1,9 +1,9 @@
 """cpu-vllm under a CPU limit, tuned beside untuned: tokens a second, as ratios of one run.
 
 Needs Docker and the built image (`imgbuild build --matrix cpu-vllm --engine docker`). For each
-limit servers are started in turn that are tuned, untuned (IMGBUILD_TUNE=off), and that have the knob
-which is off by default; each is asked for the same completions of a model that is large enough for
-threads to matter (44 million random weights). Writes bench/results/tune.json: each server's
+limit servers are started in turn that are tuned, untuned (IMGBUILD_TUNE=off), and that have the
+knob which is off by default; each is asked for the same completions of a model that is large enough
+for threads to matter (44 million random weights). Writes bench/results/tune.json: each server's
 tokens/s, and the ratios of the medians to the untuned one's.
 """
 

@@ -84,7 +84,9 @@ class Start:
         looks = self._serves and looking != "off"
         asks = self._serves and (looks or tuning != "off")
         query = self._query
-        if query and not (asks and self._about["accelerator"] == "cuda"):
+        if asks and self._about["accelerator"] == "cuda":
+            query = query or gpus.Query()
+        elif query:
             query.drop()
             query = None
         chosen, wrong = caches.placed(self._environment, self._about["caches"])
