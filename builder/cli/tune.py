@@ -22,6 +22,7 @@ from builder.project import PACKAGE
 @options.file
 @click.option("--cell", "cell_id", metavar="CELL", help="Whose settings. Default: one for here.")
 @click.option("--dry-run", is_flag=True, help="What this verb does anyway: it changes nothing.")
+@click.option("--all", "everything", is_flag=True, help="Also what is left alone, and why.")
 @click.option(
     "--root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -41,6 +42,7 @@ def command(
     record: Path | None,
     arguments: tuple[str, ...],
     *,
+    everything: bool,
     dry_run: bool,  # noqa: ARG001 - for those who type it to be sure
     as_json: bool,
 ) -> None:
@@ -56,6 +58,7 @@ def command(
     given = ["--record", str(record)] if record else []
     given += ["--root", str(root)] if root else []
     given += ["--json"] if as_json else []
+    given += ["--all"] if everything else []
     with tempfile.TemporaryDirectory(prefix="imgbuild-tune-") as folder:
         carried = Path(folder) / "manifest.json"
         carried.write_text(manifest.text(loaded, cell), encoding="utf-8")

@@ -51,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="tune", description=__doc__.partition("\n")[0])
     parser.add_argument("--dry-run", action="store_true", help="what it does anyway")
     parser.add_argument("--json", action="store_true", help="all facts and rows, for programs")
+    parser.add_argument("--all", action="store_true", help="also what is left alone, and why")
     parser.add_argument("--root", default="/", metavar="DIR", help="a recorded host")
     parser.add_argument("--record", metavar="DIR", help="record this host into an empty folder")
     parser.add_argument("--manifest", default=manifest.FILE, metavar="FILE", help="another image's")
@@ -65,6 +66,12 @@ def main(arguments: Sequence[str]) -> int:
     else:
         for line in decide.explained(told["settings"], told["advice"]):
             print(line)
+        if given.all:
+            for row in told["settings"]:
+                if row["status"] == decide.NEEDLESS:
+                    print(f"not needed here: {row['name']}: {row['why']} [{row['source']}]")
+            for row in told["not_set"]:
+                print(f"never set: {row['variable']}: {row['why']} [{row['source']}]")
         for finding in told["preflight"]:
             print(f"preflight: {preflight.told(finding)}")
     return 0

@@ -88,7 +88,7 @@ class Subject:
         """A command for the image's own start, or with `entrypoint` for that program."""
         recipe = self.cell.framework.smoke[self.cell.stack.accelerator]
         missing = run.missing_device(self.cell.stack.accelerator)
-        env = {**((recipe.cpu_env or {}) if missing else {}), **how.pop("env", {})}
+        env = {**run.without_device(recipe, missing), **how.pop("env", {})}
         gpus = self.cell.stack.accelerator is Accelerator.CUDA and not missing
         return Run(image=self.image, args=args, env=env, gpus=gpus, **how)
 

@@ -16,7 +16,7 @@ from builder import proc
 from builder.engines import host
 from builder.engines.base import Container, Engine, Run
 from builder.errors import BuildError
-from builder.facts import Accelerator
+from builder.facts import Accelerator, SmokeRun
 from builder.model import Cell
 from builder.proc import Command
 from builder.project import PACKAGE
@@ -194,10 +194,7 @@ class Subject:
         )
 
     def _cpu_env(self) -> dict[str, str]:
-        """What makes the server use the CPU where its own device is missing."""
-        if not self._missing:
-            return {}
-        return {"IMGBUILD_PREFLIGHT": "warn", **(self._recipe.cpu_env or {})}
+        return without_device(self._recipe, self._missing)
 
     def healthy(self, container: Container, timeout: float) -> str:
         """Wait until it is, and no longer than `timeout` seconds."""
@@ -225,6 +222,11 @@ class Subject:
             tail = (result.stderr or result.stdout).splitlines()[-LOG_TAIL:]
             raise BuildError(f"`{' '.join(args)}` exits {result.code}", tail=tail)
         return result.stdout
+
+
+def without_device(recipe: SmokeRun, missing: str | None) -> dict[str, str]:
+    """What makes a server use the CPU, and its image start, where its own device is missing."""
+    return {"IMGBUILD_PREFLIGHT": "warn", **(recipe.cpu_env or {})} if missing else {}
 
 
 def missing_device(accelerator: Accelerator) -> str | None:

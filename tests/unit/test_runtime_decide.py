@@ -57,6 +57,7 @@ def any_facts(draw: st.DrawFn) -> dict[str, Any]:
             "online": len(cpus),
             "allowed": cpus,
             "quota": draw(st.none() | st.floats(0.001, 64).map(lambda q: round(q, 3))),
+            "spread": draw(st.integers(0, 1_000_003)),
         },
         "memory": {"limit": draw(st.none() | st.integers(0, 1 << 42))},
         "numa": numa,
@@ -176,7 +177,7 @@ def test_the_users_flag_in_all_spellings(flag: str, own: list[str]) -> None:
 
 GPU = {"numa": None, "memory_mib": 81559, "mig": False, "persistence": True}
 FOUR_GPUS: dict[str, Any] = {
-    "cpus": {"online": 4, "allowed": [0, 1, 2, 3], "quota": 1.0},
+    "cpus": {"online": 4, "allowed": [0, 1, 2, 3], "quota": 1.0, "spread": 0},
     "memory": {"limit": 64 << 30},
     "numa": [],
     "gpus": {"devices": [GPU] * 4},
@@ -221,7 +222,7 @@ def test_ranks_of_several_hosts_are_not_known_here() -> None:
 @pytest.mark.parametrize("value", ["64", "", " "])
 def test_the_users_variables_stay(value: str) -> None:
     """An empty one too: it is how one opts out of a single setting."""
-    names = [row["name"] for row in ROWS if row["kind"] == "env" and row.get("on", True)]
+    names = [row["name"] for row in ROWS if row["kind"] == "env" and row.get("enabled", True)]
     environment = dict.fromkeys(names, value)
     made = decide.decide(FOUR_GPUS, ROWS, environment, [])
     assert [d["value"] for d in made if d["status"] == decide.YOURS] == [value] * len(names)
@@ -367,3 +368,24 @@ def test_any_text_is_a_list_or_none(text: str) -> None:
     assert numbers(text) == sorted(set(numbers(text)))
     found = number(text)
     assert found is None or str(found) == text.lstrip("0") or found == 0
+
+
+def test_containers_with_a_quota_take_different_cpus_of_one_node() -> None:
+    """Two nodes of four CPUs, and a quota of two: four containers have a pair each."""
+    facts = {
+        **FOUR_GPUS,
+        "cpus": {"online": 8, "allowed": list(range(8)), "quota": 2.9, "spread": 0},
+        "numa": [
+            {"node": 0, "cpus": [0, 1, 2, 3], "memory_allowed": True},
+            {"node": 1, "cpus": [4, 5, 6, 7], "memory_allowed": True},
+        ],
+    }
+    taken = []
+    for spread in range(4):
+        facts["cpus"] = {**facts["cpus"], "spread": spread}
+        taken.append(decide.RULES["quota-cpus"](facts, {}))
+    assert taken == ["0,1", "4,5", "2,3", "6,7"]
+    facts["cpus"] = {**facts["cpus"], "quota": 6.0}  # more than a node has
+    assert decide.RULES["quota-cpus"](facts, {}).count(",") == 5
+    facts["cpus"] = {**facts["cpus"], "quota": 8.0}
+    assert decide.RULES["quota-cpus"](facts, {}) is None
