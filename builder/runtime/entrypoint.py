@@ -67,6 +67,7 @@ class Start:
         query: gpus.Query | None = None,
     ) -> None:
         self._query = query
+        self._model: Dict[str, Any] = {}
         self._program = is_program(arguments, environment.get("PATH"))
         self._command = [*arguments] if self._program else [*server, *arguments]
         self._arguments = list(arguments)
@@ -126,10 +127,10 @@ class Start:
         """Set variables and bind; returns the server's additional flags."""
         flag = self._about["server"]["model_flag"]
         model = weights.named(self._arguments, flag) if self._serves else None
-        several = len(facts["gpus"]["devices"]) > 1 or facts["memory"]["limit"]
-        found = weights.read(weights.folder(model, self._environment)) if model and several else {}
+        if model and (facts["gpus"]["devices"] or facts["memory"]["limit"]):
+            self._model = weights.read(weights.folder(model, self._environment))
         rows = self._about["tuning"]
-        made = decide.decide(facts, rows, self._environment, self._arguments, found)
+        made = decide.decide(facts, rows, self._environment, self._arguments, self._model)
         self._environment.update(apply.environment(made))
         for line in apply.place(made):
             say(f"not bound to {line}")
@@ -145,7 +146,7 @@ class Start:
         """Say what is wrong; returns the exit code where that ends the start."""
         flag = self._about["server"]["parallel_flag"]
         ranks = decide.ranks(flag, [*self._arguments, *flags]) if flag else None
-        found = preflight.check(facts, self._about, ranks)
+        found = preflight.check(facts, self._about, ranks, self._here())
         for finding in found:
             say(preflight.told(finding))
         if not any(finding["fatal"] for finding in found):
@@ -155,6 +156,10 @@ class Start:
             return 0
         say("this image does not fit this host; IMGBUILD_PREFLIGHT=warn starts it nevertheless")
         return preflight.MISFIT
+
+    def _here(self) -> Dict[str, Any]:
+        """The model, where all of it is to be on this host's GPUs."""
+        return {} if decide.arranged(self._arguments) else self._model
 
     def _become(self) -> int:
         program = self._command[0]

@@ -23,14 +23,19 @@ _SHM_PER_RANK = 256 << 20
 _GEFORCE = ("NVIDIA GeForce", "GeForce", "NVIDIA TITAN", "TITAN")
 
 
-def check(facts: Facts, manifest: Facts, ranks: int | None = None) -> List[Finding]:
-    """What is wrong, the worst first. `ranks` is the tensor-parallel size that will be used.
+def check(
+    facts: Facts, manifest: Facts, ranks: int | None = None, model: Facts | None = None
+) -> List[Finding]:
+    """What is wrong, the worst first.
+
+    `ranks` is the tensor-parallel size that will be used, `model` what `weights.read` found.
 
     A finding has `name`, `fatal`, `what`, `why`, `fix`, and `rule` where it is one of the matrix.
     """
     found: List[Finding] = []
     if manifest["accelerator"] == "cuda":
         found += _cuda(facts, manifest, ranks)
+        found += _weights(facts, (model or {}).get("bytes"))
     elif manifest["accelerator"] == "tpu" and not facts["tpus"]:
         found.append(
             _finding(
@@ -202,6 +207,20 @@ def _code(facts: Facts, manifest: Facts) -> Iterator[Finding]:
                     "take an image whose cell covers this GPU: `imgbuild matrix` lists them",
                 )
                 break
+
+
+def _weights(facts: Facts, size: int | None) -> Iterator[Finding]:
+    """Not fatal: a server may quantize them while it loads, or leave a part to the host."""
+    sizes = [device["memory_mib"] for device in facts["gpus"]["devices"]]
+    if not size or not sizes or None in sizes or size <= sum(sizes) << 20:
+        return
+    yield _finding(
+        "weights",
+        f"the weights take {size >> 30} GiB, and the visible GPUs have {sum(sizes) >> 10} GiB",
+        "they lie in the GPUs' memory, and the KV cache needs some beside them",
+        "give it more GPUs, or a quantized model",
+        fatal=False,
+    )
 
 
 def _parallel(facts: Facts, ranks: int) -> Iterator[Finding]:

@@ -88,8 +88,9 @@ def report(
     facts = host.discover(root, answer)
     model = weights.named(arguments, about["server"]["model_flag"])
     place = weights.folder(model, environment) if model else None
+    found = weights.read(place)
     settings = decide.decide(
-        facts, about["tuning"], environment if root.live else {}, arguments, weights.read(place)
+        facts, about["tuning"], environment if root.live else {}, arguments, found
     )
     flag = about["server"]["parallel_flag"]
     flags = [part for d in settings if d["kind"] == "flag" and d["status"] == decide.SET
@@ -100,7 +101,9 @@ def report(
         "facts": facts,
         "settings": settings,
         "advice": decide.advice(facts, disk),
-        "preflight": preflight.check(facts, about, ranks),
+        "preflight": preflight.check(
+            facts, about, ranks, {} if decide.arranged(arguments) else found
+        ),
         "not_set": about["not_set"],
     }
 

@@ -81,13 +81,16 @@ def told(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def findings(
-    facts: dict[str, Any], about: dict[str, Any], settings: list[dict[str, Any]]
+    facts: dict[str, Any],
+    about: dict[str, Any],
+    settings: list[dict[str, Any]],
+    model: dict[str, Any] | None,
 ) -> Iterator[str]:
     flags = [
         p for s in settings if s["kind"] == "flag" and s["value"] for p in (s["name"], s["value"])
     ]
     ranks = decide.ranks(about["server"]["parallel_flag"] or "", flags)
-    for finding in preflight.check(facts, about, ranks):
+    for finding in preflight.check(facts, about, ranks, model):
         yield f"{'REFUSED' if finding['fatal'] else 'warning'} {finding['name']}"
         yield f"  what: {finding['what']}"
         yield f"  why:  {finding['why']}"
@@ -105,7 +108,7 @@ def decided(facts: dict[str, Any], name: str) -> str:
             if row["kind"] == "affinity" and value:
                 value = spelled(map(int, value.split(",")))
             lines.append(f"  {row['status']}: {row['name']}{'' if value is None else f'={value}'}")
-        lines += [f"  {line}" for line in findings(facts, about, settings)] or ["  starts"]
+        lines += [f"  {line}" for line in findings(facts, about, settings, model)] or ["  starts"]
     advised = decide.advice(facts)
     lines += ["", "advice"] if advised else []
     for row in advised:

@@ -225,3 +225,12 @@ def test_the_worst_comes_first_and_each_has_all_its_parts(tmp_path: Path) -> Non
             assert [f["fatal"] for f in found] == sorted((f["fatal"] for f in found), reverse=True)
             assert all(f["what"] and f["fix"] for f in found)
             assert accelerator != "cpu" or not found
+
+
+def test_weights_that_no_gpu_here_holds_are_told(tmp_path: Path) -> None:
+    """Two H100 have 159 GiB."""
+    facts = hosts.facts("h100-x2-vm", tmp_path)
+    assert preflight.check(facts, CUDA, None, {"bytes": 140 << 30}) == []
+    (found,) = preflight.check(facts, CUDA, None, {"bytes": 160 << 30})
+    assert (found["name"], found["fatal"]) == ("weights", False)
+    assert found["what"] == "the weights take 160 GiB, and the visible GPUs have 159 GiB"
