@@ -85,8 +85,9 @@ _SHOWN = 60  # characters of what somebody wrote, enough to find it
 
 
 def brief(text: str) -> str:
-    """What somebody wrote, where it is shown in one line."""
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+    """What somebody wrote, as it is shown in one line: lines become spaces, and the end goes."""
+    line = " ".join(text.splitlines())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
 
 
 def quoted(value: object) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from builder.errors import UserError
@@ -217,6 +217,7 @@ def problem(file: Path) -> UserError | None:
 
 @settings(max_examples=300)
 @given(st.one_of(_YAMLISH, st.text(max_size=60)))
+@example("!!float a\x85\x85a")
 def test_any_text_is_read_or_a_user_error_within_the_file(tmp_path: Path, text: str) -> None:
     file = tmp_path / "m.yaml"
     file.write_text(text, encoding="utf-8", newline="")
