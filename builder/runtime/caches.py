@@ -13,7 +13,7 @@ import zlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Mapping, Sequence
+    from typing import Dict, Iterator, Mapping, Sequence
 
 SHARED = ("/tmp", "/var/tmp", "/dev/shm")
 # A UNIX socket's path has at most 107 bytes (unix(7)), and servers add names of some 50.
@@ -44,7 +44,7 @@ def private(folder: str) -> bool:
 def scratch(environment: Mapping[str, str]) -> str | None:
     """A folder of this user's in the first place that can be written; None without any."""
     name = f"imgbuild-{os.getuid()}"
-    for place in (environment.get("TMPDIR"), *SHARED):
+    for place in (environment.get("IMGBUILD_CACHE"), environment.get("TMPDIR"), *SHARED):
         folder = os.path.join(place or "", name)
         if place and writable(folder) and private(folder):
             return folder
@@ -64,6 +64,10 @@ def root(environment: Mapping[str, str], own_home: str | None) -> str | None:
     for wanted in (environment.get("IMGBUILD_CACHE"), environment.get("XDG_CACHE_HOME")):
         if wanted and writable(wanted):
             return wanted
+    # A volume may be mounted there, below a home that is read-only.
+    mounted = os.path.join(environment.get("HOME") or "/nonexistent", ".cache")
+    if os.path.isdir(mounted) and writable(mounted):
+        return mounted
     if own_home is None:
         return None
     folder = os.path.join(own_home, ".cache")
@@ -108,26 +112,38 @@ def placed(
     environment: Mapping[str, str], rows: Sequence[Dict[str, str]]
 ) -> tuple[Dict[str, str], list[str]]:
     """Variables to set, and what went wrong, as sentences."""
-    wrong = []
-    chosen: Dict[str, str] = {}
     own_home = home(environment)
-    if own_home is None:
-        wrong.append("no writable folder for caches; mount one and set IMGBUILD_CACHE and HOME")
-    else:
-        chosen["HOME"] = own_home
-    for name in ("IMGBUILD_CACHE", "XDG_CACHE_HOME"):
-        if environment.get(name) and not writable(environment[name]):
-            wrong.append(f"{name}={environment[name]} cannot be written; caches go elsewhere")
     folder = root(environment, own_home)
+    chosen: Dict[str, str] = {}
+    if own_home is not None:
+        chosen["HOME"] = own_home
     if folder is not None:
         own = environment.get("XDG_CACHE_HOME")
         chosen["XDG_CACHE_HOME"] = own if own and writable(own) else folder
         for row in rows:
             if not environment.get(row["variable"]):
-                chosen[row["variable"]] = os.path.join(folder, row["folder"])
+                chosen[row["variable"]] = _place_of(environment, folder, row["folder"])
+    if not environment.get("TMPDIR") and own_home is not None and not writable("/tmp"):
+        chosen["TMPDIR"] = own_home
     if (tmpdir := short_tmpdir(environment)) is not None:
         chosen["TMPDIR"] = tmpdir
     # getpass.getuser() raises for a uid without a passwd entry; torch asks it for cache folders.
     if not environment.get("USER"):
         chosen["USER"] = "imgbuild"
-    return chosen, wrong
+    return chosen, list(_wrong(environment, own_home))
+
+
+def _place_of(environment: Mapping[str, str], folder: str, name: str) -> str:
+    """Below the root, unless a volume is mounted where this cache lies by default."""
+    mount = os.path.join(environment.get("HOME") or "/nonexistent", ".cache", name)
+    return mount if os.path.ismount(mount) and writable(mount) else os.path.join(folder, name)
+
+
+def _wrong(environment: Mapping[str, str], own_home: str | None) -> Iterator[str]:
+    if own_home is None:
+        yield "no writable folder for caches; mount one and set IMGBUILD_CACHE and HOME"
+    elif environment.get("HOME", "/") not in ("", "/", own_home):
+        yield f"HOME={environment['HOME']} cannot be written; it is {own_home} now"
+    for name in ("IMGBUILD_CACHE", "XDG_CACHE_HOME"):
+        if environment.get(name) and not writable(environment[name]):
+            yield f"{name}={environment[name]} cannot be written; caches go elsewhere"

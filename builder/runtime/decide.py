@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     Row = Dict[str, Any]
 
 GIB = 1 << 30
+# Who sets one of these binds threads himself.
+_BINDING = ("VLLM_CPU_OMP_THREADS_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 # One flag, as vLLM, SGLang, TensorRT-LLM and TGI spell it.
 _PARALLEL = ("--tensor-parallel-size", "-tp", "--tp", "--tp-size", "--num-shard")
 # Whoever uses one of these has thought of where the weights go.
@@ -58,16 +60,32 @@ def _answer(
 ) -> tuple[str, str | None]:
     if not row.get("enabled", True):
         return OFF, None
-    kind, name = row["kind"], row["name"]
-    if kind == "env" and name in environment:
-        return YOURS, environment[name]
-    if kind == "flag" and (own := given(name, arguments)) is not None:
+    own = _users(row, environment, arguments)
+    if own is not None:
         return YOURS, own
-    if kind == "flag" and (environment.get("NUM_SHARD") or arranged(arguments)):
+    if _placed_otherwise(row, environment, arguments):
         return NEEDLESS, None
     rule = RULES.get(row["rule"])
     value = rule(facts, model) if rule else None
     return (NEEDLESS, None) if value is None else (SET, str(value))
+
+
+def _users(row: Row, environment: Mapping[str, str], arguments: Sequence[str]) -> str | None:
+    """What the user has set of it, in whatever way."""
+    kind, name = row["kind"], row["name"]
+    if kind == "env":
+        return environment.get(name)
+    if kind == "flag":
+        return given(name, arguments)
+    bound = next((n for n in _BINDING if environment.get(n)), None) if kind == "affinity" else None
+    return f"{bound}={environment[bound]}" if bound else None
+
+
+def _placed_otherwise(row: Row, environment: Mapping[str, str], arguments: Sequence[str]) -> bool:
+    """Whether several ranks or hosts share the model in a way that the user has chosen."""
+    if row["kind"] == "flag":
+        return bool(environment.get("NUM_SHARD")) or arranged(arguments)
+    return row["rule"] == "quota-cpus" and parallel(arguments)
 
 
 def given(flag: str, arguments: Sequence[str]) -> str | None:
@@ -104,6 +122,11 @@ def ranks(flag: str, arguments: Sequence[str]) -> int | None:
     return int(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
 
 
+def parallel(arguments: Sequence[str]) -> bool:
+    """Whether the user asks for several ranks, which have places of their own."""
+    return given("--tensor-parallel-size", arguments) not in (None, "", "1")
+
+
 def limited(facts: Facts) -> int | None:
     """Whole CPUs that the quota grants, where the process sees more; None where it does not."""
     quota, visible = facts["cpus"]["quota"], len(facts["cpus"]["allowed"])
@@ -116,16 +139,24 @@ def _threads(facts: Facts, _: Facts) -> int | None:
 
 
 def _quota_cpus(facts: Facts, _: Facts) -> str | None:
-    """As many CPUs as the quota grants, of one NUMA node where that has them.
+    """As many CPUs as the quota grants, a part of one too, of one NUMA node where that has them.
 
-    Which ones is the container's own affair (`spread`): several of them take different ones.
+    One of each core where there are enough. Which ones is by chance (`spread`), so that containers
+    take different ones. Not under Kubernetes: the CPUs of its shared pool change while pods run.
     """
-    count = limited(facts)
-    if count is None:
+    quota = facts["cpus"]["quota"]
+    if limited(facts) is None or facts["platform"]["container"] == "kubernetes":
         return None
+    count = int(quota) + (quota > int(quota))
     allowed = set(facts["cpus"]["allowed"])
-    nodes = [sorted(allowed & set(node["cpus"])) for node in facts["numa"]]
-    pools = [cpus for cpus in nodes if len(cpus) >= count] or [sorted(allowed)]
+    firsts = set(facts["cpus"].get("firsts") or allowed)
+    if count >= len(allowed):
+        return None
+    pools: List[List[int]] = []
+    for usable in (firsts, allowed):
+        nodes = [sorted(usable & set(node["cpus"])) for node in facts["numa"]]
+        pools = pools or [cpus for cpus in nodes if len(cpus) >= count]
+    pools = pools or [sorted(allowed)]
     turn, which = divmod(facts["cpus"]["spread"], len(pools))
     pool = pools[which]
     first = turn * count % len(pool)
@@ -159,7 +190,9 @@ def _node(facts: Facts, wanted: int) -> Facts | None:
     allowed = set(facts["cpus"]["allowed"])
     for node in facts["numa"]:
         if node["node"] == wanted and (cpus := sorted(allowed & set(node["cpus"]))):
-            return {"cpus": cpus, "node": wanted if node["memory_allowed"] else None}
+            whole = len(cpus) == len(node["cpus"])
+            memory = wanted if node["memory_allowed"] else None
+            return {"cpus": cpus, "node": memory, "whole": whole}
     return None
 
 
@@ -170,6 +203,8 @@ def _narrowed(facts: Facts, node: Facts | None) -> str | None:
     quota = facts["cpus"]["quota"]
     if quota and len(node["cpus"]) < int(quota):
         return None
+    if 2 * len(node["cpus"]) < len(facts["cpus"]["allowed"]) and not node["whole"]:
+        return None  # the rest of a node that a scheduler gave to somebody else
     return ",".join(map(str, node["cpus"]))
 
 
@@ -196,7 +231,8 @@ def _tensor_parallel(facts: Facts, model: Facts) -> int | None:
     devices = facts["gpus"]["devices"]
     sizes = [device["memory_mib"] for device in devices]
     weights, heads = model.get("bytes"), model.get("heads")
-    if not weights or not heads or None in sizes or any(device["mig"] for device in devices):
+    alike = len({device.get("name") for device in devices}) == 1
+    if not weights or not heads or not alike or None in sizes or any(d["mig"] for d in devices):
         return None
     for count in range(1, len(devices) + 1):
         key_values = model.get("kv_heads") or heads

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 
 from . import apply, caches, decide, gpus, host, manifest, preflight, reaper, weights
 
@@ -74,7 +75,9 @@ class Start:
         self._about = about
         self._environment = environment
         # Who asks for help or for a shell is not told of GPUs.
-        self._serves = not self._program and not any(a in _ASKING for a in arguments)
+        self._serves = not self._program and not any(
+            a.partition("=")[0] in _ASKING for a in arguments
+        )
 
     def run(self) -> int:
         """Prepare, then exec; returns an exit code where that is not to be, or fails."""
@@ -90,7 +93,10 @@ class Start:
         elif query:
             query.drop()
             query = None
-        chosen, wrong = caches.placed(self._environment, self._about["caches"])
+        try:
+            chosen, wrong = caches.placed(self._environment, self._about["caches"])
+        except Exception as error:  # the server may find a place by itself
+            chosen, wrong = {}, [f"no place for caches: {type(error).__name__}: {error}"]
         for line in wrong:
             say(line)
         self._environment.update(chosen)
@@ -132,7 +138,8 @@ class Start:
         rows = self._about["tuning"]
         made = decide.decide(facts, rows, self._environment, self._arguments, self._model)
         self._environment.update(apply.environment(made))
-        for line in apply.place(made):
+        # A program of the user's may bind itself: numactl refuses CPUs that we took away.
+        for line in apply.place(made) if self._serves else ():
             say(f"not bound to {line}")
         done = [f"{d['name']}={d['value']}" for d in made if d["status"] == decide.SET]
         if explain:
@@ -146,13 +153,15 @@ class Start:
         """Say what is wrong; returns the exit code where that ends the start."""
         flag = self._about["server"]["parallel_flag"]
         ranks = decide.ranks(flag, [*self._arguments, *flags]) if flag else None
-        found = preflight.check(facts, self._about, ranks, self._here())
+        cluster = bool(self._environment.get("RAY_ADDRESS"))  # the ranks may be other nodes'
+        found = preflight.check(facts, self._about, None if cluster else ranks, self._here())
         for finding in found:
             say(preflight.told(finding))
         if not any(finding["fatal"] for finding in found):
             return 0
-        if go_on:
-            say("going on, as IMGBUILD_PREFLIGHT=warn asks")
+        if go_on or cluster:
+            why = "the server joins a Ray cluster" if cluster else "IMGBUILD_PREFLIGHT=warn asks"
+            say(f"going on, as {why}")
             return 0
         say("this image does not fit this host; IMGBUILD_PREFLIGHT=warn starts it nevertheless")
         return preflight.MISFIT
@@ -174,5 +183,6 @@ class Start:
 
 
 def say(line: str) -> None:
-    """One line on stderr."""
-    print(f"imgbuild: {line}", file=sys.stderr, flush=True)
+    """One line on stderr, where that can be written."""
+    with suppress(OSError, ValueError):
+        print(f"imgbuild: {line}", file=sys.stderr, flush=True)

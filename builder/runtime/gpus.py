@@ -125,7 +125,10 @@ def early() -> Query | None:
     """A query, where a container has GPUs and something asks for them."""
     asked = [os.environ.get(name) for name in ("IMGBUILD_TUNE", "IMGBUILD_PREFLIGHT")]
     here = os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")
-    return Query() if here and asked != ["off", "off"] else None
+    try:
+        return Query() if here and asked != ["off", "off"] else None
+    except OSError:  # no descriptors, or no /dev/null: the server may not need them
+        return None
 
 
 def parse(text: str, *, ok: bool) -> Facts:
@@ -135,7 +138,8 @@ def parse(text: str, *, ok: bool) -> Facts:
     for line in text.splitlines():
         values = [value.strip() for value in line.split(",")]
         if len(values) == len(_FIELDS) and number(values[0]) is not None:
-            if lost := next((v for v in values if v in _LOST), None):
+            # A healthy GPU may not tell one of the others, such as its persistence mode.
+            if lost := next((v for v in values[1:5] if v in _LOST), None):
                 others.append(f"GPU {values[0]}: {lost.strip('[]')}")
             else:
                 devices.append(_device({name: value for (name, _), value in zip(_FIELDS, values)}))
@@ -174,6 +178,9 @@ def visible(answer: Facts, wanted: str | None) -> Facts:
     """
     if wanted is None:
         return answer
+    order = os.environ.get("CUDA_DEVICE_ORDER")
+    if order != "PCI_BUS_ID" and len({device["name"] for device in answer["devices"]}) > 1:
+        return answer  # CUDA counts the fastest first, nvidia-smi by the bus
     chosen: List[Facts] = []
     for token in wanted.replace(" ", "").split(","):
         found = [

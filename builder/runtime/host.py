@@ -18,7 +18,7 @@ from .numbers import number, numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing takes 4 ms of a start
-    from typing import Any, Dict, Iterator, List, Tuple
+    from typing import Any, Dict, Iterator, List, Set, Tuple
 
     Facts = Dict[str, Any]
 
@@ -100,21 +100,39 @@ def _cpus(root: Root) -> Facts:
     allowed = numbers(_status(root).get("Cpus_allowed_list", ""))
     if online:  # the mask of a process may name CPUs that the host does not have
         allowed = [cpu for cpu in allowed if cpu in set(online)] or online
+    quota, cpus = _quota(root), allowed or [0]
+    limited = quota is not None and quota < len(cpus)
     return {
         "online": len(online) or len(allowed) or 1,
-        "allowed": allowed or [0],
-        "quota": _quota(root),
+        "allowed": cpus,
+        "quota": quota,
         "spread": _spread(root),
+        # Read where it is asked for: there may be hundreds of files.
+        "firsts": _firsts(root, cpus) if limited else cpus,
     }
 
 
 def _spread(root: Root) -> int:
-    """A number of this container's own, so that several on a host do not take the same CPUs."""
-    name = str(root.told("hostname") or "") if not root.live else os.uname().nodename
-    number_ = 0
-    for letter in name:
-        number_ = (31 * number_ + ord(letter)) % 1_000_003
-    return number_
+    """Any number: containers that have a quota are not to take the same CPUs of a host.
+
+    Not the host's name, which is one for all on the host's network and under Apptainer.
+    """
+    told = root.told("spread")
+    if root.live:
+        return int.from_bytes(os.urandom(3), "big")
+    return told if isinstance(told, int) and told >= 0 else 0
+
+
+def _firsts(root: Root, cpus: List[int]) -> List[int]:
+    """One CPU of each core: its hyperthreads compute no faster together."""
+    found: List[int] = []
+    seen: Set[int] = set()
+    for cpu in cpus:
+        if cpu not in seen:
+            path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+            seen.update([cpu], numbers(root.line(path)))
+            found.append(cpu)
+    return found
 
 
 def cgroup_folders(root: Root, controller: str) -> Iterator[Tuple[int, str]]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     Finding = Dict[str, Any]
 
 MISFIT = 78  # EX_CONFIG
-_DEFAULT_SHM = 64 << 20  # what Docker gives without --shm-size
 # NCCL's buffers between two ranks, and what torch's workers hand over (NCCL issue 342).
 _SHM_PER_RANK = 256 << 20
 _GEFORCE = ("NVIDIA GeForce", "GeForce", "NVIDIA TITAN", "TITAN")
@@ -75,14 +74,16 @@ def _cuda(facts: Facts, manifest: Facts, ranks: int | None) -> Iterator[Finding]
             " NVIDIA_DRIVER_CAPABILITIES names compute",
             "docker run --gpus all -e NVIDIA_DRIVER_CAPABILITIES=compute,utility, or apptainer run"
             " --nv",
+            fatal=False,  # the loader has more ways than are looked at here
         )
     drivers = list(_drivers(facts, manifest))
     if gpus["error"] and (not gpus["devices"] or _is_lost(gpus["error"])):
         silent = _silent(gpus["error"])
+        enough = bool(gpus["devices"]) and len(gpus["devices"]) >= (ranks or 1)
         if silent["fatal"] or not drivers:  # an old driver's nvidia-smi knows fewer fields
-            yield silent
+            yield {**silent, "fatal": silent["fatal"] and not enough}
     yield from drivers
-    yield from _code(facts, manifest)
+    yield from _code(facts, manifest, ranks or 1)
     if ranks is not None and ranks > 1:
         yield from _parallel(facts, ranks)
 
@@ -181,15 +182,20 @@ def _drivers(facts: Facts, manifest: Facts) -> Iterator[Finding]:
 
 
 def _carried_forward(libraries: List[Facts], floor: str) -> bool:
-    """Whether the loader finds a cuda-compat that is new enough first."""
-    return any(
-        library["compat"] and numbers(library["version"] or "") >= numbers(floor)
-        for library in libraries[:1]
-    )
+    """Whether the first library that the loader finds is new enough, as cuda-compat's is.
+
+    Older container toolkits mount it over the driver's own, under that one's folder.
+    """
+    return any(numbers(library["version"] or "") >= numbers(floor) for library in libraries[:1])
 
 
-def _code(facts: Facts, manifest: Facts) -> Iterator[Finding]:
+def _code(facts: Facts, manifest: Facts, ranks: int) -> Iterator[Finding]:
+    """Fatal where fewer GPUs than the server wants can run it: a display's card may be beside."""
     told = set()
+    known = [device["sm"] for device in facts["gpus"]["devices"]]
+    tables = [manifest[key] for key in ("sms", "kernel_sms") if manifest[key]]
+    fit = [sm for sm in known if sm is None or all(runs_on(sms, sm) for sms in tables)]
+    fatal = len(fit) < min(ranks, len(known))
     for device in facts["gpus"]["devices"]:
         sm, name = device["sm"], device["name"] or "the GPU"
         if sm is None or sm in told:
@@ -200,12 +206,13 @@ def _code(facts: Facts, manifest: Facts) -> Iterator[Finding]:
         ):
             if manifest[key] and not runs_on(manifest[key], sm):
                 told.add(sm)
-                yield _of_rule(
+                found = _of_rule(
                     manifest,
                     rule,
                     f"{name} is SM {sm}; {whose} machine code for {', '.join(manifest[key])}",
                     "take an image whose cell covers this GPU: `imgbuild matrix` lists them",
                 )
+                yield {**found, "fatal": fatal}
                 break
 
 
@@ -225,7 +232,9 @@ def _weights(facts: Facts, size: int | None) -> Iterator[Finding]:
 
 def _parallel(facts: Facts, ranks: int) -> Iterator[Finding]:
     devices, shm = facts["gpus"]["devices"], facts["shm"]
-    if any(device["mig"] for device in devices):
+    if devices and len([device for device in devices if not device["mig"]]) < min(
+        ranks, len(devices)
+    ):
         yield _finding(
             "mig",
             f"tensor parallelism over {ranks} MIG instances",
@@ -253,7 +262,7 @@ def _parallel(facts: Facts, ranks: int) -> Iterator[Finding]:
             f"/dev/shm has {mib} MiB for {ranks} ranks",
             "NCCL and torch exchange data there; a full one ends in SIGBUS",
             fixes.get(container or "", f"docker run --shm-size={needed >> 20}m or --ipc=host"),
-            fatal=shm <= _DEFAULT_SHM,
+            fatal=False,  # over NVLink, or with NCCL_SHM_DISABLE, it may do
         )
 
 

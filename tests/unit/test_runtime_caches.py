@@ -233,3 +233,32 @@ def test_a_name_that_is_taken_is_not_followed(places: list[Path]) -> None:
     Path(short).unlink()
     Path(short).symlink_to("/etc")
     assert caches.short_tmpdir({"TMPDIR": long}) == short.replace(str(places[0]), str(places[1]))
+
+
+def test_a_volume_below_a_read_only_home_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    cache = home / ".cache"
+    cache.mkdir(parents=True)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    original = caches.writable
+    monkeypatch.setattr(caches, "writable", lambda f: f != str(home) and original(f))
+    monkeypatch.setattr(caches, "SHARED", (str(scratch),))
+    environment = {"HOME": str(home), "TMPDIR": str(scratch)}
+    chosen, wrong = caches.placed(environment, [{"variable": "HF_HOME", "folder": "huggingface"}])
+    assert chosen["HF_HOME"] == f"{cache}/huggingface"
+    assert chosen["HOME"].startswith(str(scratch))
+    assert wrong == [f"HOME={home} cannot be written; it is {chosen['HOME']} now"]
+
+
+def test_a_cache_folder_is_a_home_where_nothing_else_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a place for temporary files, which Python insists on."""
+    monkeypatch.setattr(caches, "SHARED", ())
+    original = caches.writable
+    monkeypatch.setattr(caches, "writable", lambda f: f.startswith(str(tmp_path)) and original(f))
+    chosen, _ = caches.placed({"HOME": "/root", "IMGBUILD_CACHE": str(tmp_path)}, [])
+    assert chosen["HOME"] == chosen["TMPDIR"] == f"{tmp_path}/imgbuild-{os.getuid()}"

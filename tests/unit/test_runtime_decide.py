@@ -371,21 +371,48 @@ def test_any_text_is_a_list_or_none(text: str) -> None:
 
 
 def test_containers_with_a_quota_take_different_cpus_of_one_node() -> None:
-    """Two nodes of four CPUs, and a quota of two: four containers have a pair each."""
+    """Two nodes of four CPUs, and a quota of one and a half: a pair for each container."""
     facts = {
         **FOUR_GPUS,
-        "cpus": {"online": 8, "allowed": list(range(8)), "quota": 2.9, "spread": 0},
+        "cpus": {"online": 8, "allowed": list(range(8)), "quota": 1.5, "spread": 0},
         "numa": [
             {"node": 0, "cpus": [0, 1, 2, 3], "memory_allowed": True},
             {"node": 1, "cpus": [4, 5, 6, 7], "memory_allowed": True},
         ],
+        "platform": {"container": "docker"},
     }
-    taken = []
-    for spread in range(4):
-        facts["cpus"] = {**facts["cpus"], "spread": spread}
-        taken.append(decide.RULES["quota-cpus"](facts, {}))
-    assert taken == ["0,1", "4,5", "2,3", "6,7"]
-    facts["cpus"] = {**facts["cpus"], "quota": 6.0}  # more than a node has
-    assert decide.RULES["quota-cpus"](facts, {}).count(",") == 5
-    facts["cpus"] = {**facts["cpus"], "quota": 8.0}
-    assert decide.RULES["quota-cpus"](facts, {}) is None
+
+    def mask(**cpus: object) -> str | None:
+        chosen = decide.RULES["quota-cpus"]({**facts, "cpus": {**facts["cpus"], **cpus}}, {})
+        return None if chosen is None else str(chosen)
+
+    assert [mask(spread=n) for n in range(4)] == ["0,1", "4,5", "2,3", "6,7"]
+    # One of each core, where its siblings stand beside it.
+    assert [mask(spread=n, firsts=[0, 2, 4, 6]) for n in range(2)] == ["0,2", "4,6"]
+    assert mask(quota=6.0) == "0,1,2,3,4,5"  # more than a node has
+    assert mask(quota=7.5) is None
+    facts["platform"] = {"container": "kubernetes"}  # its shared pool changes while pods run
+    assert mask() is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "status"),
+    [
+        ({}, [], decide.SET),
+        ({"OMP_PLACES": "{0}"}, [], decide.YOURS),
+        ({"VLLM_CPU_OMP_THREADS_BIND": "0-1"}, [], decide.YOURS),
+        ({}, ["--tensor-parallel-size", "2"], decide.NEEDLESS),
+        ({}, ["-tp", "1"], decide.SET),
+    ],
+)
+def test_who_binds_himself_is_not_bound(
+    environment: dict[str, str], arguments: list[str], status: str
+) -> None:
+    facts = {
+        **FOUR_GPUS,
+        "cpus": {"online": 4, "allowed": [0, 1, 2, 3], "quota": 2.0, "spread": 0},
+        "platform": {"container": None},
+    }
+    row = {"kind": "affinity", "name": "CPUs", "rule": "quota-cpus"}
+    (made,) = decide.decide(facts, [row], environment, arguments)
+    assert made["status"] == status

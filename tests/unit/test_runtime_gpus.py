@@ -84,7 +84,7 @@ def test_any_answer_can_be_read(text: str) -> None:
 
 
 def device(index: int, *, mig: bool = False) -> dict[str, Any]:
-    return {"index": index, "uuid": f"GPU-{index}{index}-abc", "mig": mig}
+    return {"index": index, "uuid": f"GPU-{index}{index}-abc", "name": "NVIDIA H100", "mig": mig}
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,15 @@ def test_gpus_that_the_user_hides(wanted: str | None, indexes: list[int]) -> Non
     assert [one["index"] for one in seen["devices"]] == indexes
     assert seen["driver"] == "1"
     assert len(devices) == 4
+
+
+def test_cuda_counts_other_gpus_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fastest first: index 0 may be any of them, and so all are kept."""
+    devices = [device(0), {**device(1), "name": "NVIDIA GeForce GTX 1060"}]
+    answer = {"driver": "1", "error": None, "devices": devices}
+    assert gpus.visible(answer, "0")["devices"] == devices
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert gpus.visible(answer, "0")["devices"] == devices[:1]
 
 
 # A program of that name on PATH.

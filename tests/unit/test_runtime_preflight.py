@@ -172,7 +172,8 @@ def test_what_nvidia_smi_complains_of(error: str, found: tuple[str, bool] | None
 def test_a_lost_gpu_beside_others_is_told_and_a_remark_is_not() -> None:
     facts = facts_of(H100, "580.95.05")
     facts["gpus"]["error"] = "GPU 1: GPU is lost"
-    assert names(facts) == [("gpu-lost", True)]
+    assert names(facts) == [("gpu-lost", False)]  # the others are enough
+    assert names(facts, 2)[0] == ("gpu-lost", True)
     facts["gpus"]["error"] = "WARNING: infoROM is corrupted at gpu 0000:1B:00.0"
     assert names(facts) == []
 
@@ -182,7 +183,7 @@ def test_a_lost_gpu_beside_others_is_told_and_a_remark_is_not() -> None:
     [
         (1, 64, []),
         (None, 64, []),
-        (2, 64, [("shm", True)]),
+        (2, 64, [("shm", False)]),
         (2, 256, [("shm", False)]),
         (2, 512, []),
         (2, None, []),
@@ -234,3 +235,12 @@ def test_weights_that_no_gpu_here_holds_are_told(tmp_path: Path) -> None:
     (found,) = preflight.check(facts, CUDA, None, {"bytes": 160 << 30})
     assert (found["name"], found["fatal"]) == ("weights", False)
     assert found["what"] == "the weights take 160 GiB, and the visible GPUs have 159 GiB"
+
+
+def test_a_display_card_beside_does_not_refuse_a_host() -> None:
+    facts = facts_of(H100, "580.95.05")
+    (h100,) = facts["gpus"]["devices"]
+    facts["gpus"]["devices"] = [h100, {**h100, "index": 1, "name": "NVIDIA T400", "sm": "7.5"}]
+    assert names(facts) == [("gpu-code", False)]
+    facts["shm"] = None
+    assert names(facts, 2) == [("gpu-code", True)]
