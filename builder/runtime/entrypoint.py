@@ -135,11 +135,11 @@ class Start:
         model = weights.named(self._arguments, flag) if self._serves else None
         if model and (facts["gpus"]["devices"] or facts["memory"]["limit"]):
             self._model = weights.read(weights.folder(model, self._environment))
-        rows = self._about["tuning"]
+        # A program of the user's may bind itself: numactl refuses CPUs that we took away.
+        rows = [r for r in self._about["tuning"] if self._serves or r["kind"] == "env"]
         made = decide.decide(facts, rows, self._environment, self._arguments, self._model)
         self._environment.update(apply.environment(made))
-        # A program of the user's may bind itself: numactl refuses CPUs that we took away.
-        for line in apply.place(made) if self._serves else ():
+        for line in apply.place(made):
             say(f"not bound to {line}")
         done = [f"{d['name']}={d['value']}" for d in made if d["status"] == decide.SET]
         if explain:
