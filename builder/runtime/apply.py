@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import sys
 
+from .decide import SET
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Sequence
@@ -22,12 +24,12 @@ _SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}  # system call numbers
 
 def environment(decisions: Sequence[Row]) -> Dict[str, str]:
     """Variables that are to be set."""
-    return {d["name"]: d["value"] for d in decisions if d["kind"] == "env" and d["status"] == "set"}
+    return {d["name"]: d["value"] for d in decisions if d["kind"] == "env" and d["status"] == SET}
 
 
 def flags(decisions: Sequence[Row]) -> List[str]:
     """Options that the server gets after the user's own."""
-    wanted = [d for d in decisions if d["kind"] == "flag" and d["status"] == "set"]
+    wanted = [d for d in decisions if d["kind"] == "flag" and d["status"] == SET]
     return [part for d in wanted for part in (d["name"], d["value"])]
 
 
@@ -35,7 +37,7 @@ def place(decisions: Sequence[Row]) -> List[str]:
     """Bind this process, and so the server; returns what was refused, as sentences."""
     refused = []
     for decision in decisions:
-        if decision["status"] != "set":
+        if decision["status"] != SET:
             continue
         if decision["kind"] == "affinity":
             try:

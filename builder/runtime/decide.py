@@ -42,7 +42,7 @@ def decide(
 ) -> List[Row]:
     """Each row with its `status`, and its `value` where that is "set"; in the order of `rows`.
 
-    `arguments` are the server's; `model` is what `model.read` found of the weights it names.
+    `arguments` are the server's; `model` is what `weights.read` found of the weights it names.
     """
     decisions = []
     for row in rows:
@@ -112,6 +112,11 @@ def given(flag: str, arguments: Sequence[str]) -> str | None:
 def arranged(arguments: Sequence[str]) -> bool:
     """Whether the user spreads the model otherwise, or in a file or to hosts unknown here."""
     return any(given(flag, arguments) is not None for flag in (*_SPREADING, *_SEVERAL_HOSTS))
+
+
+def here(model: Facts, arguments: Sequence[str]) -> Facts:
+    """The model, where all of it is to be on this host's GPUs."""
+    return {} if arranged(arguments) else model
 
 
 def ranks(flag: str, arguments: Sequence[str]) -> int | None:

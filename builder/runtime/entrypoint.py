@@ -27,7 +27,10 @@ _ASKING = ("-h", "--help", "--version", "-v")
 
 
 def is_program(arguments: Sequence[str], path: str | None = None) -> bool:
-    """Whether the first argument is a program on PATH."""
+    """Whether the first argument is a program on PATH.
+
+    Not shutil.which: that module's import takes as long as the rest of a start.
+    """
     if not arguments or arguments[0].startswith("-") or not arguments[0]:
         return False
     name = arguments[0]
@@ -154,7 +157,8 @@ class Start:
         flag = self._about["server"]["parallel_flag"]
         ranks = decide.ranks(flag, [*self._arguments, *flags]) if flag else None
         cluster = bool(self._environment.get("RAY_ADDRESS"))  # the ranks may be other nodes'
-        found = preflight.check(facts, self._about, None if cluster else ranks, self._here())
+        model = decide.here(self._model, self._arguments)
+        found = preflight.check(facts, self._about, None if cluster else ranks, model)
         for finding in found:
             say(preflight.told(finding))
         if not any(finding["fatal"] for finding in found):
@@ -165,10 +169,6 @@ class Start:
             return 0
         say("this image does not fit this host; IMGBUILD_PREFLIGHT=warn starts it nevertheless")
         return preflight.MISFIT
-
-    def _here(self) -> Dict[str, Any]:
-        """The model, where all of it is to be on this host's GPUs."""
-        return {} if decide.arranged(self._arguments) else self._model
 
     def _become(self) -> int:
         program = self._command[0]

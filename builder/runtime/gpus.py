@@ -10,7 +10,7 @@ import select
 import signal
 import time
 
-from .numbers import number
+from .numbers import capability, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -155,14 +155,13 @@ def _device(row: Dict[str, str]) -> Facts:
         value = row[name]
         return value if value and not value.startswith("[") and value != "N/A" else None
 
-    sm, memory = known("sm"), known("memory_mib")
-    numbers = (sm or "").split(".")
+    memory = known("memory_mib")
     return {
         "index": number(row["index"]),
         "uuid": known("uuid"),
         "name": known("name"),
         "bus": known("bus"),
-        "sm": sm if len(numbers) == 2 and None not in map(number, numbers) else None,
+        "sm": capability(known("sm")),
         "memory_mib": number(memory or ""),
         "driver": known("driver"),
         "mig": row["mig"] == "Enabled",

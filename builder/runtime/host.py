@@ -4,7 +4,7 @@ Everything is read from /proc and /sys below a root, so that a recorded host is 
 same code. Nothing here raises, whatever is missing or garbled: a fact that cannot be had is None,
 or an empty list.
 
-    {"cpus": {"online": 172, "allowed": [0, ...], "quota": 6.0, "threads_per_core": 2},
+    {"cpus": {"online": 172, "allowed": [0, ...], "quota": 6.0, ...},
      "memory": {"total": bytes, "limit": bytes or None}, ...}
 """
 
@@ -14,7 +14,7 @@ import glob
 import json
 import os
 
-from .numbers import number, numbers
+from .numbers import capability, number, numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing takes 4 ms of a start
@@ -71,7 +71,7 @@ class Root:
 
 
 def discover(root: Root, gpus: Facts | None = None) -> Facts:
-    """All facts; `gpus` is what `gpus.query` answered."""
+    """All facts; `gpus` is what `gpus.Query` answered."""
     return {
         "cpus": _cpus(root),
         "memory": _memory(root),
@@ -117,9 +117,9 @@ def _spread(root: Root) -> int:
 
     Not the host's name, which is one for all on the host's network and under Apptainer.
     """
-    told = root.told("spread")
     if root.live:
         return int.from_bytes(os.urandom(3), "big")
+    told = root.told("spread")
     return told if isinstance(told, int) and told >= 0 else 0
 
 
@@ -231,12 +231,11 @@ def _gpus(root: Root, queried: Facts | None) -> Facts:
 
 def _device(root: Root, told: Facts) -> Facts:
     bus, sm = _known(told, "bus", str), _known(told, "sm", str)
-    parts = (sm or "").split(".")
     address = (bus or "").lower()[-12:]  # nvidia-smi writes 8 digits of domain
     return {
         **{name: _known(told, name, str) for name in ("uuid", "name", "bus", "driver")},
         **{name: _known(told, name, int) for name in ("index", "memory_mib", "persistence")},
-        "sm": sm if len(parts) == 2 and None not in map(number, parts) else None,
+        "sm": capability(sm),
         "mig": told.get("mig") is True,
         # "-1": the firmware did not say.
         "numa": root.number(f"/sys/bus/pci/devices/{address}/numa_node") if address else None,

@@ -26,6 +26,12 @@ def numbers(text: str) -> List[int]:
     return sorted(found)
 
 
+def capability(text: str | None) -> str | None:
+    """A compute capability as "9.0", None for any other text."""
+    parts = (text or "").split(".")
+    return text if len(parts) == 2 and None not in map(number, parts) else None
+
+
 def spelled(values: Iterable[int]) -> str:
     """[0, 1, 2, 8] -> "0-2,8"."""
     spans: List[List[int]] = []

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 
-from . import decide, gpus, host, manifest, preflight, weights
+from . import apply, decide, gpus, host, manifest, preflight, weights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ _RECORDED = (
     "/proc/sys/kernel/numa_balancing",
     "/proc/sys/vm/nr_hugepages",
     "/sys/devices/system/cpu/online",
-    "/sys/devices/system/cpu/smt/active",
     "/sys/devices/system/cpu/cpu[0-9]*/topology/thread_siblings_list",
     "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor",
     "/sys/devices/system/node/node[0-9]*/cpulist",
@@ -93,17 +92,13 @@ def report(
         facts, about["tuning"], environment if root.live else {}, arguments, found
     )
     flag = about["server"]["parallel_flag"]
-    flags = [part for d in settings if d["kind"] == "flag" and d["status"] == decide.SET
-             for part in (d["name"], d["value"])]  # fmt: skip
-    ranks = decide.ranks(flag, [*arguments, *flags]) if flag else None
+    ranks = decide.ranks(flag, [*arguments, *apply.flags(settings)]) if flag else None
     disk = host.scheduler(root, place) if place else None
     return {
         "facts": facts,
         "settings": settings,
         "advice": decide.advice(facts, disk),
-        "preflight": preflight.check(
-            facts, about, ranks, {} if decide.arranged(arguments) else found
-        ),
+        "preflight": preflight.check(facts, about, ranks, decide.here(found, arguments)),
         "not_set": about["not_set"],
     }
 
