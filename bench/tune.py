@@ -1,10 +1,13 @@
 """cpu-vllm under a CPU limit, tuned beside untuned: tokens a second, as ratios of one run.
 
 Needs Docker and the built image (`imgbuild build --matrix cpu-vllm --engine docker`). For each
-limit servers are started in turn that are tuned, untuned (IMGBUILD_TUNE=off), and that have the
-knob which is off by default; each is asked for the same completions of a model that is large enough
-for threads to matter (44 million random weights). Writes bench/results/tune.json: each server's
-tokens/s, and the ratios of the medians to the untuned one's.
+limit one server each is tuned, untuned (IMGBUILD_TUNE=off), and has the knob which is off by
+default. They are asked in turn, the others frozen meanwhile (docker pause), for the same
+completions of a model that is large enough for threads to matter (44 million random weights): the
+machine's speed changes more in minutes than what is measured. Writes bench/results/tune.json: the
+tokens/s of each round, and the median over the rounds of the ratio to the untuned server's.
+
+A limit that is named on the command line replaces that limit's figures only.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,48 +44,60 @@ MODES = {
         "--env=OMP_NUM_THREADS=1",
     ],
 }
-TIMES = 3  # servers of each mode a limit, in turn
-ROUNDS, REQUESTS, TOKENS = 3, 4, 48
+ROUNDS, REQUESTS, TOKENS = 12, 4, 48
 HIDDEN, LAYERS, INNER, HEADS = 768, 6, 2048, 12
 
 
 def main() -> None:
     """Measure and write."""
     limits = sys.argv[1:] or list(LIMITS)
+    target = ROOT / "bench" / "results" / "tune.json"
+    known = json.loads(target.read_text(encoding="utf-8"))["limits"] if target.exists() else {}
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
         write_model(model)
-        measured = {name: compared(LIMITS[name], model) for name in limits}
+        measured = {name: {**stamp(), **compared(LIMITS[name], model)} for name in limits}
     result = {
-        **stamp(),
         "model": f"{LAYERS} layers of {HIDDEN}, float32",
-        "load": f"{REQUESTS} requests at once, {TOKENS} tokens each",
-        "limits": measured,
+        "load": f"{REQUESTS} requests at once, {TOKENS} tokens each, {ROUNDS} rounds",
+        "limits": {
+            name: {**known, **measured}[name] for name in LIMITS if name in {**known, **measured}
+        },
     }
-    target = ROOT / "bench" / "results" / "tune.json"
     target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def compared(limit: list[str], model: Path) -> dict[str, Any]:
-    """Tokens a second of each server, and the ratio of each mode to the untuned one."""
+    """Tokens a second of each server by round, and each mode's ratio to the untuned one."""
     rates: dict[str, list[float]] = {mode: [] for mode in MODES}
-    for _ in range(TIMES):
-        for mode, found in rates.items():
-            found.append(served(limit, MODES[mode], model))
-    untuned = statistics.median(rates["untuned"])
+    with ExitStack() as servers, ThreadPoolExecutor(REQUESTS) as pool:
+        running = {
+            mode: servers.enter_context(served([*limit, *MODES[mode]], model)) for mode in MODES
+        }
+        for number in range(ROUNDS + 1):  # the first one warms up
+            for mode, (container, url) in running.items():
+                _output("docker", "unpause", container)
+                rate = _round(pool, url)
+                _output("docker", "pause", container)
+                if number:
+                    rates[mode].append(rate)
+    untuned = rates["untuned"]
     return {
         mode: {
             "tokens_per_s": [round(rate, 1) for rate in found],
-            "ratio": round(statistics.median(found) / untuned, 3),
+            "ratio": round(
+                statistics.median(a / b for a, b in zip(found, untuned, strict=True)), 3
+            ),
         }
         for mode, found in rates.items()
     }
 
 
-def served(limit: list[str], mode: list[str], model: Path) -> float:
-    """Start a server, ask it, stop it; returns the best round's tokens a second."""
-    docker = ["docker", "run", "--rm", "--detach", "--publish=127.0.0.1:0:8000", *limit]
-    docker += [*mode, "--env=VLLM_CPU_KVCACHE_SPACE=1", "--shm-size=1g"]
+@contextmanager
+def served(options: list[str], model: Path) -> Iterator[tuple[str, str]]:
+    """A server that has started, frozen: its container and its address."""
+    docker = ["docker", "run", "--rm", "--detach", "--publish=127.0.0.1:0:8000", *options]
+    docker += ["--env=VLLM_CPU_KVCACHE_SPACE=1", "--shm-size=1g"]
     docker += [f"--volume={model}:/model:ro", IMAGE, "--model", "/model", "--dtype", "float32"]
     docker += ["--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "8"]
     container = _output(*docker)
@@ -88,8 +105,8 @@ def served(limit: list[str], mode: list[str], model: Path) -> float:
         port = _output("docker", "port", container, "8000").rpartition(":")[2]
         url = f"http://127.0.0.1:{port}"
         _wait(f"{url}/health", container)
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            return max(_round(pool, url) for _ in range(ROUNDS + 1))
+        _output("docker", "pause", container)
+        yield container, url
     finally:
         subprocess.run(["docker", "rm", "--force", container], capture_output=True, check=False)
 
