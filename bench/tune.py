@@ -1,11 +1,12 @@
 """cpu-vllm under a CPU limit, tuned beside untuned: tokens a second, as ratios of one run.
 
 Needs Docker and the built image (`imgbuild build --matrix cpu-vllm --engine docker`). For each
-limit one server each is tuned, untuned (IMGBUILD_TUNE=off), and has the knob which is off by
-default. They are asked in turn, the others frozen meanwhile (docker pause), for the same
-completions of a model that is large enough for threads to matter (44 million random weights): the
-machine's speed changes more in minutes than what is measured. Writes bench/results/tune.json: the
-tokens/s of each round, and the median over the rounds of the ratio to the untuned server's.
+limit SERVERS servers each are tuned, untuned (IMGBUILD_TUNE=off), and have the knob which is off by
+default: two of one kind differ by some 5%, as their memory lies. They are asked in turn, the others
+frozen meanwhile (docker pause), for the same completions of a model that is large enough for
+threads to matter (44 million random weights): the machine's speed changes more in minutes than what
+is measured. Writes bench/results/tune.json: the tokens/s of each round, and the median over the
+rounds of the ratio to the untuned servers'.
 
 A limit that is named on the command line replaces that limit's figures only.
 """
@@ -41,6 +42,7 @@ MODES = {
         "--env=OMP_NUM_THREADS=1",
     ],
 }
+SERVERS = 2  # of each mode: 2 GiB of memory each
 ROUNDS, REQUESTS, TOKENS = 12, 4, 48
 HIDDEN, LAYERS, INNER, HEADS = 768, 6, 2048, 12
 
@@ -65,19 +67,23 @@ def main() -> None:
 
 
 def compared(limit: list[str], folder: Path) -> dict[str, Any]:
-    """Tokens a second of each server by round, and each mode's ratio to the untuned one."""
+    """Tokens a second of each mode by round, and its ratio to the untuned one."""
     rates: dict[str, list[float]] = {mode: [] for mode in MODES}
     with ExitStack() as servers, ThreadPoolExecutor(REQUESTS) as pool:
-        running = {
-            mode: servers.enter_context(served([*limit, *MODES[mode]], folder)) for mode in MODES
-        }
-        for number in range(ROUNDS + 1):  # the first one warms up
-            for mode, (container, url) in running.items():
+        running = [
+            (mode, *servers.enter_context(served([*limit, *MODES[mode]], folder)))
+            for _ in range(SERVERS)
+            for mode in MODES
+        ]
+        for number in range(-1, ROUNDS):  # the first one warms up
+            found: dict[str, list[float]] = {mode: [] for mode in MODES}
+            for mode, container, url in running[:: 1 if number % 2 else -1]:
                 _output("docker", "unpause", container)
-                rate = load.tokens_per_s(pool, url, REQUESTS, TOKENS)
+                found[mode].append(load.tokens_per_s(pool, url, REQUESTS, TOKENS))
                 _output("docker", "pause", container)
-                if number:
-                    rates[mode].append(rate)
+            if number >= 0:
+                for mode, of_servers in found.items():
+                    rates[mode].append(statistics.mean(of_servers))
     untuned = rates["untuned"]
     return {
         mode: {
