@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ def main() -> None:
 def below_quota(image: str, folder: Path, ports: Iterator[int]) -> dict[str, Any]:
     """The same in a cgroup, where this machine lets us make one."""
     try:
+        (GROUP.parent / "cgroup.subtree_control").write_text("+cpu")
         GROUP.mkdir(exist_ok=True)
         (GROUP / "cpu.max").write_text(f"{QUOTA_CPUS * 100_000} 100000")
     except OSError as error:
@@ -86,7 +87,11 @@ def below_quota(image: str, folder: Path, ports: Iterator[int]) -> dict[str, Any
     try:
         return compared(image, folder, BELOW_QUOTA, ports, joined=_join)
     finally:
-        GROUP.rmdir()
+        for _ in range(50):  # until the kernel has taken the last process away
+            with suppress(OSError):
+                GROUP.rmdir()
+                break
+            time.sleep(0.2)
 
 
 def _join() -> None:
@@ -106,8 +111,11 @@ class Server:
         return round(time.monotonic() - self._start, 1)
 
     def signal(self, number: int) -> None:
-        """To all of its processes."""
-        os.killpg(self._process.pid, number)
+        """To all processes of its session: an init puts the server into a group of its own."""
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError, ValueError):
+                if os.getsid(int(entry.name)) == self._process.pid:
+                    os.kill(int(entry.name), number)
 
     def end(self) -> None:
         """Kill it and all its children."""
