@@ -1,7 +1,9 @@
 """What everybody may expect of an image, whatever it serves: ten checks, and a framework's own.
 
-A check is a function: it returns what it saw, raises BuildError for what is wrong, and Skip for
-what cannot be tried here. `ALL` holds of every image; `OWN` adds a framework's.
+A check is a function: it returns what it saw, and raises BuildError for what is wrong; what was
+asked of an engine and did not come about is wrong, too. Only an engine that says by an
+UnsupportedError that it cannot has a check skipped. `ALL` holds of every image; `OWN` adds a
+framework's.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from builder.facts import Accelerator
 from builder.model import Cell
 from builder.smoke import inside, run
 from builder.smoke.report import SmokeReport
-from builder.smoke.run import LOG_TAIL, OnCheck, Skip, checked, last_words
+from builder.smoke.run import LOG_TAIL, OnCheck, checked, last_words
 
 INSIDE = Path(inside.__file__).read_text(encoding="utf-8")
 SCRATCH = "/tmp"  # noqa: S108 - the container's
@@ -94,10 +96,7 @@ class Subject:
 
     def says(self, *args: str, **how: Any) -> str:
         """What a command prints; raises BuildError for its exit code."""
-        try:
-            result = self.engine.run(self.container(*args, **how))
-        except UnsupportedError as error:
-            raise Skip(str(error)) from None
+        result = self.engine.run(self.container(*args, **how))
         if result.code:
             program = how.get("entrypoint", args[0])
             tail = (result.stderr or result.stdout).splitlines()[-LOG_TAIL:]
@@ -157,8 +156,10 @@ def any_uid(subject: Subject) -> str:
     homes = []
     for stranger in STRANGERS:
         seen = _writes(subject.sees("writable", user=stranger), stranger)
-        if f"{seen['uid']}:{seen['gid']}" != stranger or seen["passwd"]:
-            raise Skip(f"it is {seen['uid']}:{seen['gid']} ({seen['passwd']}), not {stranger}")
+        if (runs_as := f"{seen['uid']}:{seen['gid']}") != stranger:
+            raise BuildError(f"it runs as {runs_as}, and {stranger} was asked for")
+        if seen["passwd"]:
+            raise BuildError(f"{stranger} is no stranger to it, but {seen['passwd']!r}")
         homes.append(f"{stranger} has the home {seen['places']['HOME']}")
     return ", ".join(homes)
 
@@ -167,8 +168,8 @@ def read_only(subject: Subject) -> str:
     """One writable folder is enough, for the framework's import too."""
     seen = subject.sees("writable", subject.module, read_only=True, tmpfs=(SCRATCH,))
     _writes(seen)
-    if not seen["read_only"] and not subject.is_sif:
-        raise Skip("the engine leaves the root writable")
+    if not seen["read_only"]:
+        raise BuildError("its root stays writable")
     imported = f"{subject.module} imports, and " if subject.module else ""
     return f"{imported}{len(seen['places'])} places are writable, HOME is {seen['places']['HOME']}"
 
@@ -191,7 +192,7 @@ def no_network(subject: Subject) -> str:
     """It starts, the framework imports, and loopback works."""
     seen = subject.sees("offline", subject.module, network=False)
     if seen["routes"]:
-        raise Skip(f"the engine leaves it a route by {', '.join(seen['routes'])}")
+        raise BuildError(f"it keeps a route by {', '.join(seen['routes'])}")
     return f"{f'{subject.module} imports' if subject.module else 'it starts'}, without any route"
 
 
@@ -262,7 +263,7 @@ def tmpdir(subject: Subject) -> str:
     """Sockets can be bound below a TMPDIR that is longer than a socket's path may be."""
     try:
         seen = subject.sees("tmpdir", env={"TMPDIR": LONG}, tmpfs=(LONG,))
-    except Skip:
+    except UnsupportedError:
         # Without that folder: the sockets have to be somewhere else.
         seen = subject.sees("tmpdir", env={"TMPDIR": LONG})
     else:

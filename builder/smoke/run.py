@@ -14,7 +14,7 @@ from pathlib import Path
 
 from builder import proc
 from builder.engines import host
-from builder.engines.base import Container, Engine, Run
+from builder.engines.base import Container, Engine, Run, UnsupportedError
 from builder.errors import BuildError
 from builder.facts import Accelerator, SmokeRun
 from builder.model import Cell
@@ -78,7 +78,7 @@ def checked(name: str, probe: Probe) -> Check:
     start = time.monotonic()
     try:
         status, detail = Status.PASSED, probe()
-    except Skip as reason:
+    except (Skip, UnsupportedError) as reason:
         status, detail = Status.SKIPPED, str(reason)
     except BuildError as error:
         status, detail = Status.FAILED, _said(error)
