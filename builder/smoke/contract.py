@@ -14,19 +14,17 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builder.engines.base import Config, Container, Engine, Run, UnsupportedError
+from builder.engines.base import Container, Engine, UnsupportedError
 from builder.errors import BuildError
-from builder.facts import Accelerator
 from builder.model import Cell
-from builder.smoke import inside, run
-from builder.smoke.report import SmokeReport
-from builder.smoke.run import LOG_TAIL, OnCheck, checked, last_words
+from builder.smoke import inside
+from builder.smoke.report import OnCheck, SmokeReport, checked
+from builder.smoke.subject import LOG_TAIL, Subject, last_words
 
 INSIDE = Path(inside.__file__).read_text(encoding="utf-8")
 SCRATCH = "/tmp"  # noqa: S108 - the container's
@@ -53,66 +51,6 @@ _SITE_VARIABLE = re.compile(
 )
 _LOGIN = re.compile(r"://[^/@\s:]+:[^/@\s]+@")
 _SHELL = re.compile(r"(?:.*/)?(?:ba|da|a|z|k)?sh")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """The image under test."""
-
-    cell: Cell
-    engine: Engine
-    image: str
-    static: bool = False  # do not start its server
-    timeout: float = 600.0  # seconds until its server must be healthy
-
-    @property
-    def is_sif(self) -> bool:
-        """Whether Apptainer runs it: as the caller, on a read-only root."""
-        return self.engine.name == "apptainer"
-
-    @property
-    def python(self) -> str:
-        """The image's own."""
-        wrap = self.cell.build.wrap
-        return wrap.python if wrap else "python3"
-
-    @property
-    def module(self) -> str:
-        """What the framework is imported as; "" where that is upstream's affair."""
-        return self.cell.framework.smoke[self.cell.stack.accelerator].module or ""
-
-    @cached_property
-    def config(self) -> Config:
-        """What the image says of itself."""
-        return self.engine.config(self.image)
-
-    def container(self, *args: str, **how: Any) -> Run:
-        """A command for the image's own start, or with `entrypoint` for that program."""
-        recipe = self.cell.framework.smoke[self.cell.stack.accelerator]
-        missing = run.missing_device(self.cell.stack.accelerator)
-        env = {**run.without_device(recipe, missing), **how.pop("env", {})}
-        gpus = self.cell.stack.accelerator is Accelerator.CUDA and not missing
-        return Run(image=self.image, args=args, env=env, gpus=gpus, **how)
-
-    def says(self, *args: str, **how: Any) -> str:
-        """What a command prints; raises BuildError for its exit code."""
-        result = self.engine.run(self.container(*args, **how))
-        if result.code:
-            program = how.get("entrypoint", args[0])
-            tail = (result.stderr or result.stdout).splitlines()[-LOG_TAIL:]
-            raise BuildError(f"`{program}` exits {result.code} in it", tail=tail)
-        return result.stdout
-
-    def sees(self, part: str, *args: str, **how: Any) -> dict[str, Any]:
-        """What a part of inside.py finds, started as the image starts a user's command."""
-        own = () if "entrypoint" in how else (self.python,)
-        printed = self.says(*own, "-c", INSIDE, part, *args, **how)
-        try:
-            seen: dict[str, Any] = json.loads(printed.splitlines()[-1])
-        except (IndexError, ValueError):
-            tail = printed.splitlines()[-LOG_TAIL:]
-            raise BuildError(f"`{self.python}` prints something else", tail=tail) from None
-        return seen
 
 
 def check_contract(
@@ -155,7 +93,7 @@ def any_uid(subject: Subject) -> str:
     """A uid without a passwd entry, with group 0 and without."""
     homes = []
     for stranger in STRANGERS:
-        seen = _writes(subject.sees("writable", user=stranger), stranger)
+        seen = _writes(_sees(subject, "writable", user=stranger), stranger)
         if (runs_as := f"{seen['uid']}:{seen['gid']}") != stranger:
             raise BuildError(f"it runs as {runs_as}, and {stranger} was asked for")
         if seen["passwd"]:
@@ -166,7 +104,7 @@ def any_uid(subject: Subject) -> str:
 
 def read_only(subject: Subject) -> str:
     """One writable folder is enough, for the framework's import too."""
-    seen = subject.sees("writable", subject.module, read_only=True, tmpfs=(SCRATCH,))
+    seen = _sees(subject, "writable", subject.module, read_only=True, tmpfs=(SCRATCH,))
     _writes(seen)
     if not seen["read_only"]:
         raise BuildError("its root stays writable")
@@ -176,8 +114,20 @@ def read_only(subject: Subject) -> str:
 
 def no_home(subject: Subject) -> str:
     """HOME is a folder that is not there and cannot be made."""
-    seen = _writes(subject.sees("writable", home=False, read_only=True, tmpfs=(SCRATCH,)))
+    seen = _writes(_sees(subject, "writable", home=False, read_only=True, tmpfs=(SCRATCH,)))
     return f"HOME becomes {seen['places']['HOME']}"
+
+
+def _sees(subject: Subject, part: str, *args: str, **how: Any) -> dict[str, Any]:
+    """What a part of inside.py finds, started as the image starts a user's command."""
+    own = () if "entrypoint" in how else (subject.python,)
+    printed = subject.says(*own, "-c", INSIDE, part, *args, **how)
+    try:
+        seen: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    except (IndexError, ValueError):
+        tail = printed.splitlines()[-LOG_TAIL:]
+        raise BuildError(f"`{subject.python}` prints something else", tail=tail) from None
+    return seen
 
 
 def _writes(seen: dict[str, Any], who: str = "") -> dict[str, Any]:
@@ -190,7 +140,7 @@ def _writes(seen: dict[str, Any], who: str = "") -> dict[str, Any]:
 
 def no_network(subject: Subject) -> str:
     """It starts, the framework imports, and loopback works."""
-    seen = subject.sees("offline", subject.module, network=False)
+    seen = _sees(subject, "offline", subject.module, network=False)
     if seen["routes"]:
         raise BuildError(f"it keeps a route by {', '.join(seen['routes'])}")
     return f"{f'{subject.module} imports' if subject.module else 'it starts'}, without any route"
@@ -199,12 +149,11 @@ def no_network(subject: Subject) -> str:
 def sigterm(subject: Subject) -> str:
     """It reaches what runs, soon, and the exit code comes back."""
     told = [_stand_in(subject, OWN_CODE, str(OWN_CODE)), _stand_in(subject, KILLED)]
-    server = run.Subject(subject.cell, subject.engine, subject.image)
-    if subject.static or server.cannot_serve:
-        why = "--static" if subject.static else server.cannot_serve
+    if subject.static or subject.cannot_serve:
+        why = "--static" if subject.static else subject.cannot_serve
         return f"{', '.join(told)}; no server: {why}"
-    with _removed(server.start()) as container:
-        server.healthy(container, subject.timeout)
+    with _removed(subject.start()) as container:
+        subject.healthy(container)
         told.append(_ends(container, "the server", (0, KILLED)))
     return ", ".join(told)
 
@@ -253,7 +202,7 @@ def _ends(container: Container, what: str, codes: tuple[int, ...]) -> str:
 
 def zombies(subject: Subject) -> str:
     """Orphans that end are taken away."""
-    seen = subject.sees("zombies")
+    seen = _sees(subject, "zombies")
     if seen["zombies"]:
         raise BuildError(f"nobody reaps: {', '.join(seen['zombies'])} (init: {seen['init']})")
     return f"{inside.ORPHANS} orphans, reaped by {seen['init']}"
@@ -262,10 +211,10 @@ def zombies(subject: Subject) -> str:
 def tmpdir(subject: Subject) -> str:
     """Sockets can be bound below a TMPDIR that is longer than a socket's path may be."""
     try:
-        seen = subject.sees("tmpdir", env={"TMPDIR": LONG}, tmpfs=(LONG,))
+        seen = _sees(subject, "tmpdir", env={"TMPDIR": LONG}, tmpfs=(LONG,))
     except UnsupportedError:
         # Without that folder: the sockets have to be somewhere else.
-        seen = subject.sees("tmpdir", env={"TMPDIR": LONG})
+        seen = _sees(subject, "tmpdir", env={"TMPDIR": LONG})
     else:
         if seen["real"] != LONG:
             raise BuildError(f"TMPDIR has {len(LONG)} characters, and {seen['real']} is used")
@@ -278,7 +227,7 @@ def contents(subject: Subject) -> str:
     wrong += [f"labels: {why}" for why in _telling("label", subject.config.labels)]
     # Root, who may read everything; Apptainer knows its caller alone.
     how: dict[str, Any] = {} if subject.is_sif else {"user": "0:0", "network": False}
-    seen = subject.sees("contents", entrypoint=subject.python, timeout=900.0, **how)
+    seen = _sees(subject, "contents", entrypoint=subject.python, timeout=900.0, **how)
     wrong += [f"{what}: {path}" for what, path in seen["found"]]
     if wrong:
         raise BuildError(f"{len(wrong)} things do not belong into an image", tail=wrong)

@@ -23,7 +23,7 @@ from builder.engines.base import Config, Run, UnsupportedError, run_options
 from builder.errors import BuildError
 from builder.facts import Matrix
 from builder.proc import Result
-from builder.smoke import Check, SmokeReport, Status, check_contract, inside, run
+from builder.smoke import Check, SmokeReport, Status, check_contract, inside, subject
 from builder.smoke.contract import ALL, INSIDE, KILLED, LONG, OWN_CODE, STRANGERS, checks_of
 from tests.unit.fakeengine import FakeContainer, FakeEngine
 from tests.unit.fakeserver import serving
@@ -133,7 +133,7 @@ def of(report: SmokeReport, name: str) -> Check:
 def small_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(host, "has_gpu", lambda: False)
     monkeypatch.setattr(host, "has_tpu", lambda: False)
-    monkeypatch.setattr(run, "tiny_model", lambda: tmp_path / "model")
+    monkeypatch.setattr(subject, "tiny_model", lambda: tmp_path / "model")
 
 
 def test_a_good_image_passes_all_ten_and_its_frameworks_own(matrix: Matrix) -> None:
