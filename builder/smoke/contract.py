@@ -1,9 +1,9 @@
-"""What everybody may expect of an image, whatever it serves: ten checks, and a framework's own.
+"""What everybody may expect of an image, whatever it serves: ten checks, and more by framework.
 
 A check is a function: it returns what it saw, and raises BuildError for what is wrong; what was
-asked of an engine and did not come about is wrong, too. Only an engine that says by an
-UnsupportedError that it cannot has a check skipped. `ALL` holds of every image; `OWN` adds a
-framework's.
+asked of an engine and did not come about is wrong, too. A check is skipped where the engine says
+by an UnsupportedError that it cannot, or where a program needs a device that this host has not.
+Images inherit them: `ALL`, `INSTALLED` where there are wheels in it, `OWN` of its framework.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from builder.engines.base import Container, Engine, UnsupportedError
 from builder.errors import BuildError
 from builder.model import Cell
 from builder.smoke import inside
-from builder.smoke.report import OnCheck, SmokeReport, checked
+from builder.smoke.report import OnCheck, Skip, SmokeReport, checked
 from builder.smoke.subject import LOG_TAIL, Subject, last_words
 
 INSIDE = Path(inside.__file__).read_text(encoding="utf-8")
@@ -34,6 +34,8 @@ STRANGERS = ("123456:0", "123456:123456")
 STOP_SECONDS = 10.0
 OWN_CODE, KILLED = 43, 128 + 15
 START_SECONDS = 60.0  # of a stand-in, which only prints a line
+# The strictest that a cluster has: nowhere to be at home, and one folder to write to.
+ANYWHERE: dict[str, Any] = {"home": False, "read_only": True, "tmpfs": (SCRATCH,)}
 
 LABELS = (
     *(f"org.opencontainers.image.{name}" for name in ("title", "version", "source", "licenses")),
@@ -68,7 +70,7 @@ def check_contract(
     """
     subject = Subject(cell=cell, engine=engine, image=image, static=static, timeout=timeout)
     checks = []
-    for name, check in checks_of(cell.framework_name):
+    for name, check in checks_of(cell):
         on_check(name)
         checks.append(checked(name, partial(check, subject)))
     return SmokeReport(cell_id=cell.id, image=image, engine=engine.name, checks=tuple(checks))
@@ -114,7 +116,7 @@ def read_only(subject: Subject) -> str:
 
 def no_home(subject: Subject) -> str:
     """HOME is a folder that is not there and cannot be made."""
-    seen = _writes(_sees(subject, "writable", home=False, read_only=True, tmpfs=(SCRATCH,)))
+    seen = _writes(_sees(subject, "writable", **ANYWHERE))
     return f"HOME becomes {seen['places']['HOME']}"
 
 
@@ -298,21 +300,44 @@ def _is_shell(command: tuple[str, ...]) -> bool:
     return bool(_SHELL.fullmatch(program)) and option.startswith("-") and "c" in option
 
 
-def program(*command: str) -> Check:
-    """The image's start runs a program of the framework's, wherever the user is at home."""
+def version(subject: Subject) -> str:
+    """The framework that is imported is the cell's release."""
+    return subject.version(partial(subject.says, **ANYWHERE))
+
+
+def distribution(name: str) -> Check:
+    """The same by what pip knows, for upstream's images: their imports may want a GPU."""
+    code = f"from importlib.metadata import version; print(version({name!r}))"
 
     def check(subject: Subject) -> str:
-        shown = subject.says(*command, home=False, read_only=True, tmpfs=(SCRATCH,))
-        lines = shown.strip().splitlines()
-        if not lines:
-            raise BuildError(f"`{' '.join(command)}` prints nothing")
-        return f"`{' '.join(command)}`: {lines[-1]}"
+        return subject.confirms(name, subject.says(subject.python, "-c", code, **ANYWHERE))
+
+    return check
+
+
+def program(*command: str, on_device: bool = False, is_release: bool = True) -> Check:
+    """The image's start runs a program of the framework's, which names its release.
+
+    `on_device`: it stops where the device is missing. Not `is_release`: it names another one.
+    """
+    shown = f"`{' '.join(command)}`"
+
+    def check(subject: Subject) -> str:
+        if on_device and subject.cannot_serve:
+            raise Skip(f"{shown} {subject.cannot_serve}")
+        printed = subject.says(*command, **ANYWHERE)
+        if is_release:
+            return subject.confirms(shown, printed)
+        if not printed.strip():
+            raise BuildError(f"{shown} prints nothing")
+        return f"{shown}: {printed.strip().splitlines()[-1]}"
 
     return check
 
 
 Check = Callable[[Subject], str]
-ALL: tuple[tuple[str, Check], ...] = (
+Named = tuple[str, Check]
+ALL: tuple[Named, ...] = (
     ("user", user),
     ("any-uid", any_uid),
     ("read-only", read_only),
@@ -324,13 +349,21 @@ ALL: tuple[tuple[str, Check], ...] = (
     ("contents", contents),
     ("metadata", metadata),
 )
-# What README.md has users type after an image's name.
-OWN: dict[str, tuple[tuple[str, Check], ...]] = {
+# Of images that we install a framework into; upstream's are their own affair.
+INSTALLED: tuple[Named, ...] = (("version", version),)
+# What README.md has users type after an image's name, and what upstream's images can tell.
+OWN: dict[str, tuple[Named, ...]] = {
     "ray": (("program", program("ray", "--version")),),
-    "vllm": (("program", program("vllm", "--version")),),
+    "tensorrt-llm": (("version", distribution("tensorrt_llm")),),
+    # That of 3.3.7 calls itself 3.3.6-dev0:
+    # https://github.com/huggingface/text-generation-inference/blob/v3.3.7/Cargo.toml
+    "tgi": (("program", program("text-generation-launcher", "--version", is_release=False)),),
+    # Its options depend on the device, which it looks for before it reads them.
+    "vllm": (("program", program("vllm", "--version", on_device=True)),),
 }
 
 
-def checks_of(framework: str) -> tuple[tuple[str, Check], ...]:
-    """Those of every image, then the framework's own."""
-    return (*ALL, *OWN.get(framework, ()))
+def checks_of(cell: Cell) -> tuple[Named, ...]:
+    """Those of every image, then of every one with wheels, then the framework's own."""
+    installed = () if cell.build.wrap else INSTALLED
+    return (*ALL, *installed, *OWN.get(cell.framework_name, ()))

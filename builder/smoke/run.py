@@ -71,11 +71,7 @@ def imports(subject: Subject) -> str:
     """The framework can be imported, and is the release that the cell has."""
     if not subject.module:
         raise Skip("it is upstream's image, whose modules are its own affair")
-    code = f"import {subject.module} as m; print(m.__version__)"
-    found = subject.calls("python3", "-c", code).strip().splitlines()[-1]
-    if not found.startswith(subject.cell.release.version):
-        raise BuildError(f"{subject.module} is {found}, not {subject.cell.release.version}")
-    return f"{subject.module} {found}"
+    return subject.version(subject.calls)
 
 
 def gpu_code(subject: Subject) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 from builder import proc
 from builder.engines import host
 from builder.engines.base import Config, Container, Engine, Run
-from builder.errors import BuildError
+from builder.errors import BuildError, brief
 from builder.facts import Accelerator, SmokeRun
 from builder.model import Cell
 from builder.proc import Command, Result
@@ -24,6 +26,7 @@ from builder.project import PACKAGE
 RUNTIME = PACKAGE / "runtime"
 MODEL_PATH = "/model"
 LOG_TAIL = 15  # lines of the server's log that a failure shows
+_VERSION = re.compile(r"(?<![\w.])\d+(?:\.\d+)*(?:[\w.+-]*\w)?")
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -123,6 +126,11 @@ class Subject:
             time.sleep(0.5)
         raise BuildError(f"not healthy after {self.timeout:g} s", tail=last_words(container))
 
+    def version(self, run: Callable[..., str]) -> str:
+        """The module that `run` has Python import is the cell's release."""
+        code = f"import {self.module}; print({self.module}.__version__)"
+        return self.confirms(self.module, run(self.python, "-c", code))
+
     def container(self, *args: str, **how: Any) -> Run:
         """A command for the image's own start, or with `entrypoint` for that program."""
         env = {**self.env, **how.pop("env", {})}
@@ -137,6 +145,21 @@ class Subject:
         """What a program prints without the image's own start; raises BuildError likewise."""
         result = self.engine.call(self.image, args, {**self.env, **env}, gpus=self.gpus)
         return _printed(result, " ".join(args))
+
+    def confirms(self, name: str, printed: str) -> str:
+        """What something prints names the cell's release; raises BuildError where it does not."""
+        versions = _VERSION.findall(printed)
+        release = self.cell.release.version
+        for found in versions:
+            if _public(found) == release:
+                return f"{name} is {found}"
+        said = versions[-1] if versions else brief(printed.strip()) or "without a version"
+        raise BuildError(f"{name} is {said}, not {release}")
+
+
+def _public(version: str) -> str:
+    """A version without what a builder adds, as "+cpu"."""
+    return version.partition("+")[0]
 
 
 def _printed(result: Result, command: str) -> str:

@@ -84,6 +84,7 @@ class Image:
         self.uid = "1000"
         self.seen = {part: dict(seen) for part, seen in GOOD.items()}
         self.code = 0
+        self.version: str | None = "vllm, version 0.32.0+cpu"
         self.stranger = True
         self.refuses: Callable[[Run], bool] = lambda _: False
         self.ends: dict[str, int | None] = {"handled": OWN_CODE, "killed": KILLED, "server": 0}
@@ -106,7 +107,8 @@ class Image:
         if asked.entrypoint == "id":
             return Result(code=0, stdout=f"{self.uid}\n", stderr="")
         if INSIDE not in asked.args:
-            return Result(code=0, stdout="vllm 0.32.0\n", stderr="")
+            said = "" if self.version is None else f"noise\n{self.version}\n"
+            return Result(code=0, stdout=said, stderr="")
         seen = dict(self.seen[asked.args[asked.args.index(INSIDE) + 1]])
         if asked.user in STRANGERS and self.stranger:
             seen["uid"], seen["gid"] = map(int, asked.user.split(":"))
@@ -136,11 +138,14 @@ def small_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(subject, "tiny_model", lambda: tmp_path / "model")
 
 
+OWN = [*NAMES, "version", "program"]  # vLLM's
+
+
 def test_a_good_image_passes_all_ten_and_its_frameworks_own(matrix: Matrix) -> None:
     assert [name for name, _ in ALL] == NAMES
     image = Image()
     report = held(matrix, image)
-    assert [check.name for check in report.checks] == [*NAMES, "program"]
+    assert [check.name for check in report.checks] == OWN
     assert {check.status for check in report.checks} == {Status.PASSED}, report
     assert len(image.containers) == 2
     assert all(container.removed for container in image.containers)
@@ -158,10 +163,69 @@ def test_a_good_sif_passes_too(matrix: Matrix) -> None:
     assert (scan.user, scan.network) == (None, True)
 
 
-def test_frameworks_inherit_what_holds_of_all() -> None:
-    assert checks_of("files") == ALL
-    assert checks_of("ray")[: len(ALL)] == ALL
-    assert [name for name, _ in checks_of("ray")[len(ALL) :]] == ["program"]
+def test_every_cell_inherits_what_holds_of_all_and_tells_its_version(matrix: Matrix) -> None:
+    for cell in matrices.select(matrix, None):
+        assert checks_of(cell)[: len(ALL)] == ALL
+        own = [name for name, _ in checks_of(cell)[len(ALL) :]]
+        assert own[:1] == (["program"] if cell.framework_name == "tgi" else ["version"]), cell.id
+        assert len(set(own)) == len(own)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [("cuda12.4-tgi", ["program"]), ("cuda13.0-tensorrt-llm", ["version"])],
+)
+def test_a_wrapped_image_has_to_pass_them_all(matrix: Matrix, name: str, own: list[str]) -> None:
+    cell = matrices.cell(matrix, name)
+    image = Image()
+    title = {"org.opencontainers.image.title": name, "io.imgbuild.cell": name}
+    version = {"org.opencontainers.image.version": cell.release.version}
+    image.config = dataclasses.replace(CONFIG, labels={**CONFIG.labels, **title, **version})
+    image.version = "text-generation-launcher 3.3.6-dev0" if "tgi" in name else "1.2.1"
+    report = held(matrix, image, name)
+    assert [check.name for check in report.checks] == [*NAMES, *own]
+    assert {check.status for check in report.checks} == {Status.PASSED}, report
+    assert cell.build.wrap
+    # Its own Python is asked, and imports nothing of upstream's.
+    asked = [r.args for r in image.runs if INSIDE in r.args and r.entrypoint is None]
+    assert {args[0] for args in asked} == {cell.build.wrap.python}
+    assert {r.args[-1] for r in image.runs if r.read_only and "writable" in r.args} == {
+        "",
+        "writable",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "version", "says"),
+    [
+        ("cpu-vllm", "version", "0.32.1", "vllm is 0.32.1, not 0.32.0"),
+        ("cpu-vllm", "version", "0.32.0.post1", "vllm is 0.32.0.post1, not 0.32.0"),
+        ("cpu-vllm", "version", "0.32.01", "vllm is 0.32.01, not 0.32.0"),
+        ("cpu-vllm", "program", "0.31.0", "`vllm --version` is 0.31.0, not 0.32.0"),
+        ("cpu-ray", "program", "ray, version 2.5", "`ray --version` is 2.5, not 2.59.0"),
+        ("cuda13.0-sglang", "version", "0.5.23rc1", "sglang is 0.5.23rc1, not 0.5.23"),
+        ("cuda13.0-tensorrt-llm", "version", "1.2.1rc4", "tensorrt_llm is 1.2.1rc4, not 1.2.1"),
+        ("cuda12.4-tgi", "program", None, "`text-generation-launcher --version` prints nothing"),
+        ("tpu-jax", "version", None, "jax is without a version, not 0.10.2"),
+    ],
+)
+def test_another_release_than_the_cells_is_found(
+    matrix: Matrix, name: str, check: str, version: str | None, says: str
+) -> None:
+    image = Image()
+    image.version = version
+    found = of(held(matrix, image, name), check)
+    assert (found.status, found.detail) == (Status.FAILED, says)
+
+
+def test_a_program_that_needs_a_device_is_skipped_without_one(
+    matrix: Matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = of(held(matrix, Image(), "cuda13.0-vllm"), "program")
+    assert found.status is Status.SKIPPED
+    assert found.detail == "`vllm --version` needs an NVIDIA GPU, and there is none"
+    monkeypatch.setattr(host, "has_gpu", lambda: True)
+    assert of(held(matrix, Image(), "cuda13.0-vllm"), "program").status is Status.PASSED
 
 
 def test_how_each_is_started(matrix: Matrix) -> None:
@@ -268,7 +332,7 @@ def test_each_check_can_fail(matrix: Matrix, check: str, change: Change, says: s
     assert says in found.detail
     assert "secret" not in found.detail
     assert not report.passed
-    assert len(report.checks) == len(checks_of("vllm")), "the others are tried all the same"
+    assert len(report.checks) == len(OWN), "the others are tried all the same"
     assert all(container.removed for container in image.containers)
 
 
@@ -578,7 +642,7 @@ def test_the_command_line(
     assert verb(monkeypatch, *args, "--json") == 0
     (report,) = json.loads(capsys.readouterr().out)
     assert report["passed"]
-    assert [check["name"] for check in report["checks"]] == [*NAMES, "program"]
+    assert [check["name"] for check in report["checks"]] == OWN
     image.uid = "0"
     assert verb(monkeypatch, *args) == 1
     told = capsys.readouterr()
