@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.engines.base import Container, Engine, UnsupportedError
-from builder.errors import BuildError
+from builder.errors import BuildError, quoted
 from builder.model import Cell
 from builder.smoke import inside
 from builder.smoke.report import OnCheck, Skip, SmokeReport, checked
@@ -78,7 +78,10 @@ def check_contract(
 
 def user(subject: Subject) -> str:
     """Nobody special, and by number: Kubernetes' runAsNonRoot does not look names up."""
-    uid = int(subject.says("-u", entrypoint="id"))
+    printed = subject.says("-u", entrypoint="id").strip()
+    if not printed.isdigit():
+        raise BuildError(f"`id -u` prints {quoted(printed)}")
+    uid = int(printed)
     if subject.is_sif:
         if uid != os.getuid():
             raise BuildError(f"uid {uid}, and the caller's is {os.getuid()}")
@@ -124,11 +127,13 @@ def _sees(subject: Subject, part: str, *args: str, **how: Any) -> dict[str, Any]
     """What a part of inside.py finds, started as the image starts a user's command."""
     own = () if "entrypoint" in how else (subject.python,)
     printed = subject.says(*own, "-c", INSIDE, part, *args, **how)
+    lines = printed.splitlines()
     try:
-        seen: dict[str, Any] = json.loads(printed.splitlines()[-1])
+        seen = json.loads(lines[-1])
     except (IndexError, ValueError):
-        tail = printed.splitlines()[-LOG_TAIL:]
-        raise BuildError(f"`{subject.python}` prints something else", tail=tail) from None
+        seen = None
+    if not isinstance(seen, dict):
+        raise BuildError(f"`{subject.python}` prints something else", tail=lines[-LOG_TAIL:])
     return seen
 
 

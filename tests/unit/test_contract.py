@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 
+from builder import engines, proc
 from builder import matrix as matrices
-from builder import proc
 from builder.cli import smoke as command
 from builder.engines import apptainer, host
 from builder.engines.apptainer import Apptainer
 from builder.engines.base import Config, Run, UnsupportedError, run_options
-from builder.errors import BuildError
+from builder.errors import BuildError, UserError
 from builder.facts import Matrix
+from builder.model import Cell
 from builder.proc import Result
 from builder.smoke import Check, SmokeReport, Status, check_contract, inside, subject
 from builder.smoke.contract import ALL, INSIDE, KILLED, LONG, OWN_CODE, STRANGERS, checks_of
@@ -276,6 +277,7 @@ def ends(**changes: int | None) -> Change:
     ("check", "change", "says"),
     [
         ("user", setting(uid="0"), "the image runs as root"),
+        ("user", setting(uid="nobody"), "`id -u` prints 'nobody'"),
         ("user", config(user="imgbuild"), "USER is 'imgbuild', not a number"),
         (
             "any-uid",
@@ -334,6 +336,17 @@ def test_each_check_can_fail(matrix: Matrix, check: str, change: Change, says: s
     assert not report.passed
     assert len(report.checks) == len(OWN), "the others are tried all the same"
     assert all(container.removed for container in image.containers)
+
+
+@pytest.mark.parametrize("printed", ["", "null\n", "7\n", "not JSON\n"])
+def test_an_image_that_prints_something_else_fails(matrix: Matrix, printed: str) -> None:
+    engine = FakeEngine(on_run=lambda _: Result(code=0, stdout=printed, stderr=""), config=CONFIG)
+    report = check_contract(
+        matrices.cell(matrix, "cpu-vllm"), engine, "image", lambda _: None, static=True
+    )
+    assert of(report, "zombies").detail.splitlines()[0] == "`python3` prints something else"
+    passed = {check.name for check in report.checks if check.status is Status.PASSED}
+    assert passed <= {"metadata", "user"}
 
 
 @pytest.mark.parametrize(
@@ -633,18 +646,80 @@ def test_the_text_keeps_its_braces() -> None:
     assert "{host}" not in INSIDE
 
 
+CONTRACT = ("smoke", "--contract", "--static", "--matrix")
+
+
 def test_the_command_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = Image()
     monkeypatch.setattr(command, "_find", lambda *_: (image.engine, "mine:1"))
-    args = ("smoke", "--contract", "--static", "--matrix", "cpu-vllm")
-    assert verb(monkeypatch, *args, "--json") == 0
+    assert verb(monkeypatch, *CONTRACT, "cpu-vllm", "--json") == 0
     (report,) = json.loads(capsys.readouterr().out)
     assert report["passed"]
     assert [check["name"] for check in report["checks"]] == OWN
     image.uid = "0"
-    assert verb(monkeypatch, *args) == 1
+    assert verb(monkeypatch, *CONTRACT, "cpu-vllm") == 1
     told = capsys.readouterr()
     assert "  user       FAILED the image runs as root [" in told.out
-    assert told.err.endswith("imgbuild: smoke failed: cpu-vllm\n")
+    assert told.err.endswith("imgbuild: smoke failed: cpu-vllm (user)\n")
+
+
+def test_a_failing_image_does_not_hide_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def find(_bench: Any, cell: Cell, *_: Any) -> tuple[FakeEngine, str]:
+        image = Image()
+        image.version = cell.release.version
+        image.uid = "0" if cell.id == "cpu-deepspeed" else "1000"
+        names = {"title": cell.id, "version": cell.release.version}
+        labels(**names)(image)
+        image.config = dataclasses.replace(
+            image.config, labels={**image.config.labels, "io.imgbuild.cell": cell.id}
+        )
+        return image.engine, f"{cell.id}:1"
+
+    monkeypatch.setattr(command, "_find", find)
+    assert verb(monkeypatch, *CONTRACT, "cpu-*", "--json") == 1
+    told = capsys.readouterr()
+    passed = {report["cell_id"]: report["passed"] for report in json.loads(told.out)}
+    assert passed == {"cpu-vllm": True, "cpu-deepspeed": False, "cpu-ray": True}
+    assert told.err.endswith("imgbuild: smoke failed: cpu-deepspeed (user)\n")
+    assert "cpu-ray: program ...\n" in told.err
+    assert verb(monkeypatch, *CONTRACT, "cpu-*") == 1
+    shown = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    assert shown == [f"{cell}: {cell}:1 (docker)" for cell in passed]
+
+
+def test_an_image_that_is_not_there_is_told_before_any_is_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = Image()
+
+    def find(_bench: Any, cell: Cell, *_: Any) -> tuple[FakeEngine, str]:
+        if cell.id == "cpu-ray":
+            raise UserError("cpu-ray is not built with any engine")
+        return image.engine, "mine:1"
+
+    monkeypatch.setattr(command, "_find", find)
+    assert verb(monkeypatch, *CONTRACT, "cpu-*") == 2
+    assert capsys.readouterr().err == "imgbuild: cpu-ray is not built with any engine\n"
+    assert not image.runs
+
+
+def test_a_sif_is_given_by_its_path(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    sif = tmp_path / "mine.sif"
+    sif.touch()
+    image = Image(name="apptainer")
+    image.uid = str(os.getuid())
+    monkeypatch.setattr(engines, "usable", lambda *_: iter([image.engine]))
+    args = (*CONTRACT, "cpu-vllm", "--image", str(sif))
+    assert verb(monkeypatch, *args) == 0
+    assert capsys.readouterr().out.startswith(f"cpu-vllm: {sif} (apptainer)\n  user       ok uid ")
+    assert verb(monkeypatch, *args, "--engine", "docker") == 2
+    told = f"imgbuild: --image: {sif}: docker runs no SIF; leave --engine out\n"
+    assert capsys.readouterr().err == told
+    assert verb(monkeypatch, *CONTRACT, "cpu-*", "--image", str(sif)) == 2
+    assert "--image is one image; say with --matrix which cell" in capsys.readouterr().err
