@@ -54,8 +54,8 @@ def misfits(matrix: Matrix) -> Iterator[Misfit]:
 def _server(path: Key, server: Server) -> Iterator[Misfit]:
     if bool(server.command) == bool(server.module):
         yield path, " needs either a command or a module of builder/servers"
-    if server.module and not (_SERVERS / f"on_{server.module}.py").is_file():
-        known = sorted(file.stem.removeprefix("on_") for file in _SERVERS.glob("on_*.py"))
+    known = [file.stem.removeprefix("on_") for file in _SERVERS.glob("on_*.py")]
+    if server.module and server.module not in known:
         missing = f": builder/servers has no on_{brief(server.module)}.py"
         yield (*path, "module"), f"{missing}; {nearest(server.module, known)}"
 
@@ -144,8 +144,8 @@ def _requirements(
                 continue
             own = canonicalize_name(wanted.name) in framework.core[:1]
             if own and not wanted.specifier.contains(release.version, prereleases=True):
-                admits = f": {quoted(text)} does not admit the release's version"
-                yield (*path, key, index), f"{admits} {brief(release.version)}"
+                refused = f": {quoted(text)} does not admit the release's version"
+                yield (*path, key, index), f"{refused} {brief(release.version)}"
 
 
 # The first driver of each CUDA major version, which runs all of its minors.

@@ -323,6 +323,13 @@ MISTAKES = {
         "did you mean 'deepspeed'?",
         "module: deepsped",
     ),
+    "server that no file system could hold": Mistake(
+        "module: deepspeed # DeepSpeed ships no server",
+        f"module: {'d' * 5000}",
+        f"frameworks.deepspeed.server.module: builder/servers has no on_{'d' * 59}….py; "
+        "known: deepspeed, jax, ray, xla",
+        "module: dd",
+    ),
     "requirement that is none": Mistake(
         '"torch==2.13.0+cpu", "transformers"',
         '"torch=2.13.0+cpu", "transformers"',
