@@ -28,6 +28,10 @@ AbsolutePath = Annotated[str, StringConstraints(pattern=r"^(/[\w.+-]+)+$")]
 # One that PATH finds, or where it lies; nothing that a shell would take apart.
 Program = Annotated[str, StringConstraints(pattern=r"^([\w.+-]+|(/[\w.+-]+)+)$")]
 
+# Of the environment, and what it is set to.
+Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Environment = dict[Variable, str]
+
 
 class Accelerator(StrEnum):
     """What computes: its wheels and its device checks differ."""
@@ -67,7 +71,7 @@ class Compiler(Fact):
     """A C++ compiler that PyTorch's headers accept (C++17), and what makes programs take it."""
 
     packages: tuple[OsPackage, ...]
-    env: dict[str, str] = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)
 
 
 class OperatingSystem(Fact):
@@ -102,7 +106,7 @@ class Stack(Fact):
     bases: dict[Name, ImageReference] = Field(
         default_factory=dict
     )  # OS -> image to use in its place
-    env: dict[str, str] = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)
     source: Text
 
 
@@ -211,13 +215,13 @@ class SmokeRun(Fact):
     """What the tiny model needs to be served, per accelerator."""
 
     args: tuple[str, ...]
-    env: dict[str, str] = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)
     shm_mb: Annotated[int, Field(gt=0, le=1 << 20)]  # MiB of /dev/shm
     module: Name | None = None  # imports without a GPU; None: upstream's image, which may have none
     help: tuple[Text, ...]  # prints the server's help without a GPU
-    help_env: dict[str, str] = Field(default_factory=dict)
+    help_env: Environment = Field(default_factory=dict)
     # What makes it serve on the CPU where its device is missing; None: it cannot.
-    cpu_env: dict[str, str] | None = None
+    cpu_env: Environment | None = None
 
 
 class Framework(Fact):
@@ -232,7 +236,7 @@ class Framework(Fact):
     packages: dict[Family, tuple[OsPackage, ...]] = Field(default_factory=dict)
     compiles: bool = False  # at run time, so that the image needs a C++ compiler
     core: tuple[Name, ...] = ()  # distributions that make up the framework's own layer
-    env: dict[str, str] = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)
     smoke: dict[AcceleratorName, SmokeRun]
     releases: tuple[Release, ...]
 
@@ -248,9 +252,6 @@ class WheelLayer(Fact):
 
     def holds(self, distribution: str) -> bool:
         return any(fnmatchcase(distribution, pattern) for pattern in self.packages)
-
-
-Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Cache(Fact):

@@ -78,16 +78,19 @@ def command(
     With --contract, ten other checks: the image's user is nobody special, and any uid, a read-only
     root, no home and no network will do; SIGTERM ends it within 10 s with the right exit code;
     orphans are reaped; TMPDIR may be long; nothing secret, of a site's own or setuid is inside;
-    labels, port and health check are there and go through no shell. Frameworks add their own.
-    With --static as well, SIGTERM is tried on commands alone, not on the server.
+    labels, port and health check are there and go through no shell. Frameworks add their own, as
+    that they are the release that the cell names. A check is skipped where the engine says that
+    it cannot, as Apptainer of other users, and where a program needs a GPU that is not here. With
+    --static as well, SIGTERM is tried on commands alone, not on the server.
     """
     project, matrix, cells = options.load(file, selector)
     if image is not None and len(cells) != 1:
         raise UserError("--image is one image", hint="say with --matrix which cell it is of")
     bench = Workbench(project, matrix)
+    # All before the first is started: one that is not there must not cost the others' results.
+    found = [(cell, *_find(bench, cell, engine, image, output)) for cell in cells]
     reports = []
-    for cell in cells:
-        chosen, reference = _find(bench, cell, engine, image, output)
+    for cell, chosen, reference in found:
         with display(cell.id) as shown:
             prove = check_contract if contract else smoke
             report = prove(cell, chosen, reference, shown.step, static=static, timeout=timeout)
@@ -96,9 +99,15 @@ def command(
             _tell(report)
     if as_json:
         click.echo(json.dumps([_plain(report) for report in reports], indent=2))
-    failed = [report.cell_id for report in reports if not report.passed]
+    failed = [_blamed(report) for report in reports if not report.passed]
     if failed:
         raise ImgbuildError(f"smoke failed: {', '.join(failed)}")
+
+
+def _blamed(report: SmokeReport) -> str:
+    """The cell and what failed of it."""
+    checks = [check.name for check in report.checks if check.status is Status.FAILED]
+    return f"{report.cell_id} ({' '.join(checks) or 'nothing could be tried'})"
 
 
 def _find(
@@ -109,6 +118,8 @@ def _find(
         found, built, _ = engines.built(engine, bench.namings(cell, DOCKERFILE, DEFINITION), sifs)
         return found, built.reference
     if image.endswith(".sif"):
+        if engine not in ("auto", Apptainer.name):
+            raise UserError(f"--image: {image}: {engine} runs no SIF", hint="leave --engine out")
         engine = Apptainer.name
     asked = []
     for candidate in engines.usable(engine, sifs):

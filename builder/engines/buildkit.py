@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -215,7 +215,8 @@ class BuildKit:
         return _DockerContainer(handle, f"http://127.0.0.1:{port}")
 
     def config(self, image: str) -> Config:
-        config = self._inspect(image)["Config"]
+        with _explained():
+            config = self._inspect(image)["Config"]
         return Config.of_image(config, config.get("Healthcheck"))
 
     def archive(self, image: Image, target: Path) -> str:
@@ -264,6 +265,17 @@ class BuildKit:
         return dict(self._client.images.get(reference).attrs)
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What the daemon refuses, in its own words and as the other engines' failures."""
+    import docker  # noqa: PLC0415
+
+    try:
+        yield
+    except docker.errors.APIError as error:
+        raise BuildError(f"docker: {error.explanation or error}") from None
+
+
 def _launch(handle: DockerContainer, inside: str | None) -> str:
     """Start a created container; returns the host's port of its port `inside`, if it has any."""
     handle.start()
@@ -283,20 +295,25 @@ class _DockerContainer:
         self._handle = handle
 
     def exit_code(self) -> int | None:
-        self._handle.reload()
+        with _explained():
+            self._handle.reload()
         state = self._handle.attrs["State"]
         return None if state["Running"] else int(state["ExitCode"])
 
     def log(self) -> str:
-        return self._handle.logs().decode(errors="replace")
+        with _explained():
+            return self._handle.logs().decode(errors="replace")
 
     def stop(self, timeout: float) -> int:
+        import docker  # noqa: PLC0415
         import requests  # noqa: PLC0415 - the docker SDK's own transport
 
-        self._handle.kill("SIGTERM")
+        with suppress(docker.errors.APIError):  # it may have ended by itself just now
+            self._handle.kill("SIGTERM")
         try:
-            return int(self._handle.wait(timeout=timeout)["StatusCode"])
-        except requests.exceptions.RequestException:
+            with _explained():
+                return int(self._handle.wait(timeout=timeout)["StatusCode"])
+        except (requests.exceptions.Timeout, requests.exceptions.ConnectionError):
             raise BuildError(f"the server ignored SIGTERM for {timeout:g} s") from None
 
     def remove(self) -> None:

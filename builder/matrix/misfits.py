@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from builder.errors import nearest
+from builder.errors import brief, nearest, quoted
 from builder.facts import Accelerator, Build, Framework, Matrix, Release, Server
 from builder.matrix.document import Key
 
@@ -22,7 +22,6 @@ _CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]")
 _OWN_LAYERS = {"os", "tools", "framework", "runtime"}
 _SERVERS = Path(__file__).parents[1] / "servers"
 _SM = re.compile(r"\d+\.\d+\Z")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 def misfits(matrix: Matrix) -> Iterator[Misfit]:
@@ -33,7 +32,7 @@ def misfits(matrix: Matrix) -> Iterator[Misfit]:
     yield from _twice(("layers",), [layer.name for layer in matrix.layers])
     for index, layer in enumerate(matrix.layers):
         if layer.name in _OWN_LAYERS:
-            yield ("layers", index, "name"), f": {layer.name!r} is a layer of imgbuild's own"
+            yield ("layers", index, "name"), f": {quoted(layer.name)} is a layer of imgbuild's own"
     if not any("*" in layer.packages for layer in matrix.layers):
         yield ("layers",), ' have no place for everything else; end with packages: ["*"]'
     if "uv" not in matrix.tools:
@@ -43,7 +42,6 @@ def misfits(matrix: Matrix) -> Iterator[Misfit]:
     families = {os.family for os in matrix.os.values()}
     for name, framework in matrix.frameworks.items():
         path: Key = ("frameworks", name)
-        yield from _variables((*path, "env"), framework.env)
         for family in sorted(families - set(framework.packages)) if framework.packages else ():
             yield (*path, "packages"), f" lacks the key {family!r}"
         yield from _server((*path, "server"), framework.server)
@@ -56,37 +54,35 @@ def misfits(matrix: Matrix) -> Iterator[Misfit]:
 def _server(path: Key, server: Server) -> Iterator[Misfit]:
     if bool(server.command) == bool(server.module):
         yield path, " needs either a command or a module of builder/servers"
-    if server.module and not (_SERVERS / f"on_{server.module}.py").is_file():
-        known = sorted(file.stem.removeprefix("on_") for file in _SERVERS.glob("on_*.py"))
-        problem = f": builder/servers has no on_{server.module}.py; {nearest(server.module, known)}"
-        yield (*path, "module"), problem
+    known = [file.stem.removeprefix("on_") for file in _SERVERS.glob("on_*.py")]
+    if server.module and server.module not in known:
+        missing = f": builder/servers has no on_{brief(server.module)}.py"
+        yield (*path, "module"), f"{missing}; {nearest(server.module, known)}"
 
 
 def _twice(path: Key, names: Sequence[str]) -> Iterator[Misfit]:
     for index, name in enumerate(names):
         if name in names[:index]:
-            yield (*path, index), f": {name!r} is there already"
+            yield (*path, index), f": {quoted(name)} is there already"
 
 
 def _systems(matrix: Matrix) -> Iterator[Misfit]:
     for name, os in matrix.os.items():
         if not _parses(Version, os.python):
-            yield ("os", name, "python"), f": {os.python!r} is not a version"
+            yield ("os", name, "python"), f": {quoted(os.python)} is not a version"
         yield from _image(("os", name, "image"), os.image)
-        yield from _variables(("os", name, "compiler", "env"), os.compiler.env)
         if os.brings and "torch" not in os.brings:
             yield ("os", name, "brings"), ": lacks torch, for the sake of which builds name the OS"
         if os.bootstrap_as and not matrix.os[os.bootstrap_as].archive:
-            problem = f": {os.bootstrap_as!r} has no archive to be bootstrapped from"
+            problem = f": {quoted(os.bootstrap_as)} has no archive to be bootstrapped from"
             yield ("os", name, "bootstrap_as"), problem
         elif os.bootstrap_as and matrix.os[os.bootstrap_as].bootstrap_as:
-            problem = f": {os.bootstrap_as!r} is itself bootstrapped as another"
+            problem = f": {quoted(os.bootstrap_as)} is itself bootstrapped as another"
             yield ("os", name, "bootstrap_as"), problem
 
 
 def _stacks(matrix: Matrix) -> Iterator[Misfit]:
     for name, stack in matrix.stacks.items():
-        yield from _variables(("stacks", name, "env"), stack.env)
         if stack.accelerator is Accelerator.CUDA and not stack.driver:
             yield ("stacks", name), " lacks the key 'driver': the rules choose by it"
         for os_name, image in stack.bases.items():
@@ -95,17 +91,17 @@ def _stacks(matrix: Matrix) -> Iterator[Misfit]:
 
 def _image(path: Key, image: str) -> Iterator[Misfit]:
     if image.endswith(":latest"):
-        yield path, f": {image!r} is another image every week; name a version"
+        yield path, f": {quoted(image)} is another image every week; name a version"
 
 
 def _release(path: Key, release: Release, framework: Framework, matrix: Matrix) -> Iterator[Misfit]:
     if not _parses(Version, release.version):
-        yield (*path, "version"), f": {release.version!r} is not a version"
+        yield (*path, "version"), f": {quoted(release.version)} is not a version"
     for key in ("python", "glibc") if framework.install == "wheels" else ():
         if getattr(release, key) is None:
             yield path, f" lacks the key {key!r}: the rules choose by it"
     if release.python and not _parses(SpecifierSet, release.python):
-        yield (*path, "python"), f': {release.python!r} is not like ">=3.11,<3.15"'
+        yield (*path, "python"), f': {quoted(release.python)} is not like ">=3.11,<3.15"'
     for index, build in enumerate(release.builds):
         path_of_build: Key = (*path, "builds", index)
         yield from _requirements(path_of_build, build, release, framework)
@@ -117,7 +113,7 @@ def _release(path: Key, release: Release, framework: Framework, matrix: Matrix) 
 def _build(path: Key, build: Build, framework: Framework) -> Iterator[Misfit]:
     yield from _installed(path, build, wraps=framework.install == "wrap")
     if build.python and not _parses(SpecifierSet, build.python):
-        yield (*path, "python"), f': {build.python!r} is not like ">=3.11,<3.15"'
+        yield (*path, "python"), f': {quoted(build.python)} is not like ">=3.11,<3.15"'
     if build.accelerator is Accelerator.CUDA:
         for key in ("cuda", "driver_floor", "sms"):
             if not getattr(build, key):
@@ -144,12 +140,12 @@ def _requirements(
             try:
                 wanted = Requirement(text)
             except InvalidRequirement:
-                yield (*path, key, index), f': {text!r} is not like "torch==2.13.0"'
+                yield (*path, key, index), f': {quoted(text)} is not like "torch==2.13.0"'
                 continue
             own = canonicalize_name(wanted.name) in framework.core[:1]
             if own and not wanted.specifier.contains(release.version, prereleases=True):
-                problem = f": {text!r} does not admit the release's version {release.version}"
-                yield (*path, key, index), problem
+                refused = f": {quoted(text)} does not admit the release's version"
+                yield (*path, key, index), f"{refused} {brief(release.version)}"
 
 
 # The first driver of each CUDA major version, which runs all of its minors.
@@ -161,10 +157,10 @@ def _driver(path: Key, build: Build) -> Iterator[Misfit]:
     first = _FIRST_DRIVERS.get((build.cuda or "").partition(".")[0])
     if build.cuda and first is None:
         known = " or ".join(_FIRST_DRIVERS)
-        yield (*path, "cuda"), f": {build.cuda!r} is not of CUDA {known}"
-    elif build.driver_floor and build.driver_floor != first:
-        problem = f": CUDA {build.cuda} needs {first}, the first driver of its major version"
-        yield (*path, "driver_floor"), problem
+        yield (*path, "cuda"), f": {quoted(build.cuda)} is not of CUDA {known}"
+    elif build.cuda and build.driver_floor and build.driver_floor != first:
+        needs = f": CUDA {brief(build.cuda)} needs {first}"
+        yield (*path, "driver_floor"), f"{needs}, the first driver of its major version"
 
 
 def _torch(path: Key, build: Build, brings: Sequence[str]) -> Iterator[Misfit]:
@@ -202,13 +198,7 @@ def _texts(value: Any, path: Key) -> Iterator[Misfit]:
 
 def _sm(path: Key, sm: str) -> Iterator[Misfit]:
     if not _SM.match(sm):
-        yield path, f': {sm!r} is not like "9.0"'
-
-
-def _variables(path: Key, env: Mapping[str, str]) -> Iterator[Misfit]:
-    for name in env:
-        if not _VARIABLE.match(name):
-            yield (*path, name), " is not a name for a variable"
+        yield path, f': {quoted(sm)} is not like "9.0"'
 
 
 def _parses(parse: Callable[[str], object], text: str) -> bool:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from builder.engines.base import Image, Progress, Publisher
 from builder.errors import BuildError
 from builder.naming import Naming
-from builder.registry.client import Manifest, Registry, unknown_ca
+from builder.registry.client import Manifest, Registry
+from builder.registry.connection import unknown_ca
 
 _UNKNOWN_CA = re.compile(r"x509|certificate signed by unknown authority")
 _UNAUTHORISED = re.compile(

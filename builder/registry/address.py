@@ -52,7 +52,11 @@ class Address:
 
     def reference(self, name: str) -> str:
         """The repository of that name as engines take it, without tag and digest."""
-        return f"{self.host}/{self.repository(name)}"
+        return self.at(self.repository(name))
+
+    def at(self, repository: str) -> str:
+        """A repository on this host, whatever path is given."""
+        return f"{self.host}/{repository}"
 
     @property
     def url(self) -> str:

@@ -10,7 +10,8 @@ from builder.engines.registry import HUB, split
 from builder.errors import BuildError
 from builder.registry import credentials
 from builder.registry.address import Address
-from builder.registry.client import Registry, UnreachableError
+from builder.registry.client import Registry
+from builder.registry.connection import UnreachableError
 from builder.site import Mirror
 
 

@@ -1,7 +1,9 @@
-"""What everybody may expect of an image, whatever it serves: ten checks, and a framework's own.
+"""What everybody may expect of an image, whatever it serves: ten checks, and more by framework.
 
-A check is a function: it returns what it saw, raises BuildError for what is wrong, and Skip for
-what cannot be tried here. `ALL` holds of every image; `OWN` adds a framework's.
+A check is a function: it returns what it saw, and raises BuildError for what is wrong; what was
+asked of an engine and did not come about is wrong, too. A check is skipped where the engine says
+by an UnsupportedError that it cannot, or where a program needs a device that this host has not.
+Images inherit them: `ALL`, `INSTALLED` where there are wheels in it, `OWN` of its framework.
 """
 
 from __future__ import annotations
@@ -12,19 +14,17 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builder.engines.base import Config, Container, Engine, Run, UnsupportedError
-from builder.errors import BuildError
-from builder.facts import Accelerator
+from builder.engines.base import Container, Engine, UnsupportedError
+from builder.errors import BuildError, quoted
 from builder.model import Cell
-from builder.smoke import inside, run
-from builder.smoke.report import SmokeReport
-from builder.smoke.run import LOG_TAIL, OnCheck, Skip, checked, last_words
+from builder.smoke import inside
+from builder.smoke.report import OnCheck, Skip, SmokeReport, checked
+from builder.smoke.subject import LOG_TAIL, Subject, last_words
 
 INSIDE = Path(inside.__file__).read_text(encoding="utf-8")
 SCRATCH = "/tmp"  # noqa: S108 - the container's
@@ -34,6 +34,8 @@ STRANGERS = ("123456:0", "123456:123456")
 STOP_SECONDS = 10.0
 OWN_CODE, KILLED = 43, 128 + 15
 START_SECONDS = 60.0  # of a stand-in, which only prints a line
+# The strictest that a cluster has: nowhere to be at home, and one folder to write to.
+ANYWHERE: dict[str, Any] = {"home": False, "read_only": True, "tmpfs": (SCRATCH,)}
 
 LABELS = (
     *(f"org.opencontainers.image.{name}" for name in ("title", "version", "source", "licenses")),
@@ -53,69 +55,6 @@ _LOGIN = re.compile(r"://[^/@\s:]+:[^/@\s]+@")
 _SHELL = re.compile(r"(?:.*/)?(?:ba|da|a|z|k)?sh")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """The image under test."""
-
-    cell: Cell
-    engine: Engine
-    image: str
-    static: bool = False  # do not start its server
-    timeout: float = 600.0  # seconds until its server must be healthy
-
-    @property
-    def is_sif(self) -> bool:
-        """Whether Apptainer runs it: as the caller, on a read-only root."""
-        return self.engine.name == "apptainer"
-
-    @property
-    def python(self) -> str:
-        """The image's own."""
-        wrap = self.cell.build.wrap
-        return wrap.python if wrap else "python3"
-
-    @property
-    def module(self) -> str:
-        """What the framework is imported as; "" where that is upstream's affair."""
-        return self.cell.framework.smoke[self.cell.stack.accelerator].module or ""
-
-    @cached_property
-    def config(self) -> Config:
-        """What the image says of itself."""
-        return self.engine.config(self.image)
-
-    def container(self, *args: str, **how: Any) -> Run:
-        """A command for the image's own start, or with `entrypoint` for that program."""
-        recipe = self.cell.framework.smoke[self.cell.stack.accelerator]
-        missing = run.missing_device(self.cell.stack.accelerator)
-        env = {**run.without_device(recipe, missing), **how.pop("env", {})}
-        gpus = self.cell.stack.accelerator is Accelerator.CUDA and not missing
-        return Run(image=self.image, args=args, env=env, gpus=gpus, **how)
-
-    def says(self, *args: str, **how: Any) -> str:
-        """What a command prints; raises BuildError for its exit code."""
-        try:
-            result = self.engine.run(self.container(*args, **how))
-        except UnsupportedError as error:
-            raise Skip(str(error)) from None
-        if result.code:
-            program = how.get("entrypoint", args[0])
-            tail = (result.stderr or result.stdout).splitlines()[-LOG_TAIL:]
-            raise BuildError(f"`{program}` exits {result.code} in it", tail=tail)
-        return result.stdout
-
-    def sees(self, part: str, *args: str, **how: Any) -> dict[str, Any]:
-        """What a part of inside.py finds, started as the image starts a user's command."""
-        own = () if "entrypoint" in how else (self.python,)
-        printed = self.says(*own, "-c", INSIDE, part, *args, **how)
-        try:
-            seen: dict[str, Any] = json.loads(printed.splitlines()[-1])
-        except (IndexError, ValueError):
-            tail = printed.splitlines()[-LOG_TAIL:]
-            raise BuildError(f"`{self.python}` prints something else", tail=tail) from None
-        return seen
-
-
 def check_contract(
     cell: Cell,
     engine: Engine,
@@ -131,7 +70,7 @@ def check_contract(
     """
     subject = Subject(cell=cell, engine=engine, image=image, static=static, timeout=timeout)
     checks = []
-    for name, check in checks_of(cell.framework_name):
+    for name, check in checks_of(cell):
         on_check(name)
         checks.append(checked(name, partial(check, subject)))
     return SmokeReport(cell_id=cell.id, image=image, engine=engine.name, checks=tuple(checks))
@@ -139,7 +78,10 @@ def check_contract(
 
 def user(subject: Subject) -> str:
     """Nobody special, and by number: Kubernetes' runAsNonRoot does not look names up."""
-    uid = int(subject.says("-u", entrypoint="id"))
+    printed = subject.says("-u", entrypoint="id").strip()
+    if not printed.isdigit():
+        raise BuildError(f"`id -u` prints {quoted(printed)}")
+    uid = int(printed)
     if subject.is_sif:
         if uid != os.getuid():
             raise BuildError(f"uid {uid}, and the caller's is {os.getuid()}")
@@ -156,27 +98,43 @@ def any_uid(subject: Subject) -> str:
     """A uid without a passwd entry, with group 0 and without."""
     homes = []
     for stranger in STRANGERS:
-        seen = _writes(subject.sees("writable", user=stranger), stranger)
-        if f"{seen['uid']}:{seen['gid']}" != stranger or seen["passwd"]:
-            raise Skip(f"it is {seen['uid']}:{seen['gid']} ({seen['passwd']}), not {stranger}")
+        seen = _writes(_sees(subject, "writable", user=stranger), stranger)
+        if (runs_as := f"{seen['uid']}:{seen['gid']}") != stranger:
+            raise BuildError(f"it runs as {runs_as}, and {stranger} was asked for")
+        if seen["passwd"]:
+            raise BuildError(f"{stranger} is no stranger to it, but {seen['passwd']!r}")
         homes.append(f"{stranger} has the home {seen['places']['HOME']}")
     return ", ".join(homes)
 
 
 def read_only(subject: Subject) -> str:
     """One writable folder is enough, for the framework's import too."""
-    seen = subject.sees("writable", subject.module, read_only=True, tmpfs=(SCRATCH,))
+    seen = _sees(subject, "writable", subject.module, read_only=True, tmpfs=(SCRATCH,))
     _writes(seen)
-    if not seen["read_only"] and not subject.is_sif:
-        raise Skip("the engine leaves the root writable")
+    if not seen["read_only"]:
+        raise BuildError("its root stays writable")
     imported = f"{subject.module} imports, and " if subject.module else ""
     return f"{imported}{len(seen['places'])} places are writable, HOME is {seen['places']['HOME']}"
 
 
 def no_home(subject: Subject) -> str:
     """HOME is a folder that is not there and cannot be made."""
-    seen = _writes(subject.sees("writable", home=False, read_only=True, tmpfs=(SCRATCH,)))
+    seen = _writes(_sees(subject, "writable", **ANYWHERE))
     return f"HOME becomes {seen['places']['HOME']}"
+
+
+def _sees(subject: Subject, part: str, *args: str, **how: Any) -> dict[str, Any]:
+    """What a part of inside.py finds, started as the image starts a user's command."""
+    own = () if "entrypoint" in how else (subject.python,)
+    printed = subject.says(*own, "-c", INSIDE, part, *args, **how)
+    lines = printed.splitlines()
+    try:
+        seen = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        seen = None
+    if not isinstance(seen, dict):
+        raise BuildError(f"`{subject.python}` prints something else", tail=lines[-LOG_TAIL:])
+    return seen
 
 
 def _writes(seen: dict[str, Any], who: str = "") -> dict[str, Any]:
@@ -189,21 +147,20 @@ def _writes(seen: dict[str, Any], who: str = "") -> dict[str, Any]:
 
 def no_network(subject: Subject) -> str:
     """It starts, the framework imports, and loopback works."""
-    seen = subject.sees("offline", subject.module, network=False)
+    seen = _sees(subject, "offline", subject.module, network=False)
     if seen["routes"]:
-        raise Skip(f"the engine leaves it a route by {', '.join(seen['routes'])}")
+        raise BuildError(f"it keeps a route by {', '.join(seen['routes'])}")
     return f"{f'{subject.module} imports' if subject.module else 'it starts'}, without any route"
 
 
 def sigterm(subject: Subject) -> str:
     """It reaches what runs, soon, and the exit code comes back."""
     told = [_stand_in(subject, OWN_CODE, str(OWN_CODE)), _stand_in(subject, KILLED)]
-    server = run.Subject(subject.cell, subject.engine, subject.image)
-    if subject.static or server.cannot_serve:
-        why = "--static" if subject.static else server.cannot_serve
+    if subject.static or subject.cannot_serve:
+        why = "--static" if subject.static else subject.cannot_serve
         return f"{', '.join(told)}; no server: {why}"
-    with _removed(server.start()) as container:
-        server.healthy(container, subject.timeout)
+    with _removed(subject.start()) as container:
+        subject.healthy(container)
         told.append(_ends(container, "the server", (0, KILLED)))
     return ", ".join(told)
 
@@ -252,7 +209,7 @@ def _ends(container: Container, what: str, codes: tuple[int, ...]) -> str:
 
 def zombies(subject: Subject) -> str:
     """Orphans that end are taken away."""
-    seen = subject.sees("zombies")
+    seen = _sees(subject, "zombies")
     if seen["zombies"]:
         raise BuildError(f"nobody reaps: {', '.join(seen['zombies'])} (init: {seen['init']})")
     return f"{inside.ORPHANS} orphans, reaped by {seen['init']}"
@@ -261,10 +218,10 @@ def zombies(subject: Subject) -> str:
 def tmpdir(subject: Subject) -> str:
     """Sockets can be bound below a TMPDIR that is longer than a socket's path may be."""
     try:
-        seen = subject.sees("tmpdir", env={"TMPDIR": LONG}, tmpfs=(LONG,))
-    except Skip:
+        seen = _sees(subject, "tmpdir", env={"TMPDIR": LONG}, tmpfs=(LONG,))
+    except UnsupportedError:
         # Without that folder: the sockets have to be somewhere else.
-        seen = subject.sees("tmpdir", env={"TMPDIR": LONG})
+        seen = _sees(subject, "tmpdir", env={"TMPDIR": LONG})
     else:
         if seen["real"] != LONG:
             raise BuildError(f"TMPDIR has {len(LONG)} characters, and {seen['real']} is used")
@@ -277,7 +234,7 @@ def contents(subject: Subject) -> str:
     wrong += [f"labels: {why}" for why in _telling("label", subject.config.labels)]
     # Root, who may read everything; Apptainer knows its caller alone.
     how: dict[str, Any] = {} if subject.is_sif else {"user": "0:0", "network": False}
-    seen = subject.sees("contents", entrypoint=subject.python, timeout=900.0, **how)
+    seen = _sees(subject, "contents", entrypoint=subject.python, timeout=900.0, **how)
     wrong += [f"{what}: {path}" for what, path in seen["found"]]
     if wrong:
         raise BuildError(f"{len(wrong)} things do not belong into an image", tail=wrong)
@@ -348,21 +305,44 @@ def _is_shell(command: tuple[str, ...]) -> bool:
     return bool(_SHELL.fullmatch(program)) and option.startswith("-") and "c" in option
 
 
-def program(*command: str) -> Check:
-    """The image's start runs a program of the framework's, wherever the user is at home."""
+def version(subject: Subject) -> str:
+    """The framework that is imported is the cell's release."""
+    return subject.version(partial(subject.says, **ANYWHERE))
+
+
+def distribution(name: str) -> Check:
+    """The same by what pip knows, for upstream's images: their imports may want a GPU."""
+    code = f"from importlib.metadata import version; print(version({name!r}))"
 
     def check(subject: Subject) -> str:
-        shown = subject.says(*command, home=False, read_only=True, tmpfs=(SCRATCH,))
-        lines = shown.strip().splitlines()
-        if not lines:
-            raise BuildError(f"`{' '.join(command)}` prints nothing")
-        return f"`{' '.join(command)}`: {lines[-1]}"
+        return subject.confirms(name, subject.says(subject.python, "-c", code, **ANYWHERE))
+
+    return check
+
+
+def program(*command: str, on_device: bool = False, is_release: bool = True) -> Check:
+    """The image's start runs a program of the framework's, which names its release.
+
+    `on_device`: it stops where the device is missing. Not `is_release`: it names another one.
+    """
+    shown = f"`{' '.join(command)}`"
+
+    def check(subject: Subject) -> str:
+        if on_device and subject.cannot_serve:
+            raise Skip(f"{shown} {subject.cannot_serve}")
+        printed = subject.says(*command, **ANYWHERE)
+        if is_release:
+            return subject.confirms(shown, printed)
+        if not printed.strip():
+            raise BuildError(f"{shown} prints nothing")
+        return f"{shown}: {printed.strip().splitlines()[-1]}"
 
     return check
 
 
 Check = Callable[[Subject], str]
-ALL: tuple[tuple[str, Check], ...] = (
+Named = tuple[str, Check]
+ALL: tuple[Named, ...] = (
     ("user", user),
     ("any-uid", any_uid),
     ("read-only", read_only),
@@ -374,13 +354,21 @@ ALL: tuple[tuple[str, Check], ...] = (
     ("contents", contents),
     ("metadata", metadata),
 )
-# What README.md has users type after an image's name.
-OWN: dict[str, tuple[tuple[str, Check], ...]] = {
+# Of images that we install a framework into; upstream's are their own affair.
+INSTALLED: tuple[Named, ...] = (("version", version),)
+# What README.md has users type after an image's name, and what upstream's images can tell.
+OWN: dict[str, tuple[Named, ...]] = {
     "ray": (("program", program("ray", "--version")),),
-    "vllm": (("program", program("vllm", "--version")),),
+    "tensorrt-llm": (("version", distribution("tensorrt_llm")),),
+    # That of 3.3.7 calls itself 3.3.6-dev0:
+    # https://github.com/huggingface/text-generation-inference/blob/v3.3.7/Cargo.toml
+    "tgi": (("program", program("text-generation-launcher", "--version", is_release=False)),),
+    # Its options depend on the device, which it looks for before it reads them.
+    "vllm": (("program", program("vllm", "--version", on_device=True)),),
 }
 
 
-def checks_of(framework: str) -> tuple[tuple[str, Check], ...]:
-    """Those of every image, then the framework's own."""
-    return (*ALL, *OWN.get(framework, ()))
+def checks_of(cell: Cell) -> tuple[Named, ...]:
+    """Those of every image, then of every one with wheels, then the framework's own."""
+    installed = () if cell.build.wrap else INSTALLED
+    return (*ALL, *installed, *OWN.get(cell.framework_name, ()))

@@ -16,6 +16,7 @@ from builder.model import BaseKind
 from builder.prepare import Workbench
 from builder.project import Project
 from builder.registry.asking import place
+from builder.registry.connection import UnreachableError
 from builder.site import Mirror
 from tests.unit.support import ROOT, edited
 from tests.unit.test_cli import run
@@ -168,7 +169,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Answer], list[st
 
 
 def _silent(host: str) -> BuildError:
-    return registry.client.UnreachableError(f"no registry answers at {host}")
+    return UnreachableError(f"no registry answers at {host}")
 
 
 HUB, MIRROR = "https://registry-1.docker.io/v2/", "https://mirror.invalid/v2/"

@@ -14,16 +14,17 @@ from typing import Any
 
 import pytest
 
+from builder import engines, proc
 from builder import matrix as matrices
-from builder import proc
 from builder.cli import smoke as command
 from builder.engines import apptainer, host
 from builder.engines.apptainer import Apptainer
 from builder.engines.base import Config, Run, UnsupportedError, run_options
-from builder.errors import BuildError
+from builder.errors import BuildError, UserError
 from builder.facts import Matrix
+from builder.model import Cell
 from builder.proc import Result
-from builder.smoke import Check, SmokeReport, Status, check_contract, inside, run
+from builder.smoke import Check, SmokeReport, Status, check_contract, inside, subject
 from builder.smoke.contract import ALL, INSIDE, KILLED, LONG, OWN_CODE, STRANGERS, checks_of
 from tests.unit.fakeengine import FakeContainer, FakeEngine
 from tests.unit.fakeserver import serving
@@ -84,6 +85,7 @@ class Image:
         self.uid = "1000"
         self.seen = {part: dict(seen) for part, seen in GOOD.items()}
         self.code = 0
+        self.version: str | None = "vllm, version 0.32.0+cpu"
         self.stranger = True
         self.refuses: Callable[[Run], bool] = lambda _: False
         self.ends: dict[str, int | None] = {"handled": OWN_CODE, "killed": KILLED, "server": 0}
@@ -106,7 +108,8 @@ class Image:
         if asked.entrypoint == "id":
             return Result(code=0, stdout=f"{self.uid}\n", stderr="")
         if INSIDE not in asked.args:
-            return Result(code=0, stdout="vllm 0.32.0\n", stderr="")
+            said = "" if self.version is None else f"noise\n{self.version}\n"
+            return Result(code=0, stdout=said, stderr="")
         seen = dict(self.seen[asked.args[asked.args.index(INSIDE) + 1]])
         if asked.user in STRANGERS and self.stranger:
             seen["uid"], seen["gid"] = map(int, asked.user.split(":"))
@@ -133,14 +136,17 @@ def of(report: SmokeReport, name: str) -> Check:
 def small_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(host, "has_gpu", lambda: False)
     monkeypatch.setattr(host, "has_tpu", lambda: False)
-    monkeypatch.setattr(run, "tiny_model", lambda: tmp_path / "model")
+    monkeypatch.setattr(subject, "tiny_model", lambda: tmp_path / "model")
+
+
+OWN = [*NAMES, "version", "program"]  # vLLM's
 
 
 def test_a_good_image_passes_all_ten_and_its_frameworks_own(matrix: Matrix) -> None:
     assert [name for name, _ in ALL] == NAMES
     image = Image()
     report = held(matrix, image)
-    assert [check.name for check in report.checks] == [*NAMES, "program"]
+    assert [check.name for check in report.checks] == OWN
     assert {check.status for check in report.checks} == {Status.PASSED}, report
     assert len(image.containers) == 2
     assert all(container.removed for container in image.containers)
@@ -158,10 +164,69 @@ def test_a_good_sif_passes_too(matrix: Matrix) -> None:
     assert (scan.user, scan.network) == (None, True)
 
 
-def test_frameworks_inherit_what_holds_of_all() -> None:
-    assert checks_of("files") == ALL
-    assert checks_of("ray")[: len(ALL)] == ALL
-    assert [name for name, _ in checks_of("ray")[len(ALL) :]] == ["program"]
+def test_every_cell_inherits_what_holds_of_all_and_tells_its_version(matrix: Matrix) -> None:
+    for cell in matrices.select(matrix, None):
+        assert checks_of(cell)[: len(ALL)] == ALL
+        own = [name for name, _ in checks_of(cell)[len(ALL) :]]
+        assert own[:1] == (["program"] if cell.framework_name == "tgi" else ["version"]), cell.id
+        assert len(set(own)) == len(own)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [("cuda12.4-tgi", ["program"]), ("cuda13.0-tensorrt-llm", ["version"])],
+)
+def test_a_wrapped_image_has_to_pass_them_all(matrix: Matrix, name: str, own: list[str]) -> None:
+    cell = matrices.cell(matrix, name)
+    image = Image()
+    title = {"org.opencontainers.image.title": name, "io.imgbuild.cell": name}
+    version = {"org.opencontainers.image.version": cell.release.version}
+    image.config = dataclasses.replace(CONFIG, labels={**CONFIG.labels, **title, **version})
+    image.version = "text-generation-launcher 3.3.6-dev0" if "tgi" in name else "1.2.1"
+    report = held(matrix, image, name)
+    assert [check.name for check in report.checks] == [*NAMES, *own]
+    assert {check.status for check in report.checks} == {Status.PASSED}, report
+    assert cell.build.wrap
+    # Its own Python is asked, and imports nothing of upstream's.
+    asked = [r.args for r in image.runs if INSIDE in r.args and r.entrypoint is None]
+    assert {args[0] for args in asked} == {cell.build.wrap.python}
+    assert {r.args[-1] for r in image.runs if r.read_only and "writable" in r.args} == {
+        "",
+        "writable",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "version", "says"),
+    [
+        ("cpu-vllm", "version", "0.32.1", "vllm is 0.32.1, not 0.32.0"),
+        ("cpu-vllm", "version", "0.32.0.post1", "vllm is 0.32.0.post1, not 0.32.0"),
+        ("cpu-vllm", "version", "0.32.01", "vllm is 0.32.01, not 0.32.0"),
+        ("cpu-vllm", "program", "0.31.0", "`vllm --version` is 0.31.0, not 0.32.0"),
+        ("cpu-ray", "program", "ray, version 2.5", "`ray --version` is 2.5, not 2.59.0"),
+        ("cuda13.0-sglang", "version", "0.5.23rc1", "sglang is 0.5.23rc1, not 0.5.23"),
+        ("cuda13.0-tensorrt-llm", "version", "1.2.1rc4", "tensorrt_llm is 1.2.1rc4, not 1.2.1"),
+        ("cuda12.4-tgi", "program", None, "`text-generation-launcher --version` prints nothing"),
+        ("tpu-jax", "version", None, "jax is without a version, not 0.10.2"),
+    ],
+)
+def test_another_release_than_the_cells_is_found(
+    matrix: Matrix, name: str, check: str, version: str | None, says: str
+) -> None:
+    image = Image()
+    image.version = version
+    found = of(held(matrix, image, name), check)
+    assert (found.status, found.detail) == (Status.FAILED, says)
+
+
+def test_a_program_that_needs_a_device_is_skipped_without_one(
+    matrix: Matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = of(held(matrix, Image(), "cuda13.0-vllm"), "program")
+    assert found.status is Status.SKIPPED
+    assert found.detail == "`vllm --version` needs an NVIDIA GPU, and there is none"
+    monkeypatch.setattr(host, "has_gpu", lambda: True)
+    assert of(held(matrix, Image(), "cuda13.0-vllm"), "program").status is Status.PASSED
 
 
 def test_how_each_is_started(matrix: Matrix) -> None:
@@ -212,14 +277,27 @@ def ends(**changes: int | None) -> Change:
     ("check", "change", "says"),
     [
         ("user", setting(uid="0"), "the image runs as root"),
+        ("user", setting(uid="nobody"), "`id -u` prints 'nobody'"),
         ("user", config(user="imgbuild"), "USER is 'imgbuild', not a number"),
         (
             "any-uid",
             seen("writable", refused={"HOME": "/root: Permission denied"}),
             "not writable for 123456:0: HOME\nHOME: /root: Permission denied",
         ),
+        (
+            "any-uid",
+            setting(stranger=False),
+            "it runs as 1000:0, and 123456:0 was asked for",
+        ),
+        (
+            "any-uid",
+            seen("writable", passwd="imgbuild"),
+            "123456:0 is no stranger to it, but 'imgbuild'",
+        ),
+        ("read-only", seen("writable", read_only=False), "its root stays writable"),
         ("read-only", seen("writable", refused={"HF_HOME": "not set"}), "not writable: HF_HOME"),
         ("no-home", seen("writable", refused={"HOME": "not set"}), "not writable: HOME"),
+        ("no-network", seen("offline", routes=["eth0"]), "it keeps a route by eth0"),
         ("no-network", setting(code=1), "`python3` exits 1 in it\nwhy"),
         ("sigterm", ends(handled=0), "a command gives exit code 0, not 43"),
         ("sigterm", ends(handled=None), "a command ignored SIGTERM for 10 s"),
@@ -256,14 +334,28 @@ def test_each_check_can_fail(matrix: Matrix, check: str, change: Change, says: s
     assert says in found.detail
     assert "secret" not in found.detail
     assert not report.passed
-    assert len(report.checks) == len(checks_of("vllm")), "the others are tried all the same"
+    assert len(report.checks) == len(OWN), "the others are tried all the same"
     assert all(container.removed for container in image.containers)
+
+
+@pytest.mark.parametrize("printed", ["", "null\n", "7\n", "not JSON\n"])
+def test_an_image_that_prints_something_else_fails(matrix: Matrix, printed: str) -> None:
+    engine = FakeEngine(on_run=lambda _: Result(code=0, stdout=printed, stderr=""), config=CONFIG)
+    report = check_contract(
+        matrices.cell(matrix, "cpu-vllm"), engine, "image", lambda _: None, static=True
+    )
+    assert of(report, "zombies").detail.splitlines()[0] == "`python3` prints something else"
+    passed = {check.name for check in report.checks if check.status is Status.PASSED}
+    assert passed <= {"metadata", "user"}
 
 
 @pytest.mark.parametrize(
     ("check", "change", "says"),
     [
         ("user", setting(uid="4711"), "uid 4711, and the caller's is"),
+        ("any-uid", setting(stranger=False), "it runs as 1000:0, and 123456:0 was asked for"),
+        ("read-only", seen("writable", read_only=False), "its root stays writable"),
+        ("no-network", seen("offline", routes=["eth0"]), "it keeps a route by eth0"),
         ("metadata", config(start=("#!/bin/sh", 'vllm "$@"')), "does not end in exec"),
     ],
 )
@@ -280,6 +372,7 @@ def test_a_sif_can_fail_too(matrix: Matrix, check: str, change: Change, says: st
     [
         ("any-uid", lambda asked: asked.user, "Apptainer: not for you"),
         ("no-network", lambda asked: not asked.network, "Apptainer: not for you"),
+        ("read-only", lambda asked: asked.read_only and asked.home, "Apptainer: not for you"),
     ],
 )
 def test_what_an_engine_cannot_do_is_skipped(
@@ -287,23 +380,6 @@ def test_what_an_engine_cannot_do_is_skipped(
 ) -> None:
     image = Image(name="apptainer")
     image.refuses = refuses
-    found = of(held(matrix, image), check)
-    assert (found.status, found.detail) == (Status.SKIPPED, says)
-
-
-@pytest.mark.parametrize(
-    ("check", "change", "says"),
-    [
-        ("any-uid", setting(stranger=False), "it is 1000:0 (None), not 123456:0"),
-        ("read-only", seen("writable", read_only=False), "the engine leaves the root writable"),
-        ("no-network", seen("offline", routes=["eth0"]), "the engine leaves it a route by eth0"),
-    ],
-)
-def test_what_was_not_tried_is_no_pass(
-    matrix: Matrix, check: str, change: Change, says: str
-) -> None:
-    image = Image()
-    change(image)
     found = of(held(matrix, image), check)
     assert (found.status, found.detail) == (Status.SKIPPED, says)
 
@@ -570,18 +646,80 @@ def test_the_text_keeps_its_braces() -> None:
     assert "{host}" not in INSIDE
 
 
+CONTRACT = ("smoke", "--contract", "--static", "--matrix")
+
+
 def test_the_command_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = Image()
     monkeypatch.setattr(command, "_find", lambda *_: (image.engine, "mine:1"))
-    args = ("smoke", "--contract", "--static", "--matrix", "cpu-vllm")
-    assert verb(monkeypatch, *args, "--json") == 0
+    assert verb(monkeypatch, *CONTRACT, "cpu-vllm", "--json") == 0
     (report,) = json.loads(capsys.readouterr().out)
     assert report["passed"]
-    assert [check["name"] for check in report["checks"]] == [*NAMES, "program"]
+    assert [check["name"] for check in report["checks"]] == OWN
     image.uid = "0"
-    assert verb(monkeypatch, *args) == 1
+    assert verb(monkeypatch, *CONTRACT, "cpu-vllm") == 1
     told = capsys.readouterr()
     assert "  user       FAILED the image runs as root [" in told.out
-    assert told.err.endswith("imgbuild: smoke failed: cpu-vllm\n")
+    assert told.err.endswith("imgbuild: smoke failed: cpu-vllm (user)\n")
+
+
+def test_a_failing_image_does_not_hide_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def find(_bench: Any, cell: Cell, *_: Any) -> tuple[FakeEngine, str]:
+        image = Image()
+        image.version = cell.release.version
+        image.uid = "0" if cell.id == "cpu-deepspeed" else "1000"
+        names = {"title": cell.id, "version": cell.release.version}
+        labels(**names)(image)
+        image.config = dataclasses.replace(
+            image.config, labels={**image.config.labels, "io.imgbuild.cell": cell.id}
+        )
+        return image.engine, f"{cell.id}:1"
+
+    monkeypatch.setattr(command, "_find", find)
+    assert verb(monkeypatch, *CONTRACT, "cpu-*", "--json") == 1
+    told = capsys.readouterr()
+    passed = {report["cell_id"]: report["passed"] for report in json.loads(told.out)}
+    assert passed == {"cpu-vllm": True, "cpu-deepspeed": False, "cpu-ray": True}
+    assert told.err.endswith("imgbuild: smoke failed: cpu-deepspeed (user)\n")
+    assert "cpu-ray: program ...\n" in told.err
+    assert verb(monkeypatch, *CONTRACT, "cpu-*") == 1
+    shown = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    assert shown == [f"{cell}: {cell}:1 (docker)" for cell in passed]
+
+
+def test_an_image_that_is_not_there_is_told_before_any_is_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = Image()
+
+    def find(_bench: Any, cell: Cell, *_: Any) -> tuple[FakeEngine, str]:
+        if cell.id == "cpu-ray":
+            raise UserError("cpu-ray is not built with any engine")
+        return image.engine, "mine:1"
+
+    monkeypatch.setattr(command, "_find", find)
+    assert verb(monkeypatch, *CONTRACT, "cpu-*") == 2
+    assert capsys.readouterr().err == "imgbuild: cpu-ray is not built with any engine\n"
+    assert not image.runs
+
+
+def test_a_sif_is_given_by_its_path(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    sif = tmp_path / "mine.sif"
+    sif.touch()
+    image = Image(name="apptainer")
+    image.uid = str(os.getuid())
+    monkeypatch.setattr(engines, "usable", lambda *_: iter([image.engine]))
+    args = (*CONTRACT, "cpu-vllm", "--image", str(sif))
+    assert verb(monkeypatch, *args) == 0
+    assert capsys.readouterr().out.startswith(f"cpu-vllm: {sif} (apptainer)\n  user       ok uid ")
+    assert verb(monkeypatch, *args, "--engine", "docker") == 2
+    told = f"imgbuild: --image: {sif}: docker runs no SIF; leave --engine out\n"
+    assert capsys.readouterr().err == told
+    assert verb(monkeypatch, *CONTRACT, "cpu-*", "--image", str(sif)) == 2
+    assert "--image is one image; say with --matrix which cell" in capsys.readouterr().err

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import docker
 import pytest
+import requests
 
 from builder import engines
+from builder.engines import buildkit
 from builder.engines.apptainer import Apptainer
 from builder.engines.base import Image
 from builder.engines.buildah import Buildah
 from builder.engines.buildkit import BuildKit
-from builder.errors import UserError
+from builder.errors import BuildError, UserError
 from builder.naming import Naming
 
 NAMING = Naming(repository="vllm", cell_id="cpu-vllm", version_tag="0.32.0-cpu", content="0" * 12)
@@ -80,3 +84,48 @@ def test_sifs_are_looked_for_where_the_user_says(tmp_path: Path) -> None:
     chosen = engines.choose("apptainer", tmp_path)
     assert isinstance(chosen, Apptainer)
     assert vars(chosen) == {"_folder": tmp_path}
+
+
+class Handle:
+    """The docker SDK's container, whose every method raises or answers as a test says."""
+
+    def __init__(self, **does: Any) -> None:
+        self._does = does
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_args: object, **_options: object) -> Any:
+            does = self._does[name]
+            if isinstance(does, Exception):
+                raise does
+            return does
+
+        return call
+
+
+ENDED = docker.errors.APIError("409", explanation="container x is not running")
+GONE = docker.errors.NotFound("404", explanation="No such container: x")
+
+
+def test_a_docker_container_that_ended_just_now_has_its_exit_code() -> None:
+    handle = Handle(kill=ENDED, wait={"StatusCode": 3})
+    assert buildkit._DockerContainer(handle, "").stop(1) == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wait", "says"),
+    [
+        (requests.exceptions.ReadTimeout(), "the server ignored SIGTERM for 1 s"),
+        (GONE, "docker: No such container: x"),
+    ],
+)
+def test_what_docker_refuses_is_a_failure_and_no_defect(wait: Exception, says: str) -> None:
+    container = buildkit._DockerContainer(
+        Handle(kill=None, wait=wait, logs=GONE, reload=GONE),  # type: ignore[arg-type]
+        "",
+    )
+    with pytest.raises(BuildError, match=says):
+        container.stop(1)
+    with pytest.raises(BuildError, match="docker: No such container"):
+        container.log()
+    with pytest.raises(BuildError, match="docker: No such container"):
+        container.exit_code()

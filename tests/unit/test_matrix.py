@@ -323,6 +323,13 @@ MISTAKES = {
         "did you mean 'deepspeed'?",
         "module: deepsped",
     ),
+    "server that no file system could hold": Mistake(
+        "module: deepspeed # DeepSpeed ships no server",
+        f"module: {'d' * 5000}",
+        f"frameworks.deepspeed.server.module: builder/servers has no on_{'d' * 59}….py; "
+        "known: deepspeed, jax, ray, xla",
+        "module: dd",
+    ),
     "requirement that is none": Mistake(
         '"torch==2.13.0+cpu", "transformers"',
         '"torch=2.13.0+cpu", "transformers"',
@@ -391,8 +398,28 @@ MISTAKES = {
     "variable with a blank": Mistake(
         "DO_NOT_TRACK:",
         "DO NOT TRACK:",
-        "frameworks.vllm.env.DO NOT TRACK is not a name for a variable",
+        "frameworks.vllm.env.DO NOT TRACK: 'DO NOT TRACK' is not a valid name or version",
         "DO NOT",
+    ),
+    "variable of a smoke's with a dash": Mistake(
+        "VLLM_CPU_KVCACHE_SPACE:",
+        "VLLM-CPU-KVCACHE-SPACE:",
+        "frameworks.vllm.smoke.cpu.env.VLLM-CPU-KVCACHE-SPACE: 'VLLM-CPU-KVCACHE-SPACE' "
+        "is not a valid name or version",
+        "VLLM-CPU",
+    ),
+    "requirement that is long and none": Mistake(
+        '"torch==2.13.0+cpu", "transformers"',
+        f'"torch=={"2" * 5000}+cpu+cpu", "transformers"',
+        "frameworks.deepspeed.releases[0].builds[0].requirements[1]: "
+        f"'torch=={'2' * 52}…' is not like \"torch==2.13.0\"",
+        "torch==22",
+    ),
+    "version that is long and none": Mistake(
+        '"0.19.1"',
+        f'"0.19.1{"x" * 5000}1"',
+        f"frameworks.vllm.releases[2].version: '0.19.1{'x' * 53}…' is not a version",
+        "0.19.1xx",
     ),
     "line break, which would end a Dockerfile's comment": Mistake(
         "    why: everything else that the framework imports",

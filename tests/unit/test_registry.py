@@ -12,7 +12,7 @@ import pytest
 
 from builder.errors import BuildError, UserError
 from builder.registry import Address, Registry, is_digest, place, trust
-from builder.registry.client import Descriptor
+from builder.registry.blob import Descriptor
 from builder.registry.credentials import Login
 from tests.unit.fakeregistry import INDEX, FakeRegistry, digest_of, fake_registry
 

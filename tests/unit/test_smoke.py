@@ -18,7 +18,7 @@ from builder.engines.base import Image, OnLine, Remote
 from builder.errors import BuildError
 from builder.facts import Matrix
 from builder.proc import Result
-from builder.smoke import SmokeReport, Status, run, smoke
+from builder.smoke import SmokeReport, Status, run, smoke, subject
 from tests.unit.fakeengine import FakeContainer, FakeEngine
 from tests.unit.fakeserver import serving
 from tests.unit.support import ROOT
@@ -38,8 +38,8 @@ def host_without_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "golden.json").write_text(json.dumps({"prompts": WORDS}))
     monkeypatch.setattr(host, "has_gpu", lambda: False)
     monkeypatch.setattr(host, "has_tpu", lambda: False)
-    monkeypatch.setattr(run, "tiny_model", lambda: tmp_path / "model")
-    monkeypatch.setattr(run, "_tiny_folder", lambda: tmp_path)
+    monkeypatch.setattr(subject, "tiny_model", lambda: tmp_path / "model")
+    monkeypatch.setattr(run, "golden", lambda: tmp_path / "golden.json")
 
 
 def smoked(matrix: Matrix, engine: FakeEngine, cell: str = "cpu-vllm", **how: Any) -> SmokeReport:
