@@ -31,6 +31,7 @@ _SEVERAL_HOSTS = (
 )
 # What becomes of a row.
 SET, YOURS, NEEDLESS, OFF = "set", "yours", "not needed", "off"
+REFUSED = "refused"  # by the kernel, or for the sake of what somebody has set (`apply.place`)
 
 
 def decide(
@@ -347,6 +348,8 @@ def explained(decisions: Sequence[Row], advised: Sequence[Row]) -> List[str]:
             lines.append(f"set {row['name']}={row['value']}: {row['why']}{effect}{source}")
         elif row["status"] == YOURS:
             lines.append(f"left {row['name']}={row['value']}: you have set it")
+        elif row["status"] == REFUSED:
+            lines.append(f"not set {row['name']}={row['value']}: {row['why']}")
         elif row["status"] == OFF:
             lines.append(f"off {row['name']}: {row['why']}{effect}{source}")
     lines += [f"host: {a['what']}: {a['why']}. On the host: {a['command']}" for a in advised]

@@ -142,13 +142,16 @@ class Start:
         rows = [r for r in self._about["tuning"] if self._serves or r["kind"] == "env"]
         made = decide.decide(facts, rows, self._environment, self._arguments, self._model)
         self._environment.update(apply.environment(made))
-        for line in apply.place(made):
-            say(f"not bound to {line}")
+        made = apply.place(made)
         done = [f"{d['name']}={d['value']}" for d in made if d["status"] == decide.SET]
         if explain:
             for line in decide.explained(made, decide.advice(facts)):
                 say(line)
-        elif done:
+            return apply.flags(made)
+        for row in made:
+            if row["status"] == decide.REFUSED:
+                say(f"not bound to {row['name']}: {row['why']}")
+        if done:
             say(f"tuned: {', '.join(done)} (IMGBUILD_TUNE=explain says why)")
         return apply.flags(made)
 

@@ -203,6 +203,7 @@ class Here:
     def __init__(self, tmp_path: Path, became: Exec, monkeypatch: pytest.MonkeyPatch) -> None:
         self.became, self._tmp, self._monkeypatch = became, tmp_path, monkeypatch
         self.asked = 0
+        self.refuses = "nothing"
         self.placed: list[tuple[str, str]] = []
 
     def start(
@@ -219,13 +220,16 @@ class Here:
             def answer(self) -> Any:
                 return {"devices": [], "driver": None, "error": None, **(root.told("gpus") or {})}
 
-        def place(made: list[dict[str, Any]]) -> list[str]:
+        def place(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
             self.placed += [
                 (d["kind"], d["value"])
                 for d in made
                 if d["kind"] in ("affinity", "memory") and d["status"] == decide.SET
             ]
-            return []
+            return [
+                {**d, "status": decide.REFUSED, "why": "no"} if d["kind"] == self.refuses else d
+                for d in made
+            ]
 
         self._monkeypatch.setattr(host, "Root", lambda: root)
         self._monkeypatch.setattr(gpus, "Query", Query)
@@ -279,6 +283,19 @@ def test_explain(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
     assert any("On the host: cpupower" in line for line in error)
     assert here.became.env["MAX_JOBS"] == "3"
     assert ("memory", "0") in here.placed
+
+
+@pytest.mark.parametrize("mode", ["on", "explain"])
+def test_what_the_kernel_refuses_is_not_told_as_done(
+    here: Here, capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    here.refuses = "memory"
+    here.start("dgx-h100-node1", CUDA, "m", IMGBUILD_TUNE=mode)
+    error = capsys.readouterr().err
+    name = "memory of the GPU's NUMA node"
+    told = f"not set {name}=1: no" if mode == "explain" else f"not bound to {name}: no"
+    assert f"imgbuild: {told}\n" in error
+    assert error.count(name) == 1
 
 
 def test_off(here: Here) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -271,11 +273,13 @@ def test_explained() -> None:
         {**ROWS[10], "why": "no gain"},
     ]
     made = decide.decide(FOUR_GPUS, rows, {"MAX_JOBS": "9"}, [])
+    made.append({"status": decide.REFUSED, "name": "N", "value": "1", "why": "no"})
     advised = [{"what": "a", "why": "b", "command": "c"}]
     assert decide.explained(made, advised) == [
         "set OMP_NUM_THREADS=1: w; measured: 1.8x [s]",
         "left MAX_JOBS=9: you have set it",
         "off GAINLESS: no gain",
+        "not set N=1: no",
         "host: a: b. On the host: c",
     ]
     assert decide.explained([], []) == ["nothing to set here"]
@@ -318,7 +322,10 @@ def test_what_is_decided_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apply, "_prefer", lambda node: None if node == 1 else "not permitted")
     made = [decision("affinity", "0,2"), decision("memory", "1"), decision("memory", "2")]
     made += [decision("affinity", "7", decide.YOURS), decision("env", "v"), decision("flag", "2")]
-    assert apply.place(made) == ["memory of node 2: not permitted"]
+    placed = apply.place(made)
+    assert [d["status"] for d in placed[:3]] == [decide.SET, decide.SET, decide.REFUSED]
+    assert placed[2]["why"] == "not permitted"
+    assert placed[3:] == made[3:]
     assert masks == [{0, 2}]
     assert apply.environment(made) == {"N": "v"}
     assert apply.flags(made) == ["N", "2"]
@@ -329,7 +336,56 @@ def test_a_refused_mask_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(22, "Invalid argument")
 
     monkeypatch.setattr(os, "sched_setaffinity", refused)
-    assert apply.place([decision("affinity", "0")]) == ["CPUs 0: [Errno 22] Invalid argument"]
+    (placed,) = apply.place([decision("affinity", "0")])
+    assert (placed["status"], placed["why"]) == (decide.REFUSED, "[Errno 22] Invalid argument")
+
+
+class Libc:
+    """A kernel with one memory policy; refuses system calls of some numbers."""
+
+    def __init__(self, policy: int, *refused: int) -> None:
+        self.policy, self.refused, self.nodes = policy, refused, 0
+
+    def syscall(self, number: int, *arguments: Any) -> int:
+        if number in self.refused:
+            ctypes.set_errno(1)
+            return -1
+        if number in (239, 236):
+            arguments[0]._obj.value = self.policy
+        else:
+            assert number in (238, 237)
+            self.policy, self.nodes = arguments[0], arguments[1]._obj.value
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("machine", "policy", "refused", "why"),
+    [
+        ("x86_64", 0, (), None),
+        ("aarch64", 0, (), None),
+        ("x86_64", 2, (), "set already"),  # numactl --membind
+        ("aarch64", 3, (), "set already"),  # numactl --interleave
+        ("x86_64", 1 | 1 << 15, (), "set already"),  # with MPOL_F_STATIC_NODES
+        ("x86_64", 0, (239,), "Operation not permitted"),  # as Docker's seccomp profile does
+        ("x86_64", 0, (238,), "Operation not permitted"),
+    ],
+)
+def test_a_memory_policy_of_the_users_stays(
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    policy: int,
+    refused: tuple[int, ...],
+    why: str | None,
+) -> None:
+    libc = Libc(policy, *refused)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: libc)
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=machine))
+    told = apply._prefer(3)
+    if why is None:
+        assert (told, libc.policy, libc.nodes) == (None, 1, 1 << 3)
+    else:
+        assert why in str(told)
+        assert (libc.policy, libc.nodes) == (policy, 0)
 
 
 def test_a_node_that_no_mask_can_name() -> None:
