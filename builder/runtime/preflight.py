@@ -132,11 +132,15 @@ def _silent(error: str) -> Finding:
             "it has fallen off the bus (look for Xid 79 in the host's dmesg)",
             "drain the node, then reset the GPU or reboot the host",
         )
+    slow = error.startswith(("no answer in", "no end in"))  # gpus.Query's own words
     return _finding(
         "nvidia-smi",
         f"nvidia-smi says nothing of the GPUs: {error}",
         "without it the GPUs cannot be judged; the server may still find them",
-        "run nvidia-smi in this container and on the host",
+        "turn persistence mode on, on the host: nvidia-smi -pm 1, or run nvidia-persistenced;"
+        " without it the driver wakes each GPU anew, and eight take longer than that"
+        if slow
+        else "run nvidia-smi in this container and on the host",
         fatal=False,
     )
 

@@ -169,6 +169,17 @@ def test_what_nvidia_smi_complains_of(error: str, found: tuple[str, bool] | None
     assert names(facts) == [found or ("gpu-lost", True)]
 
 
+@pytest.mark.parametrize(
+    ("error", "persistence"),
+    [("no answer in 2 s", True), ("no end in 2 s", True), ("No devices were found", False)],
+)
+def test_a_slow_nvidia_smi_is_mended_by_persistence_mode(error: str, persistence: bool) -> None:
+    facts = facts_of(None, "580.95.05")
+    facts["gpus"]["error"] = error
+    (found,) = preflight.check(facts, CUDA)
+    assert ("nvidia-smi -pm 1" in found["fix"]) == persistence
+
+
 def test_a_lost_gpu_beside_others_is_told_and_a_remark_is_not() -> None:
     facts = facts_of(H100, "580.95.05")
     facts["gpus"]["error"] = "GPU 1: GPU is lost"
