@@ -34,6 +34,7 @@ class Root:
     def __init__(self, folder: str = "/") -> None:
         self.folder = folder.rstrip("/")
         self.live = not self.folder
+        self._read: Dict[str, str] = {}
         self._told: Facts = {}
         if not self.live:
             try:
@@ -42,12 +43,14 @@ class Root:
                 self._told = {}
 
     def text(self, path: str) -> str:
-        """A file's text, "" where it cannot be read."""
-        try:
-            with open(self.folder + path, "rb") as file:
-                return file.read(_READ).decode("utf-8", "replace")
-        except (OSError, ValueError):
-            return ""
+        """A file's text, "" where it cannot be read. Each is read once: facts are of one moment."""
+        if path not in self._read:
+            try:
+                with open(self.folder + path, "rb") as file:
+                    self._read[path] = file.read(_READ).decode("utf-8", "replace")
+            except (OSError, ValueError):
+                self._read[path] = ""
+        return self._read[path]
 
     def line(self, path: str) -> str:
         """A file's first line, without space around it."""
