@@ -27,7 +27,7 @@ _ASKING = ("-h", "--help", "--version", "-v")
 
 
 def is_program(arguments: Sequence[str], path: str | None = None) -> bool:
-    """Whether the first argument is a program on PATH.
+    """Whether the first argument is a program on PATH, or where it says.
 
     Not shutil.which: that module's import takes as long as the rest of a start.
     """
@@ -35,12 +35,21 @@ def is_program(arguments: Sequence[str], path: str | None = None) -> bool:
         return False
     name = arguments[0]
     if os.sep in name:
-        return os.path.isfile(name) and os.access(name, os.X_OK)
+        return os.path.isfile(name) and os.access(name, os.X_OK) and _begins_as_program(name)
     for folder in (path if path is not None else os.environ.get("PATH", "")).split(os.pathsep):
         file = os.path.join(folder, name)
         if os.path.isfile(file) and os.access(file, os.X_OK):
             return True
     return False
+
+
+def _begins_as_program(file: str) -> bool:
+    """Whether the kernel could run it: on CIFS and NTFS every file may be executed, models too."""
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(4).startswith((b"#!", b"\x7fELF"))
+    except OSError:  # it may be run and not be read, which no model may
+        return True
 
 
 def main(arguments: Sequence[str], query: gpus.Query | None = None) -> int:
@@ -145,7 +154,9 @@ class Start:
         made = apply.place(made)
         done = [f"{d['name']}={d['value']}" for d in made if d["status"] == decide.SET]
         if explain:
-            for line in decide.explained(made, decide.advice(facts)):
+            folder = weights.folder(model, self._environment) if model else None
+            disk = host.scheduler(host.Root(), folder) if folder else None
+            for line in decide.explained(made, decide.advice(facts, disk)):
                 say(line)
             return apply.flags(made)
         for row in made:

@@ -104,10 +104,43 @@ def test_a_model_in_a_folder_is_no_program(
     monkeypatch.chdir(tmp_path)
     assert not entrypoint.is_program(["org/model"], path)
     program = tmp_path / "org/program"
-    program.touch(0o755)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
     assert entrypoint.is_program(["org/program"], path)
     program.chmod(0o644)
     assert not entrypoint.is_program(["org/program"], path)
+
+
+@pytest.mark.parametrize(
+    ("head", "runs"),
+    [
+        (b"#!/bin/sh\n", True),
+        (b"\x7fELF\2\1", True),
+        (b"GGUF\3", False),
+        (b"PK", False),
+        (b"", False),
+    ],
+)
+def test_a_model_that_may_be_executed_is_no_program(
+    path: str, tmp_path: Path, head: bytes, runs: bool
+) -> None:
+    """As every file may on CIFS and NTFS."""
+    file = tmp_path / "x.gguf"
+    file.write_bytes(head)
+    file.chmod(0o755)
+    assert entrypoint.is_program([str(file)], path) == runs
+
+
+def test_a_program_that_cannot_be_read_is_one(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    file = tmp_path / "program"
+    file.touch(0o711)
+    monkeypatch.setattr("builtins.open", refused)
+    assert entrypoint.is_program([str(file)], path)
 
 
 @pytest.mark.parametrize("arguments", [[], ["vllm"], ["--"], ["--", "bash"]])
@@ -283,6 +316,22 @@ def test_explain(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
     assert any("On the host: cpupower" in line for line in error)
     assert here.became.env["MAX_JOBS"] == "3"
     assert ("memory", "0") in here.placed
+
+
+def test_explain_tells_of_the_models_disk(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def scheduler(_: host.Root, folder: str) -> dict[str, Any]:
+        asked.append(folder)
+        return {"disk": "sda", "scheduler": "bfq", "rotates": False}
+
+    monkeypatch.setattr(host, "scheduler", scheduler)
+    model = str(tmp_path / "Llama")
+    here.start("cpuset-3", CPU, model, IMGBUILD_TUNE="explain")
+    assert asked == [model]
+    assert "the model's disk sda has the I/O scheduler bfq" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode", ["on", "explain"])
