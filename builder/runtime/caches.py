@@ -114,8 +114,8 @@ def placed(
 ) -> tuple[Dict[str, str], list[str]]:
     """Variables to set, and what went wrong, as sentences."""
     # Servers change folders: what the user names from here is meant from here.
-    own = {name: os.path.abspath(value) for name in _NAMED if (value := environment.get(name))}
-    environment = {**environment, **own}
+    named = {name: os.path.abspath(value) for name in _NAMED if (value := environment.get(name))}
+    environment = {**environment, **named}
     own_home = home(environment)
     folder = root(environment, own_home)
     chosen: Dict[str, str] = {}

@@ -80,6 +80,7 @@ class Start:
         query: gpus.Query | None = None,
     ) -> None:
         self._query = query
+        self._elsewhere = False
         self._model: Dict[str, Any] = {}
         self._program = is_program(arguments, environment.get("PATH"))
         self._command = [*arguments] if self._program else [*server, *arguments]
@@ -98,7 +99,9 @@ class Start:
         if tuning is None or looking is None:
             return USAGE
         looks = self._serves and looking != "off"
-        asks = self._serves and (looks or tuning != "off")
+        # Who has chosen another device is asked for none, nor bound to one.
+        self._elsewhere = preflight.elsewhere(self._about, self._environment)
+        asks = self._serves and not self._elsewhere and (looks or tuning != "off")
         query = self._query
         if asks and self._about["accelerator"] == "cuda":
             query = query or gpus.Query()
@@ -127,6 +130,8 @@ class Start:
         answer = query.answer() if query else {"devices": []}
         hidden = self._environment.get("CUDA_VISIBLE_DEVICES")
         facts = host.discover(host.Root(), gpus.visible(answer, hidden))
+        if self._elsewhere:
+            facts["tpus"] = 0
         flags = self._tuned(facts, explain=tuning == "explain") if tuning != "off" else []
         if looking != "off" and (code := self._looked(facts, flags, go_on=looking == "warn")):
             return code
@@ -143,13 +148,15 @@ class Start:
 
     def _tuned(self, facts: Dict[str, Any], *, explain: bool) -> List[str]:
         """Set variables and bind; returns the server's additional flags."""
-        flag = self._about["server"]["model_flag"]
-        model = weights.named(self._arguments, flag) if self._serves else None
+        server = self._about["server"]
+        model = weights.named(self._arguments, server["model_flag"]) if self._serves else None
         if model and (facts["gpus"]["devices"] or facts["memory"]["limit"]):
             self._model = weights.read(weights.folder(model, self._environment))
         # A program of the user's may bind itself: numactl refuses CPUs that we took away.
         rows = [r for r in self._about["tuning"] if self._serves or r["kind"] == "env"]
-        made = decide.decide(facts, rows, self._environment, self._arguments, self._model)
+        made = decide.decide(
+            facts, rows, self._environment, self._arguments, self._model, server=server
+        )
         self._environment.update(apply.environment(made))
         made = apply.place(made)
         done = [f"{d['name']}={d['value']}" for d in made if d["status"] == decide.SET]
@@ -168,11 +175,12 @@ class Start:
 
     def _looked(self, facts: Dict[str, Any], flags: Sequence[str], *, go_on: bool) -> int:
         """Say what is wrong; returns the exit code where that ends the start."""
-        flag = self._about["server"]["parallel_flag"]
-        ranks = decide.ranks(flag, [*self._arguments, *flags]) if flag else None
+        server = self._about["server"]
+        ranks = decide.ranks(server, [*self._arguments, *flags], self._environment)
         cluster = bool(self._environment.get("RAY_ADDRESS"))  # the ranks may be other nodes'
-        model = decide.here(self._model, self._arguments)
-        found = preflight.check(facts, self._about, None if cluster else ranks, model)
+        model = decide.here(self._model, server, self._arguments)
+        ranks = None if cluster else ranks
+        found = preflight.check(facts, self._about, ranks, model, self._environment)
         for finding in found:
             say(preflight.told(finding))
         if not any(finding["fatal"] for finding in found):

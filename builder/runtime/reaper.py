@@ -53,10 +53,10 @@ def supervise(start: Callable[[], int]) -> int:
             code = 1
         os._exit(code)
     while True:
-        number = signal.sigwait(_AWAITED)
-        if number != signal.SIGCHLD:
+        came = signal.sigwait(_AWAITED)
+        if came != signal.SIGCHLD:
             with suppress(ProcessLookupError):
-                os.kill(child, number)
+                os.kill(child, came)
         elif (status := _reaped(child)) is not None:
             break
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)

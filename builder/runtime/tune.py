@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
                 if row["status"] == decide.NEEDLESS:
                     print(f"not needed here: {row['name']}: {row['why']} [{row['source']}]")
             for row in told["not_set"]:
-                print(f"never set: {row['variable']}: {row['why']} [{row['source']}]")
+                print(f"never set: {row['name']}: {row['why']} [{row['source']}]")
         for finding in told["preflight"]:
             print(f"preflight: {preflight.told(finding)}")
     return 0
@@ -81,24 +81,28 @@ def report(
 ) -> Dict[str, Any]:
     """Facts, settings, advice and findings, as the entrypoint would come by them."""
     root = host.Root(folder)
-    asks = root.live and about["accelerator"] == "cuda"
+    environment = environment if root.live else {}
+    elsewhere = preflight.elsewhere(about, environment)
+    asks = root.live and about["accelerator"] == "cuda" and not elsewhere
     hidden = environment.get("CUDA_VISIBLE_DEVICES")
     answer = gpus.visible(gpus.Query().answer(), hidden) if asks else None
     facts = host.discover(root, answer)
-    model = weights.named(arguments, about["server"]["model_flag"])
+    if elsewhere:
+        facts["tpus"] = 0
+    server = about["server"]
+    model = weights.named(arguments, server["model_flag"])
     place = weights.folder(model, environment) if model else None
     found = weights.read(place)
-    settings = decide.decide(
-        facts, about["tuning"], environment if root.live else {}, arguments, found
-    )
-    flag = about["server"]["parallel_flag"]
-    ranks = decide.ranks(flag, [*arguments, *apply.flags(settings)]) if flag else None
+    settings = decide.decide(facts, about["tuning"], environment, arguments, found, server=server)
+    ranks = decide.ranks(server, [*arguments, *apply.flags(settings)], environment)
     disk = host.scheduler(root, place) if place else None
     return {
         "facts": facts,
         "settings": settings,
         "advice": decide.advice(facts, disk),
-        "preflight": preflight.check(facts, about, ranks, decide.here(found, arguments)),
+        "preflight": preflight.check(
+            facts, about, ranks, decide.here(found, server, arguments), environment
+        ),
         "not_set": about["not_set"],
     }
 

@@ -413,6 +413,22 @@ def test_who_asks_for_a_shell_or_for_help_is_not_refused(
     assert here.asked == 0
 
 
+def test_who_chooses_the_cpu_is_neither_refused_nor_bound(
+    here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(tmp_path / "Llama")
+    command = here.start("dgx-h100-node1", CUDA, model, VLLM_TARGET_DEVICE="cpu")
+    assert command == [*SERVER, model]
+    assert (here.asked, here.placed) == (0, [])
+    here.became.calls.clear()
+
+
+def test_jax_on_a_cpu_of_two_nodes(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    here.start("dgx-h100", TPU, "m", JAX_PLATFORMS="cpu")
+    assert here.placed == []
+    assert "TPU" not in capsys.readouterr().err
+
+
 def test_a_ray_of_several_hosts_is_not_refused(here: Here) -> None:
     assert here.start("dgx-h100", CUDA, "m", "-tp", "16", "--nnodes", "2")
 
@@ -436,7 +452,7 @@ def test_it_starts_or_refuses_everywhere(
 def test_a_bug_of_the_tuner_does_not_keep_the_server_from_starting(
     here: Here, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise KeyError("quota")
 
     monkeypatch.setattr(decide, "decide", broken)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from builder.runtime import decide, gpus, host, preflight, tune
+from builder.runtime import apply, decide, gpus, host, preflight, tune
 from builder.runtime.numbers import spelled
 from tests.unit import hosts
 from tests.unit.support import ROOT
@@ -86,10 +86,7 @@ def findings(
     settings: list[dict[str, Any]],
     model: dict[str, Any] | None,
 ) -> Iterator[str]:
-    flags = [
-        p for s in settings if s["kind"] == "flag" and s["value"] for p in (s["name"], s["value"])
-    ]
-    ranks = decide.ranks(about["server"]["parallel_flag"] or "", flags)
+    ranks = decide.ranks(about["server"], apply.flags(settings), {})
     for finding in preflight.check(facts, about, ranks, model):
         yield f"{'REFUSED' if finding['fatal'] else 'warning'} {finding['name']}"
         yield f"  what: {finding['what']}"
@@ -101,7 +98,7 @@ def decided(facts: dict[str, Any], name: str) -> str:
     lines = ["facts", *(f"  {line}" for line in told(facts))]
     for image, model in images_for(facts, name):
         about = manifest(image)
-        settings = decide.decide(facts, about["tuning"], {}, [], model)
+        settings = decide.decide(facts, about["tuning"], {}, [], model, server=about["server"])
         lines += ["", f"{image}{', Llama 70B' if model else ''}"]
         for row in settings:
             value = row["value"]
