@@ -391,5 +391,7 @@ def explained(decisions: Sequence[Row], advised: Sequence[Row]) -> List[str]:
             lines.append(f"not set {row['name']}={row['value']}: {row['why']}")
         elif row["status"] == OFF:
             lines.append(f"off {row['name']}: {row['why']}{effect}{source}")
-    lines += [f"host: {a['what']}: {a['why']}. On the host: {a['command']}" for a in advised]
+    for a in advised:
+        where = a.get("where", "On the host")
+        lines.append(f"host: {a['what']}: {a['why']}. {where}: {a['command']}")
     return lines or ["nothing to set here"]

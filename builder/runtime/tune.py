@@ -13,7 +13,7 @@ import json
 import os
 import sys
 
-from . import apply, decide, gpus, host, manifest, preflight, weights
+from . import apply, decide, gpus, host, links, manifest, preflight, weights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def main(arguments: Sequence[str]) -> int:
     else:
         for line in decide.explained(told["settings"], told["advice"]):
             print(line)
+        for line in links.told(told["facts"]["gpus"]["links"]):
+            print(line)
         if given.all:
             for row in told["settings"]:
                 if row["status"] == decide.NEEDLESS:
@@ -89,6 +91,8 @@ def report(
     facts = host.discover(root, answer)
     if elsewhere:
         facts["tpus"] = 0
+    topology = links.asked() if answer and answer["devices"] else root.text(f"/{links.RECORDED}")
+    facts["gpus"]["links"] = links.parse(topology)
     server = about["server"]
     model = weights.named(arguments, server["model_flag"])
     place = weights.folder(model, environment) if model else None
@@ -96,10 +100,14 @@ def report(
     settings = decide.decide(facts, about["tuning"], environment, arguments, found, server=server)
     ranks = decide.ranks(server, [*arguments, *apply.flags(settings)], environment)
     disk = host.scheduler(root, place) if place else None
+    seen = facts["gpus"]
     return {
         "facts": facts,
         "settings": settings,
-        "advice": decide.advice(facts, disk),
+        "advice": [
+            *decide.advice(facts, disk),
+            *links.advice(seen["links"], seen["devices"], ranks),
+        ],
         "preflight": preflight.check(
             facts, about, ranks, decide.here(found, server, arguments), environment
         ),
@@ -125,6 +133,8 @@ def record(target: str) -> None:
     if not root.text("/sys/devices/system/cpu/online"):
         _write(f"{target}/proc/cpuinfo", root.text("/proc/cpuinfo"))
     facts = host.discover(root, gpus.Query().answer())
+    if facts["gpus"]["devices"] and (topology := links.asked()):
+        _write(f"{target}/{links.RECORDED}", topology)
     folders = [library["folder"] for library in facts["gpus"]["libraries"]]
     for pattern in (*_PRESENT, *(f"{folder}/libcuda.so.*" for folder in folders)):
         for path in root.names(pattern):

@@ -519,3 +519,4 @@ print(sorted(sys.modules))
     assert "runtime.preflight" in loaded
     slow = {"typing", "subprocess", "dataclasses", "argparse", "ctypes", "logging", "hashlib"}
     assert not slow & loaded
+    assert "runtime.links" not in loaded  # `tune` alone asks how GPUs are linked
