@@ -183,13 +183,24 @@ class Release(Fact):
     source: Text
 
 
+Option = Annotated[str, StringConstraints(pattern=r"^--?[A-Za-z][A-Za-z0-9_-]*$")]
+
+
 class Flags(Fact):
-    """What the server calls the options that everybody gives it; "" for an argument without one."""
+    """What the server calls the options that everybody gives it; "" for an argument without one.
+
+    And those by which a user arranges where the weights go, so that nothing is decided over them.
+    """
 
     model: str = "--model"
     host: str = "--host"
     port: str = "--port"
-    parallel: str | None = None  # of tensor parallelism; None: the server has none
+    parallel: Option | None = None  # of tensor parallelism; None: the server has none
+    parallel_also: tuple[Option, ...] = ()  # its other spellings
+    parallel_variable: Variable | None = None  # that says the same
+    spreading: tuple[Option, ...] = ()  # which GPUs the model is on, or a file that may say it
+    shrinking: tuple[Option, ...] = ()  # what of the weights is on the GPUs, and how large
+    hosts: tuple[Option, ...] = ()  # on which hosts the model is
 
     def arguments(self, model: str, host: str, port: str) -> tuple[str, ...]:
         """The options with their values; those without a name come first."""
@@ -270,16 +281,17 @@ class Setting(Fact):
     rule: Name  # of builder/runtime/decide.py, which computes the value
     accelerators: tuple[AcceleratorName, ...] = ()  # () is all
     frameworks: tuple[Name, ...] = ()  # () is all
+    instead: tuple[Option, ...] = ()  # by which a user says the same
     enabled: bool = True  # a knob without a measured gain is not
     why: Text
     source: Text
-    effect: Text | None = None  # as measured, with where
+    effect: Text  # as measured, with where; or why it is not
 
 
 class NotSet(Fact):
-    """A popular variable that images leave alone, and why."""
+    """A popular variable or option that images leave alone, and why."""
 
-    variable: Variable
+    name: Variable | Option
     accelerators: tuple[AcceleratorName, ...] = ()  # () is all
     frameworks: tuple[Name, ...] = ()  # () is all
     why: Text
@@ -291,6 +303,16 @@ class Tuning(Fact):
 
     settings: tuple[Setting, ...] = ()
     not_set: tuple[NotSet, ...] = ()
+
+
+class DeviceChoice(Fact):
+    """A variable by which a user chooses another device than the image's."""
+
+    variable: Variable
+    accelerators: tuple[AcceleratorName, ...]
+    frameworks: tuple[Name, ...] = ()  # () is all
+    ours: tuple[Text, ...]  # values that leave it at the image's, in lower case
+    source: Text
 
 
 class Tool(Fact):
@@ -308,6 +330,7 @@ class Matrix(Fact):
     tools: dict[Name, Tool]
     layers: tuple[WheelLayer, ...]
     caches: tuple[Cache, ...] = ()
+    device_choices: tuple[DeviceChoice, ...] = ()
     tuning: Tuning = Tuning()
     os: dict[Name, OperatingSystem]
     stacks: dict[Name, Stack]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from builder.facts import Build, Framework, Matrix, NotSet, Release, Setting
+from builder.facts import Build, DeviceChoice, Framework, Matrix, NotSet, Release, Setting
 from builder.matrix import rules
 from builder.model import Cell
 
@@ -32,7 +32,7 @@ def contents(
 ) -> dict[str, Any]:
     """What the runtime reads, as plain data."""
 
-    def holds(row: Setting | NotSet) -> bool:
+    def holds(row: Setting | NotSet | DeviceChoice) -> bool:
         ours = not row.frameworks or framework_name in row.frameworks
         return ours and (not row.accelerators or build.accelerator in row.accelerators)
 
@@ -58,6 +58,11 @@ def contents(
             "health": framework.server.health,
             "model_flag": flags.model,
             "parallel_flag": flags.parallel,
+            "parallel_flags": [flags.parallel, *flags.parallel_also] if flags.parallel else [],
+            "parallel_variable": flags.parallel_variable,
+            "spreading_flags": list(flags.spreading),
+            "shrinking_flags": list(flags.shrinking),
+            "hosts_flags": list(flags.hosts),
         },
         "rules": {
             rule.name: {"demands": rule.demands, "why": rule.why, "source": rule.source}
@@ -65,11 +70,17 @@ def contents(
             if rule.name in _ASKED and build.driver_floor
         },
         "caches": [{"variable": row.variable, "folder": row.folder} for row in matrix.caches],
+        "device_choices": [
+            {"variable": row.variable, "ours": list(row.ours)}
+            for row in matrix.device_choices
+            if holds(row)
+        ],
         "tuning": [
             {
                 "kind": row.kind,
                 "name": flags.parallel if row.kind == "flag" else row.name,
                 "rule": row.rule,
+                "instead": list(row.instead),
                 "enabled": row.enabled,
                 "why": row.why,
                 "source": row.source,
@@ -78,7 +89,7 @@ def contents(
             for row in settings
         ],
         "not_set": [
-            {"variable": row.variable, "why": row.why, "source": row.source}
+            {"name": row.name, "why": row.why, "source": row.source}
             for row in matrix.tuning.not_set
             if holds(row)
         ],

@@ -90,7 +90,9 @@ def plan(
         *wheels.layers,
         Layer(name="runtime", why="imgbuild's own part", steps=_own_parts(cell, manifest, python)),
     ]
-    init = (os.init, "--") if os.init and not wrap else ()
+    # A subreaper, too: it is not PID 1 under Apptainer, docker run --init and in pods that share a
+    # PID namespace, and orphans would go to the host's init.
+    init = (os.init, "-s", "--") if os.init and not wrap else ()
     server = cell.framework.server
     command = (python, SERVERS, server.module) if server.module else server.command
     compiler = os.compiler.env if cell.framework.compiles and not wrap else {}

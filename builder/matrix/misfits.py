@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from builder.errors import brief, nearest, quoted
-from builder.facts import Accelerator, Build, Framework, Matrix, Release, Server
+from builder.facts import Accelerator, Build, Flags, Framework, Matrix, Release, Server
 from builder.matrix.document import Key
 
 Misfit = tuple[Key, str]
@@ -58,6 +58,26 @@ def _server(path: Key, server: Server) -> Iterator[Misfit]:
     if server.module and server.module not in known:
         missing = f": builder/servers has no on_{brief(server.module)}.py"
         yield (*path, "module"), f"{missing}; {nearest(server.module, known)}"
+    yield from _flags((*path, "flags"), server.flags)
+
+
+def _flags(path: Key, flags: Flags) -> Iterator[Misfit]:
+    """No spelling means two things, and what needs tensor parallelism has it."""
+    lists = {"parallel": (flags.parallel,) if flags.parallel else ()}
+    for key in ("parallel_also", "spreading", "shrinking", "hosts"):
+        lists[key] = getattr(flags, key)
+    for key in ("parallel_also", "parallel_variable"):
+        if getattr(flags, key) and not flags.parallel:
+            yield (*path, key), " needs the key 'parallel', which it is another name of"
+    seen: dict[str, str] = {}
+    for key, options in lists.items():
+        for index, option in enumerate(options):
+            place: Key = (*path, key) if key == "parallel" else (*path, key, index)
+            # Servers read _ and - alike.
+            if (before := seen.setdefault(option.replace("_", "-"), key)) != key:
+                yield place, f": {option!r} is one of {before!r}, too"
+        if key != "parallel":
+            yield from _twice((*path, key), options)
 
 
 def _twice(path: Key, names: Sequence[str]) -> Iterator[Misfit]:

@@ -2,7 +2,7 @@
 
 Each is tried before it is relied on: a mask or a policy that the kernel refuses is left as it was,
 and said (`numactl --membind` ends a server where set_mempolicy is blocked: vLLM pull request
-45438).
+45438). So is a memory policy that somebody has set: `numactl --membind image.sif` wants it kept.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from .decide import SET
+from .decide import REFUSED, SET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     Row = Dict[str, Any]
 
-_MPOL_PREFERRED = 1
-_SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}  # system call numbers
+_MPOL_DEFAULT, _MPOL_PREFERRED = 0, 1
+# Numbers of the system calls get_mempolicy and set_mempolicy.
+_MEMPOLICY = {"x86_64": (239, 238), "aarch64": (236, 237)}
 
 
 def environment(decisions: Sequence[Row]) -> Dict[str, str]:
@@ -33,26 +34,32 @@ def flags(decisions: Sequence[Row]) -> List[str]:
     return [part for d in wanted for part in (d["name"], d["value"])]
 
 
-def place(decisions: Sequence[Row]) -> List[str]:
-    """Bind this process, and so the server; returns what was refused, as sentences."""
-    refused = []
+def place(decisions: Sequence[Row]) -> List[Row]:
+    """Bind this process, and so the server; returns the rows, those that failed as refused."""
+    done = []
     for decision in decisions:
-        if decision["status"] != SET:
-            continue
-        if decision["kind"] == "affinity":
-            try:
-                os.sched_setaffinity(0, {int(cpu) for cpu in decision["value"].split(",")})
-            except (OSError, ValueError) as error:
-                refused.append(f"CPUs {decision['value']}: {error}")
-        elif decision["kind"] == "memory" and (why := _prefer(int(decision["value"]))):
-            refused.append(f"memory of node {decision['value']}: {why}")
-    return refused
+        why = None
+        if decision["status"] == SET and decision["kind"] == "affinity":
+            why = _bind(decision["value"])
+        elif decision["status"] == SET and decision["kind"] == "memory":
+            why = _prefer(int(decision["value"]))
+        done.append({**decision, "status": REFUSED, "why": why} if why else decision)
+    return done
+
+
+def _bind(cpus: str) -> str | None:
+    """Run on these CPUs alone; returns why that is refused."""
+    try:
+        os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _prefer(node: int) -> str | None:
     """Prefer a node's memory; returns why that is refused. Preferred, not bound: it may be full."""
-    number = _SET_MEMPOLICY.get(os.uname().machine)
-    if node >= 64 or number is None or not sys.platform.startswith("linux"):
+    numbers = _MEMPOLICY.get(os.uname().machine)
+    if node >= 64 or numbers is None or not sys.platform.startswith("linux"):
         return "not known for this CPU"
     try:
         import ctypes  # noqa: PLC0415 - 5 ms that most starts do not need
@@ -60,7 +67,13 @@ def _prefer(node: int) -> str | None:
         libc = ctypes.CDLL(None, use_errno=True)
     except (ImportError, OSError) as error:
         return str(error)
+    get, put = numbers
+    policy = ctypes.c_int()
+    if libc.syscall(get, ctypes.byref(policy), None, 0, None, 0):
+        return os.strerror(ctypes.get_errno())
+    if policy.value != _MPOL_DEFAULT:
+        return "a memory policy is set already, as numactl does"
     mask = ctypes.c_ulong(1 << node)
-    if libc.syscall(number, _MPOL_PREFERRED, ctypes.byref(mask), ctypes.sizeof(mask) * 8 + 1):
+    if libc.syscall(put, _MPOL_PREFERRED, ctypes.byref(mask), ctypes.sizeof(mask) * 8 + 1):
         return os.strerror(ctypes.get_errno())
     return None

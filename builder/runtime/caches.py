@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Dict, Iterator, Mapping, Sequence
 
 SHARED = ("/tmp", "/var/tmp", "/dev/shm")
+_NAMED = ("IMGBUILD_CACHE", "XDG_CACHE_HOME", "TMPDIR")  # folders that the user may choose
 # A UNIX socket's path has at most 107 bytes (unix(7)), and servers add names of some 50.
 LONGEST_TMPDIR = 56
 
@@ -112,6 +113,9 @@ def placed(
     environment: Mapping[str, str], rows: Sequence[Dict[str, str]]
 ) -> tuple[Dict[str, str], list[str]]:
     """Variables to set, and what went wrong, as sentences."""
+    # Servers change folders: what the user names from here is meant from here.
+    named = {name: os.path.abspath(value) for name in _NAMED if (value := environment.get(name))}
+    environment = {**environment, **named}
     own_home = home(environment)
     folder = root(environment, own_home)
     chosen: Dict[str, str] = {}

@@ -17,20 +17,11 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 # Who sets one of these binds threads himself.
 _BINDING = ("VLLM_CPU_OMP_THREADS_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
-# One flag, as vLLM, SGLang, TensorRT-LLM and TGI spell it.
-_PARALLEL = ("--tensor-parallel-size", "-tp", "--tp", "--tp-size", "--num-shard")
-# Whoever uses one of these has thought of where the weights go.
-_SPREADING = (
-    *("--pipeline-parallel-size", "-pp", "--pp", "--pp-size"),
-    *("--data-parallel-size", "-dp", "--dp", "--dp-size"),
-    *("--quantization", "-q", "--cpu-offload-gb", "--config", "--sharded"),
-)
-_SEVERAL_HOSTS = (
-    *("--nnodes", "--node-rank", "--dist-init-addr", "--distributed-executor-backend"),
-    *("--data-parallel-address", "--master-addr"),
-)
+# argparse knows a long flag by its beginning, too; a shorter one may be another's.
+_SHORTEST = len("--tensor-p")
 # What becomes of a row.
 SET, YOURS, NEEDLESS, OFF = "set", "yours", "not needed", "off"
+REFUSED = "refused"  # by the kernel, or for the sake of what somebody has set (`apply.place`)
 
 
 def decide(
@@ -39,69 +30,101 @@ def decide(
     environment: Mapping[str, str],
     arguments: Sequence[str],
     model: Facts | None = None,
+    *,
+    server: Row | None = None,
 ) -> List[Row]:
     """Each row with its `status`, and its `value` where that is "set"; in the order of `rows`.
 
-    `arguments` are the server's; `model` is what `weights.read` found of the weights it names.
+    `arguments` are the server's, of which `server` says what its flags are called; `model` is what
+    `weights.read` found of the weights that they name.
     """
-    decisions = []
-    for row in rows:
-        status, value = _answer(row, facts, environment, arguments, model or {})
-        decisions.append({**row, "status": status, "value": value})
-    return decisions
+    user = _User(environment, arguments, server or {})
+    made: Dict[int, Row] = {}
+    # Flags first: they say how many GPUs are used, and the masks are for those.
+    for index, row in sorted(enumerate(rows), key=lambda pair: pair[1]["kind"] != "flag"):
+        status, value = _answer(row, facts, user, model or {})
+        made[index] = {**row, "status": status, "value": value}
+        if row["kind"] == "flag":
+            facts = _used(facts, user, value)
+    return [made[index] for index in range(len(rows))]
 
 
-def _answer(
-    row: Row,
-    facts: Facts,
-    environment: Mapping[str, str],
-    arguments: Sequence[str],
-    model: Facts,
-) -> tuple[str, str | None]:
+class _User:
+    """What the user has said."""
+
+    def __init__(
+        self, environment: Mapping[str, str], arguments: Sequence[str], server: Row
+    ) -> None:
+        self.environment, self.arguments, self.server = environment, arguments, server
+
+    def ranks(self) -> str | None:
+        """The tensor-parallel size that he asks for, in whatever way; None where he does not."""
+        return _size(self.server, self.arguments, self.environment)
+
+
+def _answer(row: Row, facts: Facts, user: _User, model: Facts) -> tuple[str, str | None]:
     if not row.get("enabled", True):
         return OFF, None
-    own = _users(row, environment, arguments)
+    own = _users(row, user)
     if own is not None:
         return YOURS, own
-    if _placed_otherwise(row, environment, arguments):
+    if _placed_otherwise(row, user):
         return NEEDLESS, None
     rule = RULES.get(row["rule"])
     value = rule(facts, model) if rule else None
     return (NEEDLESS, None) if value is None else (SET, str(value))
 
 
-def _users(row: Row, environment: Mapping[str, str], arguments: Sequence[str]) -> str | None:
+def _users(row: Row, user: _User) -> str | None:
     """What the user has set of it, in whatever way."""
     kind, name = row["kind"], row["name"]
-    if kind == "env":
-        return environment.get(name)
     if kind == "flag":
-        return given(name, arguments)
-    bound = next((n for n in _BINDING if environment.get(n)), None) if kind == "affinity" else None
-    return f"{bound}={environment[bound]}" if bound else None
+        return user.ranks()
+    for option in row.get("instead", ()):
+        if (value := given([option], user.arguments)) is not None:
+            return f"{option} {value}"
+    if kind == "env":
+        return user.environment.get(name)
+    names = _BINDING if kind == "affinity" else ()
+    bound = next((n for n in names if user.environment.get(n)), None)
+    return f"{bound}={user.environment[bound]}" if bound else None
 
 
-def _placed_otherwise(row: Row, environment: Mapping[str, str], arguments: Sequence[str]) -> bool:
+def _placed_otherwise(row: Row, user: _User) -> bool:
     """Whether several ranks or hosts share the model in a way that the user has chosen."""
     if row["kind"] == "flag":
-        return bool(environment.get("NUM_SHARD")) or arranged(arguments)
-    return row["rule"] == "quota-cpus" and parallel(arguments)
+        return arranged(user.server, user.arguments)
+    return row["rule"] in ("quota-cpus", "kv-cache-gib") and user.ranks() not in (None, "", "1")
 
 
-def given(flag: str, arguments: Sequence[str]) -> str | None:
+def _used(facts: Facts, user: _User, size: str | None) -> Facts:
+    """The facts with the GPUs alone that the server will use: of those it sees the first.
+
+    All of them where that is not known: spread in another way, or of several kinds, which CUDA
+    counts in another order than nvidia-smi.
+    """
+    devices = facts["gpus"]["devices"]
+    ranks = _whole(size)
+    flags = (*user.server.get("spreading_flags", ()), *user.server.get("hosts_flags", ()))
+    other = any(given([flag], user.arguments) is not None for flag in flags)
+    alike = len({device.get("name") for device in devices}) == 1
+    if not ranks or other or not alike or any(device["mig"] for device in devices):
+        return facts
+    return {**facts, "gpus": {**facts["gpus"], "devices": devices[:ranks]}}
+
+
+def given(flags: Sequence[str], arguments: Sequence[str]) -> str | None:
     """The value of a flag among arguments, "" for one without; None where it is not there.
 
-    `--tensor_parallel_size=2` is `--tensor-parallel-size 2`, as servers read it; of several the
-    last holds.
+    `flags` are its spellings. `--tensor_parallel_size=2` is `--tensor-parallel-size 2`, as servers
+    read it; of several the last holds.
     """
-    wanted = flag.replace("_", "-")
-    names = _PARALLEL if wanted in _PARALLEL else (wanted,)
+    names = [flag.replace("_", "-") for flag in flags]
     found = None
     for index, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         name = name.replace("_", "-")
-        # argparse knows a flag by its beginning, too.
-        begins = len(name) >= len("--tensor-p") and any(n.startswith(name) for n in names)
+        begins = len(name) >= _SHORTEST and any(n.startswith(name) for n in names)
         if name.startswith("-") and (name in names or begins):
             following = arguments[index + 1 : index + 2]
             apart = following[0] if following and not following[0].startswith("-") else ""
@@ -109,27 +132,35 @@ def given(flag: str, arguments: Sequence[str]) -> str | None:
     return found
 
 
-def arranged(arguments: Sequence[str]) -> bool:
+def _size(server: Row, arguments: Sequence[str], environment: Mapping[str, str]) -> str | None:
+    """What is asked for of tensor parallelism, by a flag or by the server's variable."""
+    value = given(server.get("parallel_flags", ()), arguments)
+    variable = server.get("parallel_variable")
+    return environment.get(variable) if value is None and variable else value
+
+
+def _whole(size: str | None) -> int | None:
+    """A number of ranks; None for any other text."""
+    text = size or ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
+
+
+def arranged(server: Row, arguments: Sequence[str]) -> bool:
     """Whether the user spreads the model otherwise, or in a file or to hosts unknown here."""
-    return any(given(flag, arguments) is not None for flag in (*_SPREADING, *_SEVERAL_HOSTS))
+    kinds = ("spreading_flags", "shrinking_flags", "hosts_flags")
+    return any(given([f], arguments) is not None for kind in kinds for f in server.get(kind, ()))
 
 
-def here(model: Facts, arguments: Sequence[str]) -> Facts:
+def here(model: Facts, server: Row, arguments: Sequence[str]) -> Facts:
     """The model, where all of it is to be on this host's GPUs."""
-    return {} if arranged(arguments) else model
+    return {} if arranged(server, arguments) else model
 
 
-def ranks(flag: str, arguments: Sequence[str]) -> int | None:
+def ranks(server: Row, arguments: Sequence[str], environment: Mapping[str, str]) -> int | None:
     """The GPUs that the server will want of this host; None where that is not known."""
-    value = given(flag, arguments) or ""
-    if any(given(other, arguments) is not None for other in _SEVERAL_HOSTS):
+    if any(given([flag], arguments) is not None for flag in server.get("hosts_flags", ())):
         return None
-    return int(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
-
-
-def parallel(arguments: Sequence[str]) -> bool:
-    """Whether the user asks for several ranks, which have places of their own."""
-    return given("--tensor-parallel-size", arguments) not in (None, "", "1")
+    return _whole(_size(server, arguments, environment))
 
 
 def limited(facts: Facts) -> int | None:
@@ -184,7 +215,7 @@ def _jobs(facts: Facts, _: Facts) -> int | None:
 
 
 def _gpu_node(facts: Facts) -> Facts | None:
-    """The NUMA node that all GPUs hang on, where the host has several and we may run there."""
+    """The NUMA node that all used GPUs hang on, where the host has several and we may run there."""
     nodes = {device["numa"] for device in facts["gpus"]["devices"]}
     if len(facts["numa"]) < 2 or len(nodes) != 1 or None in nodes:
         return None
@@ -222,12 +253,17 @@ def _gpu_memory(facts: Facts, _: Facts) -> int | None:
     return node["node"] if node and _narrowed(facts, node) else None
 
 
+def _tpu_node(facts: Facts) -> Facts | None:
+    """The first NUMA node, on which TPUs hang, where there are some and the host has several."""
+    return _node(facts, 0) if facts["tpus"] and len(facts["numa"]) > 1 else None
+
+
 def _node0_cpus(facts: Facts, _: Facts) -> str | None:
-    return _narrowed(facts, _node(facts, 0)) if len(facts["numa"]) > 1 else None
+    return _narrowed(facts, _tpu_node(facts))
 
 
 def _node0_memory(facts: Facts, _: Facts) -> int | None:
-    node = _node(facts, 0) if len(facts["numa"]) > 1 else None
+    node = _tpu_node(facts)
     return node["node"] if node and _narrowed(facts, node) else None
 
 
@@ -249,9 +285,13 @@ def _tensor_parallel(facts: Facts, model: Facts) -> int | None:
 
 
 def _kv_cache_gib(facts: Facts, model: Facts) -> int | None:
-    """Half of what the memory limit leaves beside the weights: a limit ends in a kill."""
-    limit = facts["memory"]["limit"]
-    if limit is None:
+    """Half of what the memory limit leaves beside the weights: a limit ends in a kill.
+
+    Only where the limit is not where servers look for it, at the top of /sys/fs/cgroup: what they
+    see they keep themselves.
+    """
+    limit, shown = facts["memory"]["limit"], facts["memory"].get("shown")
+    if limit is None or (shown is not None and shown <= limit):
         return None
     return max(1, int((limit - model.get("bytes", 0)) / 2 // GIB))
 
@@ -342,12 +382,16 @@ def explained(decisions: Sequence[Row], advised: Sequence[Row]) -> List[str]:
     lines = []
     for row in decisions:
         source = f" [{row['source']}]" if row.get("source") else ""
-        effect = f"; measured: {row['effect']}" if row.get("effect") else ""
+        effect = f"; effect: {row['effect']}" if row.get("effect") else ""
         if row["status"] == SET:
             lines.append(f"set {row['name']}={row['value']}: {row['why']}{effect}{source}")
         elif row["status"] == YOURS:
             lines.append(f"left {row['name']}={row['value']}: you have set it")
+        elif row["status"] == REFUSED:
+            lines.append(f"not set {row['name']}={row['value']}: {row['why']}")
         elif row["status"] == OFF:
             lines.append(f"off {row['name']}: {row['why']}{effect}{source}")
-    lines += [f"host: {a['what']}: {a['why']}. On the host: {a['command']}" for a in advised]
+    for a in advised:
+        where = a.get("where", "On the host")
+        lines.append(f"host: {a['what']}: {a['why']}. {where}: {a['command']}")
     return lines or ["nothing to set here"]

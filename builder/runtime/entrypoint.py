@@ -27,7 +27,7 @@ _ASKING = ("-h", "--help", "--version", "-v")
 
 
 def is_program(arguments: Sequence[str], path: str | None = None) -> bool:
-    """Whether the first argument is a program on PATH.
+    """Whether the first argument is a program on PATH, or where it says.
 
     Not shutil.which: that module's import takes as long as the rest of a start.
     """
@@ -35,12 +35,21 @@ def is_program(arguments: Sequence[str], path: str | None = None) -> bool:
         return False
     name = arguments[0]
     if os.sep in name:
-        return os.path.isfile(name) and os.access(name, os.X_OK)
+        return os.path.isfile(name) and os.access(name, os.X_OK) and _begins_as_program(name)
     for folder in (path if path is not None else os.environ.get("PATH", "")).split(os.pathsep):
         file = os.path.join(folder, name)
         if os.path.isfile(file) and os.access(file, os.X_OK):
             return True
     return False
+
+
+def _begins_as_program(file: str) -> bool:
+    """Whether the kernel could run it: on CIFS and NTFS every file may be executed, models too."""
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(4).startswith((b"#!", b"\x7fELF"))
+    except OSError:  # it may be run and not be read, which no model may
+        return True
 
 
 def main(arguments: Sequence[str], query: gpus.Query | None = None) -> int:
@@ -71,6 +80,7 @@ class Start:
         query: gpus.Query | None = None,
     ) -> None:
         self._query = query
+        self._elsewhere = False
         self._model: Dict[str, Any] = {}
         self._program = is_program(arguments, environment.get("PATH"))
         self._command = [*arguments] if self._program else [*server, *arguments]
@@ -89,7 +99,9 @@ class Start:
         if tuning is None or looking is None:
             return USAGE
         looks = self._serves and looking != "off"
-        asks = self._serves and (looks or tuning != "off")
+        # Who has chosen another device is asked for none, nor bound to one.
+        self._elsewhere = preflight.elsewhere(self._about, self._environment)
+        asks = self._serves and not self._elsewhere and (looks or tuning != "off")
         query = self._query
         if asks and self._about["accelerator"] == "cuda":
             query = query or gpus.Query()
@@ -118,6 +130,8 @@ class Start:
         answer = query.answer() if query else {"devices": []}
         hidden = self._environment.get("CUDA_VISIBLE_DEVICES")
         facts = host.discover(host.Root(), gpus.visible(answer, hidden))
+        if self._elsewhere:
+            facts["tpus"] = 0
         flags = self._tuned(facts, explain=tuning == "explain") if tuning != "off" else []
         if looking != "off" and (code := self._looked(facts, flags, go_on=looking == "warn")):
             return code
@@ -134,31 +148,39 @@ class Start:
 
     def _tuned(self, facts: Dict[str, Any], *, explain: bool) -> List[str]:
         """Set variables and bind; returns the server's additional flags."""
-        flag = self._about["server"]["model_flag"]
-        model = weights.named(self._arguments, flag) if self._serves else None
+        server = self._about["server"]
+        model = weights.named(self._arguments, server["model_flag"]) if self._serves else None
         if model and (facts["gpus"]["devices"] or facts["memory"]["limit"]):
             self._model = weights.read(weights.folder(model, self._environment))
         # A program of the user's may bind itself: numactl refuses CPUs that we took away.
         rows = [r for r in self._about["tuning"] if self._serves or r["kind"] == "env"]
-        made = decide.decide(facts, rows, self._environment, self._arguments, self._model)
+        made = decide.decide(
+            facts, rows, self._environment, self._arguments, self._model, server=server
+        )
         self._environment.update(apply.environment(made))
-        for line in apply.place(made):
-            say(f"not bound to {line}")
+        made = apply.place(made)
         done = [f"{d['name']}={d['value']}" for d in made if d["status"] == decide.SET]
         if explain:
-            for line in decide.explained(made, decide.advice(facts)):
+            folder = weights.folder(model, self._environment) if model else None
+            disk = host.scheduler(host.Root(), folder) if folder else None
+            for line in decide.explained(made, decide.advice(facts, disk)):
                 say(line)
-        elif done:
+            return apply.flags(made)
+        for row in made:
+            if row["status"] == decide.REFUSED:
+                say(f"not bound to {row['name']}: {row['why']}")
+        if done:
             say(f"tuned: {', '.join(done)} (IMGBUILD_TUNE=explain says why)")
         return apply.flags(made)
 
     def _looked(self, facts: Dict[str, Any], flags: Sequence[str], *, go_on: bool) -> int:
         """Say what is wrong; returns the exit code where that ends the start."""
-        flag = self._about["server"]["parallel_flag"]
-        ranks = decide.ranks(flag, [*self._arguments, *flags]) if flag else None
+        server = self._about["server"]
+        ranks = decide.ranks(server, [*self._arguments, *flags], self._environment)
         cluster = bool(self._environment.get("RAY_ADDRESS"))  # the ranks may be other nodes'
-        model = decide.here(self._model, self._arguments)
-        found = preflight.check(facts, self._about, None if cluster else ranks, model)
+        model = decide.here(self._model, server, self._arguments)
+        ranks = None if cluster else ranks
+        found = preflight.check(facts, self._about, ranks, model, self._environment)
         for finding in found:
             say(preflight.told(finding))
         if not any(finding["fatal"] for finding in found):

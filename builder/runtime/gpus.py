@@ -35,13 +35,14 @@ _LOST = ("[GPU is lost]", "[Unknown Error]", "[GPU requires reset]")  # in place
 
 
 class Query:
-    """A running nvidia-smi."""
+    """A running nvidia-smi: one that names the GPUs, unless it is given other arguments."""
 
-    def __init__(self) -> None:
+    def __init__(self, *arguments: str) -> None:
         self._pid = 0
         self._error: str | None = None
         columns = ",".join(column for _, column in _FIELDS)
-        command = ["nvidia-smi", f"--query-gpu={columns}", "--format=csv,noheader,nounits"]
+        asked = arguments or (f"--query-gpu={columns}", "--format=csv,noheader,nounits")
+        command = ["nvidia-smi", *asked]
         self._started = time.monotonic()
         self._output, writing = os.pipe()
         null = os.open(os.devnull, os.O_RDWR)
@@ -63,13 +64,27 @@ class Query:
         if not self._pid:
             os.close(self._output)
             return {"driver": None, "devices": [], "error": self._error}
+        text, status, error = self._all()
+        if status is None:
+            return {"driver": None, "devices": [], "error": error}
+        return parse(text, ok=status == 0)
+
+    def text(self) -> str | None:
+        """All that it prints; None where it fails, or is not there."""
+        if not self._pid:
+            os.close(self._output)
+            return None
+        text, status, _ = self._all()
+        return text if status == 0 else None
+
+    def _all(self) -> Tuple[str, int | None, str | None]:
+        """What it prints, and its status, or what is wrong where it has none in time."""
         data, error = self._read()
         status = self._ended() if error is None else None
         if status is None:
             self._end()
             error = error or f"no end in {SECONDS:g} s"
-            return {"driver": None, "devices": [], "error": error}
-        return parse(data.decode("utf-8", "replace"), ok=status == 0)
+        return data.decode("utf-8", "replace"), status, error
 
     def drop(self) -> None:
         """End one whose answer nobody wants."""

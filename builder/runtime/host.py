@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # importing typing takes 4 ms of a start
 
 RECORDED = "imgbuild.json"  # in a recorded root: what is no file
 _NO_LIMIT = 1 << 60  # cgroup v1 says "none" with a number near 2^63
+_TOP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 _GPU_NODES = "/dev/nvidia[0-9]*"
 _READ = 1 << 20  # bytes of a file at most
 
@@ -34,6 +35,7 @@ class Root:
     def __init__(self, folder: str = "/") -> None:
         self.folder = folder.rstrip("/")
         self.live = not self.folder
+        self._read: Dict[str, str] = {}
         self._told: Facts = {}
         if not self.live:
             try:
@@ -42,12 +44,14 @@ class Root:
                 self._told = {}
 
     def text(self, path: str) -> str:
-        """A file's text, "" where it cannot be read."""
-        try:
-            with open(self.folder + path, "rb") as file:
-                return file.read(_READ).decode("utf-8", "replace")
-        except (OSError, ValueError):
-            return ""
+        """A file's text, "" where it cannot be read. Each is read once: facts are of one moment."""
+        if path not in self._read:
+            try:
+                with open(self.folder + path, "rb") as file:
+                    self._read[path] = file.read(_READ).decode("utf-8", "replace")
+            except (OSError, ValueError):
+                self._read[path] = ""
+        return self._read[path]
 
     def line(self, path: str) -> str:
         """A file's first line, without space around it."""
@@ -193,7 +197,10 @@ def _memory(root: Root) -> Facts:
     limit = min(limits) if limits else None
     if limit is not None and total is not None and limit >= total:
         limit = None
-    return {"total": total, "limit": limit}
+    # Where programs look for one; a cgroup below, or above, may have a tighter one.
+    top = [root.number(f"/sys/fs/cgroup/{name}") for name in _TOP_LIMITS]
+    shown = min((value for value in top if value is not None and value < _NO_LIMIT), default=None)
+    return {"total": total, "limit": limit, "shown": shown}
 
 
 def _numa(root: Root) -> List[Facts]:

@@ -22,9 +22,10 @@ NOTHING: Dict[str, Any] = {
     "cuda": None,
     "sms": [],
     "kernel_sms": [],
-    "server": {"model_flag": "--model", "parallel_flag": None},
+    "server": {"model_flag": "--model"},
     "rules": {},
     "caches": [],
+    "device_choices": [],
     "tuning": [],
     "not_set": [],
 }

@@ -11,7 +11,7 @@ from .numbers import number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, Iterator, List
+    from typing import Any, Dict, Iterable, Iterator, List, Mapping
 
     Facts = Dict[str, Any]
     Finding = Dict[str, Any]
@@ -23,16 +23,26 @@ _GEFORCE = ("NVIDIA GeForce", "GeForce", "NVIDIA TITAN", "TITAN")
 
 
 def check(
-    facts: Facts, manifest: Facts, ranks: int | None = None, model: Facts | None = None
+    facts: Facts,
+    manifest: Facts,
+    ranks: int | None = None,
+    model: Facts | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> List[Finding]:
     """What is wrong, the worst first.
 
     `ranks` is the tensor-parallel size that will be used, `model` what `weights.read` found.
+    Nothing is where `environment` chooses another device than the image's.
 
     A finding has `name`, `fatal`, `what`, `why`, `fix`, and `rule` where it is one of the matrix.
     """
     found: List[Finding] = []
-    if manifest["accelerator"] == "cuda":
+    environment = environment or {}
+    if elsewhere(manifest, environment):
+        return found
+    if manifest["accelerator"] == "cuda" and _hides_all(environment):
+        found.append(_hidden())
+    elif manifest["accelerator"] == "cuda":
         found += _cuda(facts, manifest, ranks)
         found += _weights(facts, (model or {}).get("bytes"))
     elif manifest["accelerator"] == "tpu" and not facts["tpus"]:
@@ -45,6 +55,33 @@ def check(
             )
         )
     return sorted(found, key=lambda finding: not finding["fatal"])
+
+
+def elsewhere(manifest: Facts, environment: Mapping[str, str]) -> bool:
+    """Whether the user has chosen another device than the image's, as JAX_PLATFORMS=cpu does."""
+    for choice in manifest.get("device_choices", ()):
+        words = [w for w in environment.get(choice["variable"], "").lower().split(",") if w]
+        if words and not set(words) & set(choice["ours"]):
+            return True
+    return False
+
+
+def _hides_all(environment: Mapping[str, str]) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES begins with no GPU, which hides all of them."""
+    wanted = environment.get("CUDA_VISIBLE_DEVICES")
+    first = (wanted or "").partition(",")[0].strip()
+    return wanted is not None and number(first) is None and not first.startswith(("GPU-", "MIG-"))
+
+
+def _hidden() -> Finding:
+    """No misfit: some servers then take the CPU, as DeepSpeed does."""
+    return _finding(
+        "gpus-hidden",
+        "all GPUs are hidden: CUDA_VISIBLE_DEVICES names none",
+        "somebody wants the CPU, or Slurm has set it for a job that asked for no GPU",
+        "unset it, or ask for GPUs (sbatch --gpus=1)",
+        fatal=False,
+    )
 
 
 def _finding(name: str, what: str, why: str, fix: str, *, fatal: bool = True) -> Finding:
@@ -132,11 +169,15 @@ def _silent(error: str) -> Finding:
             "it has fallen off the bus (look for Xid 79 in the host's dmesg)",
             "drain the node, then reset the GPU or reboot the host",
         )
+    slow = error.startswith(("no answer in", "no end in"))  # gpus.Query's own words
     return _finding(
         "nvidia-smi",
         f"nvidia-smi says nothing of the GPUs: {error}",
         "without it the GPUs cannot be judged; the server may still find them",
-        "run nvidia-smi in this container and on the host",
+        "turn persistence mode on, on the host: nvidia-smi -pm 1, or run nvidia-persistenced;"
+        " without it the driver wakes each GPU anew, and eight take longer than that"
+        if slow
+        else "run nvidia-smi in this container and on the host",
         fatal=False,
     )
 

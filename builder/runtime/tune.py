@@ -13,7 +13,7 @@ import json
 import os
 import sys
 
-from . import apply, decide, gpus, host, manifest, preflight, weights
+from . import apply, decide, gpus, host, links, manifest, preflight, weights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,12 +65,14 @@ def main(arguments: Sequence[str]) -> int:
     else:
         for line in decide.explained(told["settings"], told["advice"]):
             print(line)
+        for line in links.told(told["facts"]["gpus"]["links"]):
+            print(line)
         if given.all:
             for row in told["settings"]:
                 if row["status"] == decide.NEEDLESS:
                     print(f"not needed here: {row['name']}: {row['why']} [{row['source']}]")
             for row in told["not_set"]:
-                print(f"never set: {row['variable']}: {row['why']} [{row['source']}]")
+                print(f"never set: {row['name']}: {row['why']} [{row['source']}]")
         for finding in told["preflight"]:
             print(f"preflight: {preflight.told(finding)}")
     return 0
@@ -81,24 +83,34 @@ def report(
 ) -> Dict[str, Any]:
     """Facts, settings, advice and findings, as the entrypoint would come by them."""
     root = host.Root(folder)
-    asks = root.live and about["accelerator"] == "cuda"
+    environment = environment if root.live else {}
+    elsewhere = preflight.elsewhere(about, environment)
+    asks = root.live and about["accelerator"] == "cuda" and not elsewhere
     hidden = environment.get("CUDA_VISIBLE_DEVICES")
     answer = gpus.visible(gpus.Query().answer(), hidden) if asks else None
     facts = host.discover(root, answer)
-    model = weights.named(arguments, about["server"]["model_flag"])
+    if elsewhere:
+        facts["tpus"] = 0
+    topology = links.asked() if answer and answer["devices"] else root.text(f"/{links.RECORDED}")
+    facts["gpus"]["links"] = links.parse(topology)
+    server = about["server"]
+    model = weights.named(arguments, server["model_flag"])
     place = weights.folder(model, environment) if model else None
     found = weights.read(place)
-    settings = decide.decide(
-        facts, about["tuning"], environment if root.live else {}, arguments, found
-    )
-    flag = about["server"]["parallel_flag"]
-    ranks = decide.ranks(flag, [*arguments, *apply.flags(settings)]) if flag else None
+    settings = decide.decide(facts, about["tuning"], environment, arguments, found, server=server)
+    ranks = decide.ranks(server, [*arguments, *apply.flags(settings)], environment)
     disk = host.scheduler(root, place) if place else None
+    seen = facts["gpus"]
     return {
         "facts": facts,
         "settings": settings,
-        "advice": decide.advice(facts, disk),
-        "preflight": preflight.check(facts, about, ranks, decide.here(found, arguments)),
+        "advice": [
+            *decide.advice(facts, disk),
+            *links.advice(seen["links"], seen["devices"], ranks),
+        ],
+        "preflight": preflight.check(
+            facts, about, ranks, decide.here(found, server, arguments), environment
+        ),
         "not_set": about["not_set"],
     }
 
@@ -121,6 +133,8 @@ def record(target: str) -> None:
     if not root.text("/sys/devices/system/cpu/online"):
         _write(f"{target}/proc/cpuinfo", root.text("/proc/cpuinfo"))
     facts = host.discover(root, gpus.Query().answer())
+    if facts["gpus"]["devices"] and (topology := links.asked()):
+        _write(f"{target}/{links.RECORDED}", topology)
     folders = [library["folder"] for library in facts["gpus"]["libraries"]]
     for pattern in (*_PRESENT, *(f"{folder}/libcuda.so.*" for folder in folders)):
         for path in root.names(pattern):

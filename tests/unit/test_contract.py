@@ -52,13 +52,17 @@ CONFIG = Config(
         "io.imgbuild.content": "0" * 12,
     },
     env={"PATH": "/opt/venv/bin:/usr/bin", "HOME": "/home/imgbuild"},
-    start=("tini", "--", "python3", "start", "--"),
+    start=("tini", "-s", "--", "python3", "start", "--"),
     user="1000:0",
     ports=("8000/tcp",),
     health=("CMD", "python3", "health.py"),
 )
 SIF = dataclasses.replace(
-    CONFIG, user=None, ports=None, health=None, start=("#!/bin/sh", '  exec tini -- python3 "$@"')
+    CONFIG,
+    user=None,
+    ports=None,
+    health=None,
+    start=("#!/bin/sh", '  exec tini -s -- python3 "$@"'),
 )
 
 

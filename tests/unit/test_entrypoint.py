@@ -104,10 +104,43 @@ def test_a_model_in_a_folder_is_no_program(
     monkeypatch.chdir(tmp_path)
     assert not entrypoint.is_program(["org/model"], path)
     program = tmp_path / "org/program"
-    program.touch(0o755)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
     assert entrypoint.is_program(["org/program"], path)
     program.chmod(0o644)
     assert not entrypoint.is_program(["org/program"], path)
+
+
+@pytest.mark.parametrize(
+    ("head", "runs"),
+    [
+        (b"#!/bin/sh\n", True),
+        (b"\x7fELF\2\1", True),
+        (b"GGUF\3", False),
+        (b"PK", False),
+        (b"", False),
+    ],
+)
+def test_a_model_that_may_be_executed_is_no_program(
+    path: str, tmp_path: Path, head: bytes, runs: bool
+) -> None:
+    """As every file may on CIFS and NTFS."""
+    file = tmp_path / "x.gguf"
+    file.write_bytes(head)
+    file.chmod(0o755)
+    assert entrypoint.is_program([str(file)], path) == runs
+
+
+def test_a_program_that_cannot_be_read_is_one(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    file = tmp_path / "program"
+    file.touch(0o711)
+    monkeypatch.setattr("builtins.open", refused)
+    assert entrypoint.is_program([str(file)], path)
 
 
 @pytest.mark.parametrize("arguments", [[], ["vllm"], ["--"], ["--", "bash"]])
@@ -203,6 +236,7 @@ class Here:
     def __init__(self, tmp_path: Path, became: Exec, monkeypatch: pytest.MonkeyPatch) -> None:
         self.became, self._tmp, self._monkeypatch = became, tmp_path, monkeypatch
         self.asked = 0
+        self.refuses = "nothing"
         self.placed: list[tuple[str, str]] = []
 
     def start(
@@ -219,13 +253,16 @@ class Here:
             def answer(self) -> Any:
                 return {"devices": [], "driver": None, "error": None, **(root.told("gpus") or {})}
 
-        def place(made: list[dict[str, Any]]) -> list[str]:
+        def place(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
             self.placed += [
                 (d["kind"], d["value"])
                 for d in made
                 if d["kind"] in ("affinity", "memory") and d["status"] == decide.SET
             ]
-            return []
+            return [
+                {**d, "status": decide.REFUSED, "why": "no"} if d["kind"] == self.refuses else d
+                for d in made
+            ]
 
         self._monkeypatch.setattr(host, "Root", lambda: root)
         self._monkeypatch.setattr(gpus, "Query", Query)
@@ -279,6 +316,35 @@ def test_explain(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
     assert any("On the host: cpupower" in line for line in error)
     assert here.became.env["MAX_JOBS"] == "3"
     assert ("memory", "0") in here.placed
+
+
+def test_explain_tells_of_the_models_disk(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def scheduler(_: host.Root, folder: str) -> dict[str, Any]:
+        asked.append(folder)
+        return {"disk": "sda", "scheduler": "bfq", "rotates": False}
+
+    monkeypatch.setattr(host, "scheduler", scheduler)
+    model = str(tmp_path / "Llama")
+    here.start("cpuset-3", CPU, model, IMGBUILD_TUNE="explain")
+    assert asked == [model]
+    assert "the model's disk sda has the I/O scheduler bfq" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["on", "explain"])
+def test_what_the_kernel_refuses_is_not_told_as_done(
+    here: Here, capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    here.refuses = "memory"
+    here.start("dgx-h100-node1", CUDA, "m", IMGBUILD_TUNE=mode)
+    error = capsys.readouterr().err
+    name = "memory of the GPU's NUMA node"
+    told = f"not set {name}=1: no" if mode == "explain" else f"not bound to {name}: no"
+    assert f"imgbuild: {told}\n" in error
+    assert error.count(name) == 1
 
 
 def test_off(here: Here) -> None:
@@ -347,6 +413,22 @@ def test_who_asks_for_a_shell_or_for_help_is_not_refused(
     assert here.asked == 0
 
 
+def test_who_chooses_the_cpu_is_neither_refused_nor_bound(
+    here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(tmp_path / "Llama")
+    command = here.start("dgx-h100-node1", CUDA, model, VLLM_TARGET_DEVICE="cpu")
+    assert command == [*SERVER, model]
+    assert (here.asked, here.placed) == (0, [])
+    here.became.calls.clear()
+
+
+def test_jax_on_a_cpu_of_two_nodes(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    here.start("dgx-h100", TPU, "m", JAX_PLATFORMS="cpu")
+    assert here.placed == []
+    assert "TPU" not in capsys.readouterr().err
+
+
 def test_a_ray_of_several_hosts_is_not_refused(here: Here) -> None:
     assert here.start("dgx-h100", CUDA, "m", "-tp", "16", "--nnodes", "2")
 
@@ -370,7 +452,7 @@ def test_it_starts_or_refuses_everywhere(
 def test_a_bug_of_the_tuner_does_not_keep_the_server_from_starting(
     here: Here, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise KeyError("quota")
 
     monkeypatch.setattr(decide, "decide", broken)
@@ -437,3 +519,4 @@ print(sorted(sys.modules))
     assert "runtime.preflight" in loaded
     slow = {"typing", "subprocess", "dataclasses", "argparse", "ctypes", "logging", "hashlib"}
     assert not slow & loaded
+    assert "runtime.links" not in loaded  # `tune` alone asks how GPUs are linked

@@ -478,6 +478,25 @@ MISTAKES = {
         "cell 'cpu-vllm-debian12' names its stack's own OS; write 'cpu-vllm'",
         "cpu-vllm-debian12",
     ),
+    "spelling of two flags": Mistake(
+        "        hosts: [--nnodes, --node-rank, --master-addr,",
+        "        hosts: [--nnodes, -pp, --master-addr,",
+        "frameworks.vllm.server.flags.hosts[1]: '-pp' is one of 'spreading', too",
+        "hosts: [--nnodes, -pp",
+    ),
+    "spelling listed twice": Mistake(
+        "        shrinking: [--quantization, -q,",
+        "        shrinking: [--quantization, --quantization,",
+        "frameworks.vllm.server.flags.shrinking[1]: '--quantization' is there already",
+        "shrinking: [--quantization, --quantization",
+    ),
+    "spelling of no flag": Mistake(
+        "        parallel: --tensor-parallel-size\n",
+        "",
+        "frameworks.vllm.server.flags.parallel_also needs the key 'parallel', which it is another"
+        " name of",
+        "parallel_also: [-tp]",
+    ),
     "image that floats": Mistake(
         "docker.io/library/debian:12-slim",
         "docker.io/library/debian:latest",

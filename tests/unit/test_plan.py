@@ -243,7 +243,7 @@ def test_the_process_that_an_image_starts(project: Project, matrix: Matrix) -> N
     recipe = recipe_of(project, matrix, "cpu-vllm")
     python, runtime = "/opt/venv/bin/python3", "/opt/imgbuild/runtime"
     assert recipe.entrypoint == (
-        *("tini", "--", python, "-ES", runtime, "start"),
+        *("tini", "-s", "--", python, "-ES", runtime, "start"),
         *("vllm", "serve", "--"),
     )
     assert recipe.health == (python, "-ES", f"{runtime}/health.py", "8000", "/health")

@@ -143,7 +143,26 @@ def test_what_the_user_set_stays(tmp_path: Path) -> None:
         "XDG_CACHE_HOME": str(tmp_path / "xdg"),
     }
     chosen, _ = caches.placed(given_, ROWS)
-    assert {**chosen, **given_} == chosen | given_ == given_
+    assert {name: chosen.get(name, value) for name, value in given_.items()} == given_
+
+
+@pytest.mark.parametrize("name", ["IMGBUILD_CACHE", "XDG_CACHE_HOME"])
+def test_a_relative_root_is_meant_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Servers change folders later."""
+    monkeypatch.chdir(tmp_path)
+    chosen, wrong = caches.placed({"HOME": str(tmp_path), name: "mine"}, ROWS)
+    assert wrong == []
+    assert chosen["T"] == str(tmp_path / "mine/triton")
+    assert chosen["XDG_CACHE_HOME"] == str(tmp_path / "mine")
+
+
+def test_a_home_below_a_relative_tmpdir(
+    tmp_path: Path, places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert caches.placed({"TMPDIR": "mine"}, [])[0]["HOME"] == str(tmp_path / "mine" / OWN)
 
 
 _PLACES = st.sampled_from(["", "/", "/proc/none", "a", "b", "a/b"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,7 +61,8 @@ def any_facts(draw: st.DrawFn) -> dict[str, Any]:
             "quota": draw(st.none() | st.floats(0.001, 64).map(lambda q: round(q, 3))),
             "spread": draw(st.integers(0, 1_000_003)),
         },
-        "memory": {"limit": draw(st.none() | st.integers(0, 1 << 42))},
+        "memory": {"limit": draw(st.none() | st.integers(0, 1 << 42)), "shown": None},
+        "tpus": draw(st.integers(0, 4)),
         "numa": numa,
         "gpus": {"devices": draw(st.lists(device, max_size=8))},
         "kernel": {"governor": None, "thp": None, "numa_balancing": draw(st.none() | st.just(1))},
@@ -145,32 +148,41 @@ def test_decisions_are_a_pure_function(facts: dict[str, Any], model: dict[str, A
     assert all(isinstance(row["value"], (str, type(None))) for row in first)
 
 
-FLAG = "--tensor-parallel-size"
+LARGE = {"bytes": 141 * 10**9, "heads": 64, "kv_heads": 8}
+VLLM, SGLANG, TGI, TRT = (
+    MANIFESTS[name]["server"]
+    for name in (
+        *("vllm-0.32.0-cu130", "sglang-0.5.23-cu130", "tgi-3.3.7-cu124"),
+        "tensorrt-llm-1.2.1-cu131",
+    )
+)
 SPELLINGS = [
-    ["--tensor-parallel-size", "2"],
-    ["--tensor-parallel-size=2"],
-    ["--tensor_parallel_size", "2"],
-    ["--tensor_parallel_size=2"],
-    ["--tensor-parallel_size=2"],
-    ["--tensor-parallel", "2"],  # argparse takes a beginning for the whole
-    ["-tp", "2"],
-    ["-tp=2"],
-    ["--tp", "2"],
-    ["--tp-size", "2"],
-    ["--tp_size=2"],
-    ["--num-shard", "2"],
-    ["--tensor-parallel-size", "8", "-tp", "2"],  # the last holds
+    (VLLM, ["--tensor-parallel-size", "2"]),
+    (VLLM, ["--tensor-parallel-size=2"]),
+    (VLLM, ["--tensor_parallel_size", "2"]),
+    (VLLM, ["--tensor_parallel_size=2"]),
+    (VLLM, ["--tensor-parallel_size=2"]),
+    (VLLM, ["--tensor-parallel", "2"]),  # argparse takes a beginning for the whole
+    (VLLM, ["-tp", "2"]),
+    (VLLM, ["-tp=2"]),
+    (VLLM, ["--tensor-parallel-size", "8", "-tp", "2"]),  # the last holds
+    (SGLANG, ["--tp", "2"]),
+    (SGLANG, ["--tp-size", "2"]),
+    (SGLANG, ["--tensor-parallel-size", "2"]),
+    (TRT, ["--tp_size=2"]),
+    (TGI, ["--num-shard", "2"]),
 ]
 
 
-@pytest.mark.parametrize("own", SPELLINGS, ids=" ".join)
-@pytest.mark.parametrize("flag", ["--tensor-parallel-size", "--tp-size", "--tp_size"])
-def test_the_users_flag_in_all_spellings(flag: str, own: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("server", "own"), SPELLINGS, ids=lambda value: value[0] if type(value) is list else ""
+)
+def test_the_users_flag_in_all_spellings(server: dict[str, Any], own: list[str]) -> None:
     arguments = ["org/model", *own, "--port", "1"]
-    assert decide.given(flag, arguments) == "2"
-    assert decide.ranks(flag, arguments) == 2
-    rows = [{"kind": "flag", "name": flag, "rule": "tensor-parallel"}]
-    (made,) = decide.decide(FOUR_GPUS, rows, {}, arguments, LARGE)
+    assert decide.given(server["parallel_flags"], arguments) == "2"
+    assert decide.ranks(server, arguments, {}) == 2
+    rows = [{"kind": "flag", "name": server["parallel_flag"], "rule": "tensor-parallel"}]
+    (made,) = decide.decide(FOUR_GPUS, rows, {}, arguments, LARGE, server=server)
     assert (made["status"], made["value"]) == (decide.YOURS, "2")
     assert apply.flags([made]) == []
 
@@ -178,45 +190,142 @@ def test_the_users_flag_in_all_spellings(flag: str, own: list[str]) -> None:
 GPU = {"numa": None, "memory_mib": 81559, "mig": False, "persistence": True}
 FOUR_GPUS: dict[str, Any] = {
     "cpus": {"online": 4, "allowed": [0, 1, 2, 3], "quota": 1.0, "spread": 0},
-    "memory": {"limit": 64 << 30},
+    "memory": {"limit": 64 << 30, "shown": None},
+    "tpus": 0,
     "numa": [],
     "gpus": {"devices": [GPU] * 4},
 }
-LARGE = {"bytes": 141 * 10**9, "heads": 64, "kv_heads": 8}
 
 
-def parallel(arguments: list[str], environment: dict[str, str] | None = None) -> str:
-    (made,) = decide.decide(FOUR_GPUS, [ROWS[8]], environment or {}, arguments, LARGE)
-    return str(made["status"])
+def parallel(
+    server: dict[str, Any], arguments: list[str], environment: dict[str, str] | None = None
+) -> str:
+    row = {**ROWS[8], "name": server["parallel_flag"]}
+    made = decide.decide(FOUR_GPUS, [row], environment or {}, arguments, LARGE, server=server)
+    return str(made[0]["status"])
 
 
-def test_a_flag_is_set_only_where_nobody_has_arranged_otherwise() -> None:
-    assert parallel(["org/model", "--port", "1", "--max-model-len=9"]) == decide.SET
-    for own in (
-        ["--pipeline-parallel-size", "2"],
-        ["-pp=2"],
-        ["--pp_size", "2"],
-        ["--data-parallel-size=4"],
-        ["--dp", "4"],
-        ["--nnodes", "2"],
-        ["--dist-init-addr", "a:1"],
-        ["--distributed-executor-backend", "ray"],
-        ["--quantization", "fp8"],
-        ["--cpu-offload-gb", "40"],
-        ["--config", "/etc/vllm.yaml"],
-        ["--sharded", "false"],
-    ):
-        assert parallel(["org/model", *own]) == decide.NEEDLESS, own
-    assert parallel(["org/model"], {"NUM_SHARD": "1"}) == decide.NEEDLESS
+@pytest.mark.parametrize(
+    ("server", "own"),
+    [
+        (VLLM, ["--pipeline-parallel-size", "2"]),
+        (VLLM, ["-pp=2"]),
+        (SGLANG, ["--pp_size", "2"]),
+        (VLLM, ["--data-parallel-size=4"]),
+        (SGLANG, ["--dp", "4"]),
+        (VLLM, ["--nnodes", "2"]),
+        (SGLANG, ["--dist-init-addr", "a:1"]),
+        (VLLM, ["--distributed-executor-backend", "ray"]),
+        (VLLM, ["--quantization", "fp8"]),
+        (VLLM, ["--cpu-offload-gb", "40"]),
+        (VLLM, ["--config", "/etc/vllm.yaml"]),
+        (TRT, ["--extra_llm_api_options", "x.yaml"]),
+        (TGI, ["--sharded", "false"]),
+        (TGI, ["--quantize", "fp8"]),
+    ],
+)
+def test_a_flag_is_set_only_where_nobody_has_arranged_otherwise(
+    server: dict[str, Any], own: list[str]
+) -> None:
+    assert parallel(server, ["org/model", "--port", "1", "--max-model-len=9"]) == decide.SET
+    assert parallel(server, ["org/model", *own]) == decide.NEEDLESS
+
+
+def test_a_variable_of_the_servers_own_says_the_same() -> None:
+    assert parallel(TGI, ["m"], {"NUM_SHARD": "1"}) == decide.YOURS
+    assert parallel(VLLM, ["m"], {"NUM_SHARD": "1"}) == decide.SET
+    assert decide.ranks(TGI, [], {"NUM_SHARD": "4"}) == 4
+    assert decide.ranks(TGI, ["--num-shard", "2"], {"NUM_SHARD": "4"}) == 2
 
 
 def test_ranks_of_several_hosts_are_not_known_here() -> None:
     """16 ranks on two hosts of eight GPUs are not too many."""
     arguments = ["--tp", "16", "--nnodes", "2", "--node-rank", "0"]
-    assert decide.given("--tp-size", arguments) == "16"
-    assert decide.ranks("--tp-size", arguments) is None
-    assert decide.ranks("--tp-size", []) is None
-    assert decide.ranks("--tp-size", ["--tp", "auto"]) is None
+    assert decide.given(SGLANG["parallel_flags"], arguments) == "16"
+    assert decide.ranks(SGLANG, arguments, {}) is None
+    assert decide.ranks(SGLANG, [], {}) is None
+    assert decide.ranks(SGLANG, ["--tp", "auto"], {}) is None
+
+
+BOUND = ("CPUs of the GPU's NUMA node", "memory of the GPU's NUMA node")
+
+
+@pytest.mark.parametrize(
+    ("own", "model", "node"),
+    [
+        (["-tp", "4"], {}, "0"),
+        (["-tp", "4", "--quantization", "fp8"], {}, "0"),
+        (["-tp", "1"], {}, "0"),
+        ([], LARGE, "0"),  # four are decided
+        (["-tp", "8"], {}, None),  # across both sockets
+        (["-tp", "5"], {}, None),
+        ([], {}, None),  # who knows
+        (["-tp", "4", "-pp", "2"], {}, None),
+        (["-tp", "4", "--config", "x"], {}, None),
+        (["-tp", "4", "--nnodes", "2"], {}, None),
+    ],
+)
+def test_the_node_is_that_of_the_gpus_that_are_used(
+    tmp_path: Path, own: list[str], model: dict[str, Any], node: str | None
+) -> None:
+    """The first ones, of eight on two sockets; and the rows stay in the table's order."""
+    facts = hosts.facts("dgx-h100", tmp_path)
+    about = MANIFESTS["vllm-0.32.0-cu130"]
+    made = decide.decide(facts, about["tuning"], {}, own, model, server=about["server"])
+    assert [row["name"] for row in made] == [row["name"] for row in about["tuning"]]
+    cpus, memory = (next(row for row in made if row["name"] == name) for name in BOUND)
+    assert memory["value"] == node
+    assert (cpus["value"] is None) == (node is None)
+    if cpus["value"]:
+        assert spelled(map(int, cpus["value"].split(","))) == "0-55,112-167"
+
+
+def test_gpus_that_cuda_counts_in_another_order_are_all_taken_for_used(tmp_path: Path) -> None:
+    facts = hosts.facts("dgx-h100", tmp_path)
+    facts["gpus"]["devices"][0]["name"] = "NVIDIA T400"
+    about = MANIFESTS["vllm-0.32.0-cu130"]
+    made = decide.decide(facts, about["tuning"], {}, ["-tp", "4"], server=about["server"])
+    assert next(row for row in made if row["name"] == BOUND[1])["value"] is None
+
+
+def limits(limit: int | None, shown: int | None) -> dict[str, Any]:
+    return {**FOUR_GPUS, "memory": {"limit": limit, "shown": shown}}
+
+
+@pytest.mark.parametrize(
+    ("limit", "shown", "model", "value"),
+    [
+        (None, None, {}, None),
+        (8, 8, {}, None),  # docker run --memory=8g: vLLM sees it itself
+        (8, None, {}, "4"),  # a Slurm job's, under Apptainer
+        (8, 64, {}, "4"),
+        (8, None, {"bytes": 3 << 30}, "2"),
+        (8, None, {"bytes": 16 << 30}, "1"),
+    ],
+)
+def test_a_kv_cache_within_a_limit_that_vllm_does_not_see(
+    limit: int | None, shown: int | None, model: dict[str, Any], value: str | None
+) -> None:
+    facts = limits(limit and limit << 30, shown and shown << 30)
+    about = MANIFESTS["vllm-0.32.0-cpu"]
+    rows = [row for row in about["tuning"] if row["rule"] == "kv-cache-gib"]
+
+    def made(environment: dict[str, str], *own: str) -> tuple[str, str | None]:
+        (row,) = decide.decide(facts, rows, environment, own, model, server=about["server"])
+        return row["status"], row["value"]
+
+    assert made({})[1] == value
+    assert made({"VLLM_CPU_KVCACHE_SPACE": "7"}) == (decide.YOURS, "7")
+    own = ("--gpu-memory-utilization", "0.5")
+    assert made({}, *own) == (decide.YOURS, " ".join(own))
+    assert made({}, "--kv-cache-memory-bytes=1G")[0] == decide.YOURS
+    assert made({}, "-tp", "2") == (decide.NEEDLESS, None)  # each rank takes as much
+
+
+def test_a_tpus_node_is_none_where_there_is_no_tpu(tmp_path: Path) -> None:
+    facts = hosts.facts("dgx-h100", tmp_path)
+    assert decide.RULES["node0-cpus"](facts, {}) is None
+    assert decide.RULES["node0-memory"]({**facts, "tpus": 4}, {}) == 0
 
 
 @pytest.mark.parametrize("value", ["64", "", " "])
@@ -233,6 +342,7 @@ def test_the_users_variables_stay(value: str) -> None:
 def test_no_recorded_host_and_no_image_overrides_the_user(data: st.DataObject) -> None:
     about = MANIFESTS[data.draw(st.sampled_from(sorted(MANIFESTS)))]
     names = [row["name"] for row in about["tuning"] if row["kind"] == "env"]
+    assert all(row["effect"] for row in about["tuning"])
     environment = data.draw(
         st.dictionaries(st.sampled_from(names), st.text(alphabet="019 x", max_size=3))
         if names
@@ -271,11 +381,13 @@ def test_explained() -> None:
         {**ROWS[10], "why": "no gain"},
     ]
     made = decide.decide(FOUR_GPUS, rows, {"MAX_JOBS": "9"}, [])
+    made.append({"status": decide.REFUSED, "name": "N", "value": "1", "why": "no"})
     advised = [{"what": "a", "why": "b", "command": "c"}]
     assert decide.explained(made, advised) == [
-        "set OMP_NUM_THREADS=1: w; measured: 1.8x [s]",
+        "set OMP_NUM_THREADS=1: w; effect: 1.8x [s]",
         "left MAX_JOBS=9: you have set it",
         "off GAINLESS: no gain",
+        "not set N=1: no",
         "host: a: b. On the host: c",
     ]
     assert decide.explained([], []) == ["nothing to set here"]
@@ -318,7 +430,10 @@ def test_what_is_decided_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apply, "_prefer", lambda node: None if node == 1 else "not permitted")
     made = [decision("affinity", "0,2"), decision("memory", "1"), decision("memory", "2")]
     made += [decision("affinity", "7", decide.YOURS), decision("env", "v"), decision("flag", "2")]
-    assert apply.place(made) == ["memory of node 2: not permitted"]
+    placed = apply.place(made)
+    assert [d["status"] for d in placed[:3]] == [decide.SET, decide.SET, decide.REFUSED]
+    assert placed[2]["why"] == "not permitted"
+    assert placed[3:] == made[3:]
     assert masks == [{0, 2}]
     assert apply.environment(made) == {"N": "v"}
     assert apply.flags(made) == ["N", "2"]
@@ -329,7 +444,56 @@ def test_a_refused_mask_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(22, "Invalid argument")
 
     monkeypatch.setattr(os, "sched_setaffinity", refused)
-    assert apply.place([decision("affinity", "0")]) == ["CPUs 0: [Errno 22] Invalid argument"]
+    (placed,) = apply.place([decision("affinity", "0")])
+    assert (placed["status"], placed["why"]) == (decide.REFUSED, "[Errno 22] Invalid argument")
+
+
+class Libc:
+    """A kernel with one memory policy; refuses system calls of some numbers."""
+
+    def __init__(self, policy: int, *refused: int) -> None:
+        self.policy, self.refused, self.nodes = policy, refused, 0
+
+    def syscall(self, number: int, *arguments: Any) -> int:
+        if number in self.refused:
+            ctypes.set_errno(1)
+            return -1
+        if number in (239, 236):
+            arguments[0]._obj.value = self.policy
+        else:
+            assert number in (238, 237)
+            self.policy, self.nodes = arguments[0], arguments[1]._obj.value
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("machine", "policy", "refused", "why"),
+    [
+        ("x86_64", 0, (), None),
+        ("aarch64", 0, (), None),
+        ("x86_64", 2, (), "set already"),  # numactl --membind
+        ("aarch64", 3, (), "set already"),  # numactl --interleave
+        ("x86_64", 1 | 1 << 15, (), "set already"),  # with MPOL_F_STATIC_NODES
+        ("x86_64", 0, (239,), "Operation not permitted"),  # as Docker's seccomp profile does
+        ("x86_64", 0, (238,), "Operation not permitted"),
+    ],
+)
+def test_a_memory_policy_of_the_users_stays(
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    policy: int,
+    refused: tuple[int, ...],
+    why: str | None,
+) -> None:
+    libc = Libc(policy, *refused)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: libc)
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=machine))
+    told = apply._prefer(3)
+    if why is None:
+        assert (told, libc.policy, libc.nodes) == (None, 1, 1 << 3)
+    else:
+        assert why in str(told)
+        assert (libc.policy, libc.nodes) == (policy, 0)
 
 
 def test_a_node_that_no_mask_can_name() -> None:
@@ -414,5 +578,5 @@ def test_who_binds_himself_is_not_bound(
         "platform": {"container": None},
     }
     row = {"kind": "affinity", "name": "CPUs", "rule": "quota-cpus"}
-    (made,) = decide.decide(facts, [row], environment, arguments)
+    (made,) = decide.decide(facts, [row], environment, arguments, server=VLLM)
     assert made["status"] == status

@@ -115,6 +115,31 @@ def test_discover_and_all_that_follows_never_fail(files: dict[str, bytes]) -> No
             assert preflight.told(finding)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"), [("apptainer", False), ("memory-limit", True), ("cgroup-v1-quota", True)]
+)
+def test_whether_programs_see_the_memory_limit(name: str, shown: bool, tmp_path: Path) -> None:
+    """A Slurm job's stands further down than they look."""
+    memory = hosts.facts(name, tmp_path)["memory"]
+    assert memory["limit"]
+    assert memory["shown"] == (memory["limit"] if shown else None)
+
+
+def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = hosts.read("dgx-h100").unpack(tmp_path)
+    read: list[str] = []
+    original = open
+
+    def counting(file: Any, *rest: Any, **options: Any) -> Any:
+        read.append(str(file))
+        return original(file, *rest, **options)
+
+    monkeypatch.setattr("builtins.open", counting)
+    host.discover(root)
+    assert f"{tmp_path}/proc/self/status" in read
+    assert len(read) == len(set(read))
+
+
 @pytest.mark.parametrize("name", hosts.NAMES)
 def test_any_file_may_be_missing(name: str, tmp_path: Path) -> None:
     recorded = hosts.read(name)

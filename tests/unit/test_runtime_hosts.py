@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from builder.runtime import decide, gpus, host, preflight, tune
+from builder.runtime import apply, decide, gpus, host, links, preflight, tune
 from builder.runtime.numbers import spelled
 from tests.unit import hosts
 from tests.unit.support import ROOT
@@ -86,10 +86,7 @@ def findings(
     settings: list[dict[str, Any]],
     model: dict[str, Any] | None,
 ) -> Iterator[str]:
-    flags = [
-        p for s in settings if s["kind"] == "flag" and s["value"] for p in (s["name"], s["value"])
-    ]
-    ranks = decide.ranks(about["server"]["parallel_flag"] or "", flags)
+    ranks = decide.ranks(about["server"], apply.flags(settings), {})
     for finding in preflight.check(facts, about, ranks, model):
         yield f"{'REFUSED' if finding['fatal'] else 'warning'} {finding['name']}"
         yield f"  what: {finding['what']}"
@@ -97,11 +94,12 @@ def findings(
         yield f"  fix:  {finding['fix']}"
 
 
-def decided(facts: dict[str, Any], name: str) -> str:
+def decided(facts: dict[str, Any], name: str, linked: dict[str, Any]) -> str:
     lines = ["facts", *(f"  {line}" for line in told(facts))]
+    lines += [f"  {line}" for line in links.told(linked)]
     for image, model in images_for(facts, name):
         about = manifest(image)
-        settings = decide.decide(facts, about["tuning"], {}, [], model)
+        settings = decide.decide(facts, about["tuning"], {}, [], model, server=about["server"])
         lines += ["", f"{image}{', Llama 70B' if model else ''}"]
         for row in settings:
             value = row["value"]
@@ -109,6 +107,9 @@ def decided(facts: dict[str, Any], name: str) -> str:
                 value = spelled(map(int, value.split(",")))
             lines.append(f"  {row['status']}: {row['name']}{'' if value is None else f'={value}'}")
         lines += [f"  {line}" for line in findings(facts, about, settings, model)] or ["  starts"]
+        size = decide.ranks(about["server"], apply.flags(settings), {})
+        near = links.advice(linked, facts["gpus"]["devices"], size)
+        lines += [f"  advice: {row['what']}: {row['command']}" for row in near]
     advised = decide.advice(facts)
     lines += ["", "advice"] if advised else []
     for row in advised:
@@ -121,7 +122,9 @@ def test_what_is_decided_on_a_recorded_host(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     recorded = hosts.read(name)
-    made = f"{recorded.title}\n\n{decided(host.discover(recorded.unpack(tmp_path)), name)}"
+    root = recorded.unpack(tmp_path)
+    linked = links.parse(root.text(f"/{links.RECORDED}"))
+    made = f"{recorded.title}\n\n{decided(host.discover(root), name, linked)}"
     file = GOLDEN / f"{name}.txt"
     if request.config.getoption("--update-golden"):
         file.parent.mkdir(exist_ok=True)
@@ -161,5 +164,8 @@ def test_what_is_recorded_is_found_again(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(host, "Root", root)
     monkeypatch.setattr(gpus, "Query", Query)
+    monkeypatch.setattr(links, "asked", lambda: "\tGPU0\n")
     tune.record(str(tmp_path / "copy"))
-    assert host.discover(original(str(tmp_path / "copy"))) == host.discover(live)
+    copy = original(str(tmp_path / "copy"))
+    assert host.discover(copy) == host.discover(live)
+    assert copy.text(f"/{links.RECORDED}") == "\tGPU0\n"

@@ -12,7 +12,9 @@ from builder import manifest
 from builder.facts import Accelerator, Build, Gpu, Matrix, Release, Stack
 from builder.matrix import rules
 from builder.runtime import host, preflight
+from builder.runtime import manifest as runtime_manifest
 from tests.unit import hosts
+from tests.unit.support import ROOT
 
 # Older and newer than each floor there is, and those themselves.
 DRIVERS = [
@@ -169,6 +171,17 @@ def test_what_nvidia_smi_complains_of(error: str, found: tuple[str, bool] | None
     assert names(facts) == [found or ("gpu-lost", True)]
 
 
+@pytest.mark.parametrize(
+    ("error", "persistence"),
+    [("no answer in 2 s", True), ("no end in 2 s", True), ("No devices were found", False)],
+)
+def test_a_slow_nvidia_smi_is_mended_by_persistence_mode(error: str, persistence: bool) -> None:
+    facts = facts_of(None, "580.95.05")
+    facts["gpus"]["error"] = error
+    (found,) = preflight.check(facts, CUDA)
+    assert ("nvidia-smi -pm 1" in found["fix"]) == persistence
+
+
 def test_a_lost_gpu_beside_others_is_told_and_a_remark_is_not() -> None:
     facts = facts_of(H100, "580.95.05")
     facts["gpus"]["error"] = "GPU 1: GPU is lost"
@@ -226,6 +239,37 @@ def test_the_worst_comes_first_and_each_has_all_its_parts(tmp_path: Path) -> Non
             assert [f["fatal"] for f in found] == sorted((f["fatal"] for f in found), reverse=True)
             assert all(f["what"] and f["fix"] for f in found)
             assert accelerator != "cpu" or not found
+
+
+@pytest.mark.parametrize(
+    ("image", "environment", "found"),
+    [
+        ("jax-0.12.0.1-tpu", {}, ["no-tpu"]),
+        ("jax-0.12.0.1-tpu", {"JAX_PLATFORMS": "cpu"}, []),
+        ("jax-0.12.0.1-tpu", {"JAX_PLATFORMS": "tpu,cpu"}, ["no-tpu"]),
+        ("jax-0.12.0.1-tpu", {"JAX_PLATFORMS": ""}, ["no-tpu"]),
+        ("torch-xla-2.9.0-tpu", {"PJRT_DEVICE": "CPU"}, []),
+        ("torch-xla-2.9.0-tpu", {"PJRT_DEVICE": "TPU"}, ["no-tpu"]),
+        ("torch-xla-2.9.0-tpu", {"JAX_PLATFORMS": "cpu"}, ["no-tpu"]),
+        ("vllm-0.32.0-tpu", {"JAX_PLATFORMS": "proxy"}, ["no-tpu"]),
+        ("vllm-0.32.0-cu130", {}, ["no-gpu"]),
+        ("vllm-0.32.0-cu130", {"VLLM_TARGET_DEVICE": "cpu"}, []),
+        ("vllm-0.32.0-cu130", {"VLLM_TARGET_DEVICE": "CUDA"}, ["no-gpu"]),
+        ("vllm-0.32.0-cu130", {"CUDA_VISIBLE_DEVICES": "0"}, ["no-gpu"]),
+        ("vllm-0.32.0-cu130", {"CUDA_VISIBLE_DEVICES": ""}, ["gpus-hidden"]),
+        ("deepspeed-0.19.8-cu130", {"CUDA_VISIBLE_DEVICES": "-1"}, ["gpus-hidden"]),
+        ("deepspeed-0.19.8-cu130", {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, ["gpus-hidden"]),
+        ("deepspeed-0.19.8-cu130", {"JAX_PLATFORMS": "cpu"}, ["no-gpu"]),
+    ],
+)
+def test_who_chooses_another_device_is_asked_for_none(
+    image: str, environment: dict[str, str], found: list[str]
+) -> None:
+    about = runtime_manifest.read(str(ROOT / f"images/manifests/{image}.json"))
+    facts = host.discover(host.Root("/nonexistent"))
+    made = preflight.check(facts, about, environment=environment)
+    assert [finding["name"] for finding in made] == found
+    assert all(finding["fatal"] == (finding["name"] != "gpus-hidden") for finding in made)
 
 
 def test_weights_that_no_gpu_here_holds_are_told(tmp_path: Path) -> None:

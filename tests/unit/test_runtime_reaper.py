@@ -71,7 +71,7 @@ def said(number, _):
     print(signal.Signals(number).name, flush=True)
     if number == signal.SIGTERM:
         sys.exit(5)
-for number in (1, 2, 3, 10, 12, 15, 28):
+for number in (1, 2, 3, 10, 12, 13, 14, 15, 18, 20, 23, 28):
     signal.signal(number, said)
 print("ready", flush=True)
 while True:
@@ -83,10 +83,58 @@ def test_signals_reach_the_server() -> None:
     process = init(execs(SAYS))
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
-    for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGTERM"):
+    names = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH"]
+    # As tini: all but those that tell of a fault of its own.
+    names += ["SIGCONT", "SIGTSTP", "SIGALRM", "SIGPIPE", "SIGURG", "SIGTERM"]
+    for name in names:
         process.send_signal(signal.Signals[name])
         assert process.stdout.readline() == f"{name}\n"
     assert ended(process) == (5, "")
+
+
+STORM = """
+import os, signal, sys, time
+count = 0
+def said(*_):
+    global count
+    count += 1
+    for _ in range(2):              # children that end while the next signal comes
+        if os.fork() == 0:
+            os._exit(0)
+    print(count, flush=True)
+signal.signal(signal.SIGUSR1, said)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(6))
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+print("ready", flush=True)
+while True:
+    time.sleep(0.001)
+"""
+
+
+def test_no_signal_is_lost_among_others() -> None:
+    process = init(execs(STORM))
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    for number in range(1, 201):
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout.readline() == f"{number}\n"
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (6, "")
+
+
+def test_an_init_that_got_sigchld_ignored_still_knows_the_exit_code() -> None:
+    """Whoever started it may have ignored that, and exec keeps it."""
+    ignores = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+    code = _INIT.format(start=execs("raise SystemExit(3)")).replace(
+        "sys.exit(", f"{ignores}\nsys.exit("
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert ended(process) == (3, "")
 
 
 def test_a_server_that_ignores_sigterm_lives_until_it_is_killed() -> None:
