@@ -177,8 +177,9 @@ def _threads(facts: Facts, _: Facts) -> int | None:
 def _quota_cpus(facts: Facts, _: Facts) -> str | None:
     """As many CPUs as the quota grants, a part of one too, of one NUMA node where that has them.
 
-    One of each core where there are enough. Which ones is by chance (`spread`), so that containers
-    take different ones. Not under Kubernetes: the CPUs of its shared pool change while pods run.
+    One of each core where there are enough, from the CPU that we run on: the kernel has put us
+    there as it was idle, and containers that start elsewhere take others. Not under Kubernetes: the
+    CPUs of its shared pool change while pods run.
     """
     quota = facts["cpus"]["quota"]
     if limited(facts) is None or facts["platform"]["container"] == "kubernetes":
@@ -188,14 +189,14 @@ def _quota_cpus(facts: Facts, _: Facts) -> str | None:
     firsts = set(facts["cpus"].get("firsts") or allowed)
     if count >= len(allowed):
         return None
+    current = facts["cpus"]["current"]
     pools: List[List[int]] = []
     for usable in (firsts, allowed):
         nodes = [sorted(usable & set(node["cpus"])) for node in facts["numa"]]
         pools = pools or [cpus for cpus in nodes if len(cpus) >= count]
     pools = pools or [sorted(allowed)]
-    turn, which = divmod(facts["cpus"]["spread"], len(pools))
-    pool = pools[which]
-    first = turn * count % len(pool)
+    pool = next((cpus for cpus in pools if current in cpus), pools[0])
+    first = pool.index(current) if current in pool else 0
     return ",".join(map(str, sorted((pool + pool)[first : first + count])))
 
 

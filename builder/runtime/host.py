@@ -106,37 +106,36 @@ def _cpus(root: Root) -> Facts:
         allowed = [cpu for cpu in allowed if cpu in set(online)] or online
     quota, cpus = _quota(root), allowed or [0]
     limited = quota is not None and quota < len(cpus)
+    current = _current(root)
     return {
         "online": len(online) or len(allowed) or 1,
         "allowed": cpus,
         "quota": quota,
-        "spread": _spread(root),
+        "current": current,
         # Read where it is asked for: there may be hundreds of files.
-        "firsts": _firsts(root, cpus) if limited else cpus,
+        "firsts": _firsts(root, cpus, current) if limited else cpus,
     }
 
 
-def _spread(root: Root) -> int:
-    """Any number: containers that have a quota are not to take the same CPUs of a host.
-
-    Not the host's name, which is one for all on the host's network and under Apptainer.
-    """
-    if root.live:
-        return int.from_bytes(os.urandom(3), "big")
-    told = root.told("spread")
-    return told if isinstance(told, int) and told >= 0 else 0
+def _current(root: Root) -> int | None:
+    """The CPU that this process runs on: field 39 of proc(5) stat, whose field 2 may have spaces."""
+    if not root.live:
+        told = root.told("current")
+        return told if isinstance(told, int) else None
+    fields = root.line("/proc/self/stat").rpartition(")")[2].split()
+    return number(fields[36]) if len(fields) > 36 else None
 
 
-def _firsts(root: Root, cpus: List[int]) -> List[int]:
-    """One CPU of each core: its hyperthreads compute no faster together."""
+def _firsts(root: Root, cpus: List[int], current: int | None) -> List[int]:
+    """One CPU of each core, `current` for its own: hyperthreads compute no faster together."""
     found: List[int] = []
     seen: Set[int] = set()
-    for cpu in cpus:
+    for cpu in sorted(cpus, key=lambda one: (one != current, one)):
         if cpu not in seen:
             path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
             seen.update([cpu], numbers(root.line(path)))
             found.append(cpu)
-    return found
+    return sorted(found)
 
 
 def cgroup_folders(root: Root, controller: str) -> Iterator[Tuple[int, str]]:

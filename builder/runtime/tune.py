@@ -144,6 +144,7 @@ def record(target: str) -> None:
     told = {
         "gpus": {key: facts["gpus"][key] for key in ("driver", "devices", "error")},
         "shm": facts["shm"],
+        "current": facts["cpus"]["current"],
         "ld_library_path": folders,  # in the loader's order
     }
     _write(f"{target}/{host.RECORDED}", json.dumps(told, indent=2) + "\n")

@@ -59,7 +59,7 @@ def any_facts(draw: st.DrawFn) -> dict[str, Any]:
             "online": len(cpus),
             "allowed": cpus,
             "quota": draw(st.none() | st.floats(0.001, 64).map(lambda q: round(q, 3))),
-            "spread": draw(st.integers(0, 1_000_003)),
+            "current": draw(st.none() | st.integers(0, 300)),
         },
         "memory": {"limit": draw(st.none() | st.integers(0, 1 << 42)), "shown": None},
         "tpus": draw(st.integers(0, 4)),
@@ -189,7 +189,7 @@ def test_the_users_flag_in_all_spellings(server: dict[str, Any], own: list[str])
 
 GPU = {"numa": None, "memory_mib": 81559, "mig": False, "persistence": True}
 FOUR_GPUS: dict[str, Any] = {
-    "cpus": {"online": 4, "allowed": [0, 1, 2, 3], "quota": 1.0, "spread": 0},
+    "cpus": {"online": 4, "allowed": [0, 1, 2, 3], "quota": 1.0, "current": 0},
     "memory": {"limit": 64 << 30, "shown": None},
     "tpus": 0,
     "numa": [],
@@ -538,7 +538,7 @@ def test_containers_with_a_quota_take_different_cpus_of_one_node() -> None:
     """Two nodes of four CPUs, and a quota of one and a half: a pair for each container."""
     facts = {
         **FOUR_GPUS,
-        "cpus": {"online": 8, "allowed": list(range(8)), "quota": 1.5, "spread": 0},
+        "cpus": {"online": 8, "allowed": list(range(8)), "quota": 1.5, "current": 0},
         "numa": [
             {"node": 0, "cpus": [0, 1, 2, 3], "memory_allowed": True},
             {"node": 1, "cpus": [4, 5, 6, 7], "memory_allowed": True},
@@ -550,9 +550,10 @@ def test_containers_with_a_quota_take_different_cpus_of_one_node() -> None:
         chosen = decide.RULES["quota-cpus"]({**facts, "cpus": {**facts["cpus"], **cpus}}, {})
         return None if chosen is None else str(chosen)
 
-    assert [mask(spread=n) for n in range(4)] == ["0,1", "4,5", "2,3", "6,7"]
+    assert [mask(current=n) for n in (0, 2, 3, 5)] == ["0,1", "2,3", "0,3", "5,6"]
     # One of each core, where its siblings stand beside it.
-    assert [mask(spread=n, firsts=[0, 2, 4, 6]) for n in range(2)] == ["0,2", "4,6"]
+    assert [mask(current=n, firsts=[0, 2, 4, 6]) for n in (0, 4)] == ["0,2", "4,6"]
+    assert mask(current=None) == mask(current=99) == "0,1"
     assert mask(quota=6.0) == "0,1,2,3,4,5"  # more than a node has
     assert mask(quota=7.5) is None
     facts["platform"] = {"container": "kubernetes"}  # its shared pool changes while pods run
@@ -574,7 +575,7 @@ def test_who_binds_himself_is_not_bound(
 ) -> None:
     facts = {
         **FOUR_GPUS,
-        "cpus": {"online": 4, "allowed": [0, 1, 2, 3], "quota": 2.0, "spread": 0},
+        "cpus": {"online": 4, "allowed": [0, 1, 2, 3], "quota": 2.0, "current": 0},
         "platform": {"container": None},
     }
     row = {"kind": "affinity", "name": "CPUs", "rule": "quota-cpus"}

@@ -68,7 +68,9 @@ _JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["gpus", "devices", "driver", "error", "bus", "sm", "mig", "shm"])
+            st.sampled_from(
+                ["gpus", "devices", "driver", "error", "bus", "sm", "mig", "shm", "current"]
+            )
             | st.sampled_from(["memory_mib", "ld_library_path", "index", "name", "uuid"]),
             inner,
             max_size=5,
@@ -381,3 +383,12 @@ def test_a_manifest_of_an_older_image_is_completed(tmp_path: Path) -> None:
     file = tmp_path / "manifest.json"
     file.write_text('{"accelerator": "tpu"}')
     assert manifest.read(str(file)) == {**manifest.NOTHING, "accelerator": "tpu"}
+
+
+def test_the_current_cpu_is_one_of_ours() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {max(before)})
+        assert host.discover(host.Root())["cpus"]["current"] == max(before)
+    finally:
+        os.sched_setaffinity(0, before)
