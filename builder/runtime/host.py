@@ -118,7 +118,7 @@ def _cpus(root: Root) -> Facts:
 
 
 def _current(root: Root) -> int | None:
-    """The CPU that this process runs on: field 39 of proc(5) stat, whose field 2 may have spaces."""
+    """The CPU that this process runs on: field 39 of proc(5) stat; field 2 may have spaces."""
     if not root.live:
         told = root.told("current")
         return told if isinstance(told, int) else None
