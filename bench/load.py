@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-START_SECONDS = 900.0
+START_SECONDS = 600.0
 
 
 def tokens_per_s(pool: ThreadPoolExecutor, url: str, requests: int, tokens: int) -> float:
@@ -37,10 +37,13 @@ def ask(url: str, number: int, tokens: int) -> int:
     return count
 
 
-def wait(url: str, log: Callable[[], str]) -> None:
-    """Until it is healthy; raises RuntimeError with its log after START_SECONDS."""
+def wait(url: str, log: Callable[[], str], ended: Callable[[], object] = lambda: None) -> None:
+    """Until it is healthy; raises RuntimeError with its log after START_SECONDS, or if it `ended`.
+
+    `ended` tells with anything but None that it runs no more.
+    """
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and ended() is None:
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=2):  # noqa: S310 - as above
                 return

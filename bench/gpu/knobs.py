@@ -40,7 +40,6 @@ MODES: dict[str, dict[str, str]] = {
         for name, value in (
             ("OMP_NUM_THREADS", "1"),
             ("CUDA_DEVICE_MAX_CONNECTIONS", "1"),
-            ("CUDA_MODULE_LOADING", "EAGER"),
             ("PYTORCH_ALLOC_CONF", "expandable_segments:True"),
             ("MALLOC_ARENA_MAX", "2"),
         )
@@ -50,7 +49,7 @@ QUOTA_CPUS = 2
 BELOW_QUOTA: dict[str, dict[str, str]] = {"untuned": OFF, "tuned": MODES["tuned"], "bound": OFF}
 BOUND = ["taskset", "--cpu-list", f"0-{QUOTA_CPUS - 1}"]
 GROUP = Path("/sys/fs/cgroup/imgbuild-bench")
-ROUNDS, REQUESTS, TOKENS = 8, 8, 128
+ROUNDS, REQUESTS, TOKENS = 6, 8, 128
 LAYERS, HIDDEN, INNER, HEADS = 24, 1024, 2816, 16
 PORT = 18100
 
@@ -70,9 +69,15 @@ def main() -> None:
         ports = iter(range(PORT, PORT + 100))
         with server(image, folder, "cold", OFF, next(ports)) as first:
             result["cold_start_s"] = first.started()
+            _say(f"the first server took {result['cold_start_s']} s")
         result["without_limit"] = compared(image, folder, MODES, ports)
-        target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write(target, result)  # the next part may be cut off
         result[f"quota_of_{QUOTA_CPUS}_cpus"] = below_quota(image, folder, ports)
+    write(target, result)
+
+
+def write(target: Path, result: dict[str, Any]) -> None:
+    """What was measured so far."""
     target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
@@ -107,7 +112,11 @@ class Server:
 
     def started(self) -> float:
         """Seconds until it was healthy."""
-        load.wait(self.url, lambda: self._log.read_text(errors="replace")[-4000:])
+        load.wait(
+            self.url,
+            lambda: self._log.read_text(errors="replace")[-4000:],
+            self._process.poll,
+        )
         return round(time.monotonic() - self._start, 1)
 
     def signal(self, number: int) -> None:
@@ -136,7 +145,8 @@ def server(
     """Start it; killed at the end."""
     cache, log = folder / "cache", folder / f"{port}.log"
     cache.mkdir(exist_ok=True)
-    settings = {**env, "IMGBUILD_CACHE": "/cache"}
+    # FlashInfer would compile its sampler in each server, for minutes.
+    settings = {**env, "IMGBUILD_CACHE": "/cache", "VLLM_USE_FLASHINFER_SAMPLER": "0"}
     command = [*(BOUND if name == "bound" else []), "apptainer", "run", "--nv", "--cleanenv"]
     command += [f"--env={key}={value}" for key, value in settings.items()]
     command += [f"--bind={folder}/model:/model:ro", f"--bind={cache}:/cache", image]
@@ -173,10 +183,14 @@ def compared(
             mode: stack.enter_context(server(image, folder, mode, env, next(ports), joined=joined))
             for mode, env in modes.items()
         }
-        starts = {mode: one.started() for mode, one in running.items()}
+        starts = {}
+        for mode, one in running.items():
+            starts[mode] = one.started()
+            _say(f"{mode}: healthy after {starts[mode]} s")
         for one in running.values():
             one.signal(signal.SIGSTOP)
         for number in range(ROUNDS + 1):  # the first one warms up
+            _say(f"round {number} of {ROUNDS}")
             for mode, one in running.items():
                 one.signal(signal.SIGCONT)
                 rate = load.tokens_per_s(pool, one.url, REQUESTS, TOKENS)
@@ -199,6 +213,10 @@ def compared(
 
 def _ratio(ours: list[float], peers: list[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(ours, peers, strict=True)), 3)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
 
 
 def _delay(url: str) -> float:
