@@ -1,0 +1,371 @@
+"""A smaller file with the same memory image: spans become zeros, and whole pages of these leave.
+
+Nothing moves in memory, so no pointer is patched. Where pages leave the file, the segment that had
+them is split: the part before maps its bytes and, behind them, anonymous zero pages (p_memsz >
+p_filesz). That needs more program headers. Their table goes into the first page that was to leave:
+it is mapped there, read-only where the code was, at an address that the library owns already, so
+l_phdr points into memory and no segment has to be found for it (glibc elf/dl-load.c; patchelf adds
+a segment for the same end). Sections are split likewise.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from typing import NamedTuple
+
+from . import elf
+from .elf import Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Sequence, Set, Tuple, Union
+
+    # Bytes; a span of the old file; a number of zeros.
+    Piece = Union[bytes, Tuple[int, int], int]
+
+# The loader maps whole pages, and AArch64 has kernels with pages of 64 KiB.
+PAGES = {62: 0x1000, 183: 0x10000}  # e_machine: x86-64, AArch64
+# A hole costs a program header (56 bytes), a section header (64) and two areas in the kernel's list
+# of mappings, of which a process has 65530 by default.
+HOLE = 1 << 16
+MOST_HOLES = 1000
+_SEGMENT = 56
+
+
+class Edit(NamedTuple):
+    """What stands at `at` up to `end` instead of what stood there; zeros fill the rest."""
+
+    at: int
+    end: int
+    pieces: Tuple[Piece, ...]
+
+
+class Hole(NamedTuple):
+    """Whole pages of zeros, as offsets in the old file, that leave the file."""
+
+    at: int
+    end: int
+
+
+def size_of(piece: Piece) -> int:
+    """Bytes that it takes."""
+    if isinstance(piece, int):
+        return piece
+    return piece[1] - piece[0] if isinstance(piece, tuple) else len(piece)
+
+
+def compose(
+    file: elf.Elf,
+    data: bytes,
+    edits: Sequence[Edit],
+    gone: Set[int],
+    *,
+    cut: bool,
+    least: int = HOLE,
+) -> List[Piece]:
+    """The new file, in order. `gone` are the sections that leave; `cut`: whether pages may.
+
+    Edits are in order and each lies within one mapped segment. Raises Refused.
+    """
+    stream = _edited(edits, file.head)
+    holes = _holes(file, stream, least) if cut else []
+    table = _SEGMENT * (len(file.segments) + len(holes))
+    if holes:
+        page = _page(file)
+        room = -(-table // page) * page
+        spot = next((one for one in holes if one.end - one.at > room), None)
+        if spot is None:
+            holes = []
+        else:
+            stream = _overlaid(stream, spot.at, table)
+            holes[holes.index(spot)] = Hole(spot.at + room, spot.end)
+    if not holes and not gone:
+        return [*_without(stream, []), (file.head, file.size)]
+    return _laid_out(file, data, stream, holes, spot.at if holes and spot else 0, gone)
+
+
+def _laid_out(
+    file: elf.Elf,
+    data: bytes,
+    stream: List[Piece],
+    holes: List[Hole],
+    spot: int,
+    gone: Set[int],
+) -> List[Piece]:
+    new = _Offsets(holes)
+    segments = _segments(file, holes, new, spot)
+    phoff = new(spot) if holes else file.phoff
+    if not holes and not file.phoff + _SEGMENT * len(segments) <= file.head:
+        raise Refused("program headers stand behind all segments")
+    out = _without(stream, holes)
+    _overlay(out, phoff, b"".join(one.packed() for one in segments))
+    tail, sections, shoff = _tail(file, data, holes, new, gone)
+    out += tail
+    numbers = _renumbered(file, gone)
+    shstrndx = numbers.get(file.shstrndx, 0)
+    out += [section.packed() for section in sections]
+    header = bytearray(data[: elf.HEADER])
+    struct.pack_into("<QQ", header, 32, phoff, shoff)
+    struct.pack_into("<H", header, 56, len(segments))
+    struct.pack_into("<HH", header, 60, len(sections), shstrndx)
+    _overlay(out, 0, bytes(header))
+    return out
+
+
+# --- the mapped part ---
+
+
+def _edited(edits: Sequence[Edit], head: int) -> List[Piece]:
+    out: List[Piece] = []
+    at = 0
+    for edit in edits:
+        if edit.at > at:
+            out.append((at, edit.at))
+        out += edit.pieces
+        rest = edit.end - edit.at - sum(map(size_of, edit.pieces))
+        if rest:
+            out.append(rest)
+        at = edit.end
+    if head > at:
+        out.append((at, head))
+    return out
+
+
+def _page(file: elf.Elf) -> int:
+    """Smallest step in which bytes may leave: every later section keeps its alignment."""
+    page = PAGES.get(file.machine, 0)
+    if not page:
+        raise Refused(f"machine {file.machine}: the size of its pages is not known")
+    return max([page, *(one.align for one in file.sections if one.flags & elf.ALLOC)])
+
+
+def _holes(file: elf.Elf, stream: List[Piece], least: int) -> List[Hole]:
+    """The largest ones, in order, each within a segment and not at its start."""
+    page = _page(file)
+    segments = sorted(file.loads, key=lambda one: one.offset)
+    starts = [one.offset for one in segments]
+    found: List[Hole] = []
+    at = 0
+    for piece in stream:
+        end = at + size_of(piece)
+        if isinstance(piece, int) and piece >= least:
+            segment = segments[bisect_right(starts, at) - 1]
+            shift = segment.vaddr - segment.offset  # whole pages, or none of them can leave
+            if shift % PAGES[file.machine] == 0 and end <= segment.end:
+                first = -(-(at + shift) // page) * page - shift
+                last = (end + shift) // page * page - shift
+                if last - first >= least and first > segment.offset:
+                    found.append(Hole(first, last))
+        at = end
+    found.sort(key=lambda one: one.at - one.end)
+    return sorted(found[:MOST_HOLES])
+
+
+class _Offsets:
+    """Old offsets to new ones."""
+
+    def __init__(self, holes: Sequence[Hole]) -> None:
+        self._ends = [one.end for one in holes]
+        self._holes = holes
+        self._gone = [0]
+        for one in holes:
+            self._gone.append(self._gone[-1] + one.end - one.at)
+
+    def __call__(self, offset: int) -> int:
+        index = bisect_right(self._ends, offset)
+        if index < len(self._holes) and self._holes[index].at < offset:
+            offset = self._holes[index].at
+        return offset - self._gone[index]
+
+
+def _segments(file: elf.Elf, holes: Sequence[Hole], new: _Offsets, spot: int) -> List[elf.Segment]:
+    out: List[elf.Segment] = []
+    for one in file.segments:
+        within = [hole for hole in holes if one.offset < hole.end and hole.at < one.end]
+        if one.kind == elf.PHDR and holes:
+            owner = next(load for load in file.loads if load.offset <= spot < load.end)
+            vaddr = owner.vaddr + spot - owner.offset
+            size = _SEGMENT * (len(file.segments) + len(holes))
+            out.append(one._replace(offset=new(spot), vaddr=vaddr, paddr=vaddr,
+                                    filesz=size, memsz=size))  # fmt: skip
+        elif one.kind == elf.LOAD and within:
+            out += _split(one, within, new, PAGES[file.machine])
+        elif within:
+            raise Refused("a segment that is not loaded has GPU code")
+        elif one.filesz and one.end > file.head:
+            raise Refused("a segment lies behind those that are loaded")
+        else:
+            # One without bytes may say any offset; some linkers say one beyond the file.
+            moved = one._replace(offset=new(one.offset) if one.offset <= file.head else one.offset)
+            out.append(
+                _aligned(moved, PAGES.get(file.machine, 1)) if one.kind == elf.LOAD else moved
+            )
+    return out
+
+
+def _split(
+    whole: elf.Segment, holes: Sequence[Hole], new: _Offsets, page: int
+) -> List[elf.Segment]:
+    """A part for what stands before each hole, which is that part's zero pages, and the rest."""
+    out: List[elf.Segment] = []
+    shift, physical = whole.vaddr - whole.offset, whole.paddr - whole.offset
+    at = whole.offset
+    for hole in [*holes, None]:
+        end = hole.at if hole else whole.end
+        stop = hole.end if hole else whole.offset + whole.memsz
+        if stop > at:
+            part = whole._replace(
+                offset=new(at), vaddr=at + shift, paddr=at + physical, filesz=end - at,
+                memsz=stop - at,
+            )  # fmt: skip
+            out.append(_aligned(part, page))
+        at = stop
+    return out
+
+
+def _aligned(one: elf.Segment, page: int) -> elf.Segment:
+    """With its alignment where it still has it, else that of a page, which all keep."""
+    if one.align > page and (one.vaddr - one.offset) % one.align:
+        return one._replace(align=page)
+    return one
+
+
+def _without(stream: List[Piece], holes: Sequence[Hole]) -> List[Piece]:
+    """The stream less its holes; each lies in one piece of zeros."""
+    out: List[Piece] = []
+    left = list(reversed(holes))
+    at = 0
+    for piece in stream:
+        size = size_of(piece)
+        if left and isinstance(piece, int) and at <= left[-1].at < at + size:
+            hole = left.pop()
+            piece = size - (hole.end - hole.at)  # noqa: PLW2901 - what is left of it
+        if size_of(piece):
+            out.append(piece)
+        at += size
+    return out
+
+
+def _overlaid(stream: List[Piece], at: int, size: int) -> List[Piece]:
+    """The stream with `size` bytes set aside at `at`, within a piece of zeros."""
+    out: List[Piece] = []
+    place = 0
+    for piece in stream:
+        length = size_of(piece)
+        if isinstance(piece, int) and place <= at < place + length:
+            out += [one for one in (at - place, bytes(size)) if size_of(one)]
+            out.append(place + length - at - size)
+        else:
+            out.append(piece)
+        place += length
+    return out
+
+
+def _overlay(out: List[Piece], at: int, text: bytes) -> None:
+    """Put `text` over what stands at `at`, which one piece holds."""
+    place = 0
+    for index, piece in enumerate(out):
+        size = size_of(piece)
+        if place <= at and at + len(text) <= place + size:
+            before, after = at - place, size - (at - place) - len(text)
+            parts: List[Piece]
+            if isinstance(piece, tuple):
+                parts = [(piece[0], piece[0] + before), text, (piece[1] - after, piece[1])]
+            elif isinstance(piece, int):
+                parts = [before, text, after]
+            else:
+                parts = [piece[:before], text, piece[before + len(text) :]]
+            out[index : index + 1] = [part for part in parts if size_of(part)]
+            return
+        place += size
+    raise Refused("headers and GPU code share bytes")
+
+
+# --- sections ---
+
+
+def _renumbered(file: elf.Elf, gone: Set[int]) -> Dict[int, int]:
+    stay = [index for index in range(len(file.sections)) if index not in gone]
+    return {old: index for index, old in enumerate(stay)}
+
+
+def _tail(
+    file: elf.Elf, data: bytes, holes: Sequence[Hole], new: _Offsets, gone: Set[int]
+) -> Tuple[List[Piece], List[elf.Section], int]:
+    """What follows the mapped part, the section headers, and where these begin."""
+    _no_strangers(file, data)
+    out: List[Piece] = []
+    at = new(file.head)
+    moved: Dict[int, int] = {}
+    for index in sorted(range(len(file.sections)), key=lambda i: file.sections[i].offset):
+        one = file.sections[index]
+        if one.stored and one.offset >= file.head and index not in gone:
+            if one.flags & elf.ALLOC:
+                raise Refused("a mapped section lies outside all segments")
+            gap = -at % max(one.align, 1)
+            out += [part for part in (gap, (one.offset, one.end)) if size_of(part)]
+            moved[index] = at + gap
+            at += gap + one.size
+    numbers = _renumbered(file, gone)
+    first: List[elf.Section] = []
+    more: List[elf.Section] = []
+    for index, one in enumerate(file.sections):
+        if index in gone:
+            continue
+        linked = one._replace(link=numbers.get(one.link, 0))
+        if one.flags & elf.INFO_LINK or one.kind in {elf.RELA, elf.RELOCATIONS}:
+            linked = linked._replace(info=numbers.get(one.info, 0))
+        if index in moved:
+            first.append(linked._replace(offset=moved[index]))
+        else:
+            parts = _parts(linked, holes, new, file.head)
+            first.append(parts[0])
+            more += parts[1:]
+    if not first:
+        return out, [], 0
+    if len(first) + len(more) >= 0xFF00:
+        raise Refused("too many sections")
+    gap = -at % 8
+    return [*out, gap] if gap else out, first + more, at + gap
+
+
+def _parts(one: elf.Section, holes: Sequence[Hole], new: _Offsets, head: int) -> List[elf.Section]:
+    """A section as what is left of it: a header for each part between holes."""
+    within = [hole for hole in holes if one.offset < hole.end and hole.at < one.end]
+    if not within:
+        return [one._replace(offset=new(one.offset) if one.offset <= head else new(head))]
+    if one.kind != elf.PROGBITS or not one.flags & elf.ALLOC:
+        raise Refused("GPU code in a section of another kind")
+    out = []
+    at = one.offset
+    for hole in [*within, Hole(one.end, one.end)]:
+        if hole.at > at:
+            # Only the first is where the linker aligned it.
+            align = one.align if not out else 1
+            out.append(one._replace(addr=one.addr + at - one.offset, offset=new(at),
+                                    size=min(hole.at, one.end) - at, align=align))  # fmt: skip
+        at = hole.end
+    if not out:
+        raise Refused("a section would be empty")
+    return out
+
+
+def _no_strangers(file: elf.Elf, data: bytes) -> None:
+    """Behind the mapped part there must be nothing that no header speaks of: it could not move."""
+    spans = [(one.offset, one.end) for one in file.sections if one.stored and one.end > file.head]
+    if any(start < file.head for start, _ in spans):
+        raise Refused("a section lies half within a segment")
+    if file.sections and file.shoff + elf.HEADER * len(file.sections) > file.head:
+        if file.shoff < file.head:
+            raise Refused("section headers lie half within a segment")
+        spans.append((file.shoff, file.shoff + elf.HEADER * len(file.sections)))
+    at = file.head
+    for start, end in sorted(spans):
+        if start < at:
+            raise Refused("sections share bytes of the file")
+        if any(data[at:start]):
+            raise Refused("bytes between sections that no header speaks of")
+        at = end
+    if any(data[at : file.size]):
+        raise Refused("data behind the ELF file's own, which may say where it stands")
