@@ -85,16 +85,20 @@ def lines(report: Dict[str, Any]) -> Iterator[str]:
             yield f"  GPU code {what}: {_mb(sum(counts.values()))}: {_listed(counts)}"
     if total["debug"]:
         yield f"  debug sections and symbol tables removed: {_mb(total['debug'])}"
-    largest = sorted(report["files"], key=lambda one: one["after"] - one["before"])
-    for file in largest[:_SHOWN]:
-        if file["after"] < file["before"]:
-            yield f"  {file['path']}: {_mb(file['before'])} {verb} {_mb(file['after'])}"
+    yield from _files(report["files"], verb)
     for sm, counts in total["uncovered"].items():
         yield f"  {sum(counts.values())} containers have no code for sm_{sm}:"
         yield from (f"    {number} hold {names}" for names, number in _largest(counts))
     for why, number in total["strange"].items():
         yield f"  {number} containers stay as they are: {why}"
-    for file in report["files"]:
+
+
+def _files(files: Sequence[Dict[str, Any]], verb: str) -> Iterator[str]:
+    largest = sorted(files, key=lambda one: (one["after"] - one["before"], one["path"]))
+    for file in largest[:_SHOWN]:
+        if file["after"] < file["before"]:
+            yield f"  {file['path']}: {_mb(file['before'])} {verb} {_mb(file['after'])}"
+    for file in files:
         if file["refused"]:
             yield f"  refused: {file['path']}: {file['refused']}"
         elif file["links_outside"]:

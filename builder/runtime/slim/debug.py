@@ -12,18 +12,13 @@ _DEBUG = (b".debug_", b".zdebug_", b".gdb_index", b".gnu_debugdata", b".stab")
 
 
 def sections(file: elf.Elf) -> Set[int]:
-    """Indexes of section headers that can go, with their bytes.
-
-    Only those behind all that is mapped, in the file and in the table: symbols of .dynsym name
-    sections by their index, so these have to stand.
-    """
-    head = file.head
-    last = max((i for i, one in enumerate(file.sections) if one.flags & elf.ALLOC), default=0)
+    """Indexes of section headers whose bytes can go: nothing of them is mapped."""
+    mapped = [(one.offset, one.end) for one in file.segments if one.filesz]
     loose = {
         index
         for index, one in enumerate(file.sections)
-        if index > last and one.offset >= head and not one.flags & elf.ALLOC
-        and one.kind not in {elf.NULL, elf.NOBITS} and index != file.shstrndx
+        if one.stored and not one.flags & elf.ALLOC and index != file.shstrndx
+        and not any(at < one.end and one.offset < end for at, end in mapped)
     }  # fmt: skip
     gone = {index for index in loose if file.names[index].startswith(_DEBUG)}
     for index in loose - gone:  # ld --emit-relocs
@@ -35,13 +30,10 @@ def sections(file: elf.Elf) -> Set[int]:
             gone.add(index)
             names = file.sections[index].link
             if names in loose and file.sections[names].kind == elf.STRTAB:
-                if not _linked(file, names, gone):
-                    gone.add(names)
-    # A string table may be the last that .stab and its like refer to; what refers must not dangle.
-    for index, one in enumerate(file.sections):
-        if index not in gone and one.link in gone:
-            return set()
-    return gone
+                gone |= set() if _linked(file, names, gone) else {names}
+    # What refers to a string table that would go, as .stab does, keeps all of them.
+    dangling = any(one.link in gone for i, one in enumerate(file.sections) if i not in gone)
+    return set() if dangling else gone
 
 
 def _linked(file: elf.Elf, index: int, gone: Set[int]) -> bool:

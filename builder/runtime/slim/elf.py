@@ -10,9 +10,7 @@ from typing import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Union
-
-    Data = Union[bytes, "memoryview", "object"]
+    from typing import List
 
 REL, EXEC, DYN = 1, 2, 3  # e_type
 LOAD, DYNAMIC, INTERP, PHDR = 1, 2, 3, 6  # p_type
@@ -118,25 +116,24 @@ def kind_of(head: bytes) -> int:
     return int.from_bytes(head[16:18], "little")
 
 
-def read(data: Data) -> Elf:
+def read(data: bytes) -> Elf:
     """Headers of a file's bytes (also an mmap). Raises Refused."""
-    size = len(data)  # type: ignore[arg-type]
-    if size < HEADER or not is_elf(data[:6]):  # type: ignore[index]
+    size = len(data)
+    if size < HEADER or not is_elf(data[:6]):
         raise Refused("no ELF64 header")
-    kind, machine = struct.unpack_from("<HH", data, 16)  # type: ignore[arg-type]
-    phoff, shoff = struct.unpack_from("<QQ", data, 32)  # type: ignore[arg-type]
+    kind, machine = struct.unpack_from("<HH", data, 16)
+    phoff, shoff = struct.unpack_from("<QQ", data, 32)
     own, phentsize, phnum, shentsize, shnum, shstrndx = struct.unpack_from(
         "<6H",
         data,
-        52,  # type: ignore[arg-type]
+        52,
     )
     if own != HEADER or not 0 < phnum < 0xFFFF or phentsize != _SEGMENT.size:
         raise Refused("a program header table of an unknown form")
     if phoff < HEADER or phoff + phnum * phentsize > size:
         raise Refused("program headers lie outside the file")
     segments = [
-        Segment(*_SEGMENT.unpack_from(data, phoff + index * phentsize))  # type: ignore[arg-type]
-        for index in range(phnum)
+        Segment(*_SEGMENT.unpack_from(data, phoff + index * phentsize)) for index in range(phnum)
     ]
     sections = _sections(data, shoff, shentsize, shnum, size)
     elf = Elf(
@@ -147,7 +144,7 @@ def read(data: Data) -> Elf:
     return elf
 
 
-def _sections(data: Data, shoff: int, shentsize: int, shnum: int, size: int) -> List[Section]:
+def _sections(data: bytes, shoff: int, shentsize: int, shnum: int, size: int) -> List[Section]:
     if not shoff and not shnum:
         return []
     if not shnum or shentsize != _SECTION.size:
@@ -155,46 +152,48 @@ def _sections(data: Data, shoff: int, shentsize: int, shnum: int, size: int) -> 
     if shoff < HEADER or shoff + shnum * shentsize > size:
         raise Refused("section headers lie outside the file")
     return [
-        Section(*_SECTION.unpack_from(data, shoff + index * shentsize))  # type: ignore[arg-type]
-        for index in range(shnum)
+        Section(*_SECTION.unpack_from(data, shoff + index * shentsize)) for index in range(shnum)
     ]
 
 
-def _names(data: Data, sections: List[Section], shstrndx: int) -> List[bytes]:
+def _names(data: bytes, sections: List[Section], shstrndx: int) -> List[bytes]:
     if not sections:
         return []
     if not 0 < shstrndx < len(sections) or sections[shstrndx].kind != STRTAB:
         raise Refused("sections without names")
     table = sections[shstrndx]
-    if table.end > len(data):  # type: ignore[arg-type]
+    if table.end > len(data):
         raise Refused("a section reaches beyond the file's end")
-    text = bytes(data[table.offset : table.end])  # type: ignore[index]
+    text = bytes(data[table.offset : table.end])
     if any(one.name >= len(text) for one in sections):
         raise Refused("a section's name lies outside their table")
     return [text[one.name : max(text.find(b"\0", one.name), one.name)] for one in sections]
 
 
 def _check(elf: Elf) -> None:
-    loads = [one for one in elf.segments if one.kind == LOAD]
-    if not loads:
-        raise Refused("nothing that would be loaded")
-    end = 0
-    for one in loads:
-        if one.filesz > one.memsz or one.end > elf.size or one.vaddr + one.memsz > _MOST:
-            raise Refused("a segment reaches beyond the file or the address space")
-        if one.vaddr < end:
-            raise Refused("segments overlap or are out of order")
-        end = one.vaddr + one.memsz
-        if one.align & (one.align - 1) or (one.align > 1 and (one.vaddr - one.offset) % one.align):
-            raise Refused("a segment is not aligned as it says")
+    _check_memory([one for one in elf.segments if one.kind == LOAD])
     offset = 0
     for one in sorted(elf.loads, key=lambda one: one.offset):
         if one.offset < offset:
             raise Refused("segments share bytes of the file")
         offset = one.end
     if any(one.end > elf.size for one in elf.segments if one.filesz):
-        raise Refused("a segment reaches beyond the file or the address space")
+        raise Refused("a segment reaches beyond the file's end")
     if any(one.end > elf.size for one in elf.sections):
         raise Refused("a section reaches beyond the file's end")
     if any(one.align & (one.align - 1) for one in elf.sections):
         raise Refused("a section's alignment is no power of two")
+
+
+def _check_memory(loads: List[Segment]) -> None:
+    if not loads:
+        raise Refused("nothing that would be loaded")
+    end = 0
+    for one in loads:
+        if one.filesz > one.memsz or one.vaddr + one.memsz > _MOST:
+            raise Refused("a segment reaches beyond the address space")
+        if one.vaddr < end:
+            raise Refused("segments overlap or are out of order")
+        end = one.vaddr + one.memsz
+        if one.align & (one.align - 1) or (one.align > 1 and (one.vaddr - one.offset) % one.align):
+            raise Refused("a segment is not aligned as it says")

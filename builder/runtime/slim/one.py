@@ -61,8 +61,9 @@ def examine(data: bytes, options: Options) -> Tuple[Report, List[rewrite.Piece] 
     report["debug"] = sum(file.sections[index].size for index in gone)
     if not edits and not gone:
         return report, None
-    cut = options.mode == COMPACT and file.library and bool(edits)
-    pieces = rewrite.compose(file, data, edits, gone, cut=cut, least=options.least)
+    # The kernel maps programs, and older ones take one segment with zero pages.
+    split = options.mode == COMPACT and file.library
+    pieces = rewrite.compose(file, data, edits, gone, split=split, least=options.least)
     report["changed"] = True
     report["after"] = sum(map(rewrite.size_of, pieces))
     return report, pieces
@@ -102,7 +103,7 @@ def _edit(data: bytes, one: Container, stay: set[Entry], options: Options) -> re
         return rewrite.Edit(one.at, one.end, (*pieces, (at, one.end)))
     if stay:
         spans = [(entry.at, entry.end) for entry in one.entries if entry in stay]
-        return _packed(data, one, [span for span in spans])
+        return _packed(data, one, spans)
     # Nothing of it serves. Its entries' headers say so, as they did: the driver finds no image for
     # the GPU in the same way as before.
     if not any(entry.payload for entry in leaving):

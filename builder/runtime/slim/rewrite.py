@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Dict, List, Sequence, Set, Tuple, Union
 
     # Bytes; a span of the old file; a number of zeros.
-    Piece = Union[bytes, Tuple[int, int], int]
+    Piece = Union[bytes, Tuple[int, int], int]  # noqa: UP007 - Python 3.9
 
 # The loader maps whole pages, and AArch64 has kernels with pages of 64 KiB.
 PAGES = {62: 0x1000, 183: 0x10000}  # e_machine: x86-64, AArch64
@@ -30,7 +30,8 @@ PAGES = {62: 0x1000, 183: 0x10000}  # e_machine: x86-64, AArch64
 # of mappings, of which a process has 65530 by default.
 HOLE = 1 << 16
 MOST_HOLES = 1000
-_SEGMENT = 56
+_SEGMENT = 56  # bytes
+_NO_SECTION = elf.Section(0, elf.NULL, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 class Edit(NamedTuple):
@@ -46,6 +47,7 @@ class Hole(NamedTuple):
 
     at: int
     end: int
+    split: bool  # whether they are within a segment
 
 
 def size_of(piece: Piece) -> int:
@@ -61,56 +63,75 @@ def compose(
     edits: Sequence[Edit],
     gone: Set[int],
     *,
-    cut: bool,
+    split: bool,
     least: int = HOLE,
 ) -> List[Piece]:
-    """The new file, in order. `gone` are the sections that leave; `cut`: whether pages may.
+    """The new file, in order. `gone` are the sections that leave; `split`: whether segments may be.
 
     Edits are in order and each lies within one mapped segment. Raises Refused.
     """
+    edits = sorted([*edits, *_gaps(file, gone)])
     stream = _edited(edits, file.head)
-    holes = _holes(file, stream, least) if cut else []
-    table = _SEGMENT * (len(file.segments) + len(holes))
-    if holes:
-        page = _page(file)
-        room = -(-table // page) * page
-        spot = next((one for one in holes if one.end - one.at > room), None)
-        if spot is None:
-            holes = []
+    holes = _holes(file, stream, least if split else file.size) if edits else []
+    within = [hole for hole in holes if hole.split]
+    spot = 0
+    if within:
+        room = -(-_SEGMENT * (len(file.segments) + len(within)) // _page(file)) * _page(file)
+        host = next((hole for hole in within if hole.end - hole.at > room), None)
+        if host is None:
+            holes = [hole for hole in holes if not hole.split]
         else:
-            stream = _overlaid(stream, spot.at, table)
-            holes[holes.index(spot)] = Hole(spot.at + room, spot.end)
+            spot = host.at
+            stream = _overlaid(stream, spot, room)
+            holes[holes.index(host)] = host._replace(at=spot + room)
     if not holes and not gone:
-        return [*_without(stream, []), (file.head, file.size)]
-    return _laid_out(file, data, stream, holes, spot.at if holes and spot else 0, gone)
+        return [*stream, (file.head, file.size)] if file.size > file.head else stream
+    return _laid_out(file, data, gone, stream, _Layout(holes, spot))
+
+
+class _Layout(NamedTuple):
+    """Which pages leave, and the old offset where the program headers go, 0: they stay."""
+
+    holes: List[Hole]
+    spot: int
 
 
 def _laid_out(
-    file: elf.Elf,
-    data: bytes,
-    stream: List[Piece],
-    holes: List[Hole],
-    spot: int,
-    gone: Set[int],
+    file: elf.Elf, data: bytes, gone: Set[int], stream: List[Piece], layout: _Layout
 ) -> List[Piece]:
-    new = _Offsets(holes)
-    segments = _segments(file, holes, new, spot)
-    phoff = new(spot) if holes else file.phoff
-    if not holes and not file.phoff + _SEGMENT * len(segments) <= file.head:
+    new = _Offsets(layout.holes)
+    segments = _segments(file, layout, new)
+    phoff = new(layout.spot or file.phoff)
+    if file.phoff + _SEGMENT * len(file.segments) > file.head:
         raise Refused("program headers stand behind all segments")
-    out = _without(stream, holes)
+    out = _without(stream, layout.holes)
     _overlay(out, phoff, b"".join(one.packed() for one in segments))
-    tail, sections, shoff = _tail(file, data, holes, new, gone)
+    tail, sections, shoff = _tail(file, data, layout.holes, new, gone)
     out += tail
-    numbers = _renumbered(file, gone)
-    shstrndx = numbers.get(file.shstrndx, 0)
     out += [section.packed() for section in sections]
     header = bytearray(data[: elf.HEADER])
     struct.pack_into("<QQ", header, 32, phoff, shoff)
     struct.pack_into("<H", header, 56, len(segments))
+    shstrndx = _renumbered(file, gone).get(file.shstrndx, 0)
     struct.pack_into("<HH", header, 60, len(sections), shstrndx)
     _overlay(out, 0, bytes(header))
     return out
+
+
+def _gaps(file: elf.Elf, gone: Set[int]) -> List[Edit]:
+    """Sections that leave from between segments, as zeros: what patchelf appends stands behind."""
+    edits = [
+        Edit(one.offset, one.end, ())
+        for one in (file.sections[index] for index in gone)
+        if one.offset < file.head and one.stored
+    ]
+    others = [(one.offset, one.end) for i, one in enumerate(file.sections) if i not in gone]
+    others += [(0, elf.HEADER), (file.phoff, file.phoff + _SEGMENT * len(file.segments))]
+    others += [(one.offset, one.end) for one in file.segments if one.filesz]
+    for edit in edits:
+        if edit.end > file.head or any(at < edit.end and edit.at < end for at, end in others):
+            raise Refused("debug sections share bytes with others")
+    return edits
 
 
 # --- the mapped part ---
@@ -120,6 +141,8 @@ def _edited(edits: Sequence[Edit], head: int) -> List[Piece]:
     out: List[Piece] = []
     at = 0
     for edit in edits:
+        if edit.at < at:
+            raise Refused("what would leave shares bytes")
         if edit.at > at:
             out.append((at, edit.at))
         out += edit.pieces
@@ -132,34 +155,42 @@ def _edited(edits: Sequence[Edit], head: int) -> List[Piece]:
     return out
 
 
+def page_of(file: elf.Elf) -> int:
+    """Bytes of the machine's largest pages. Raises Refused."""
+    if file.machine not in PAGES:
+        raise Refused(f"machine {file.machine}: the size of its pages is not known")
+    return PAGES[file.machine]
+
+
 def _page(file: elf.Elf) -> int:
     """Smallest step in which bytes may leave: every later section keeps its alignment."""
-    page = PAGES.get(file.machine, 0)
-    if not page:
-        raise Refused(f"machine {file.machine}: the size of its pages is not known")
-    return max([page, *(one.align for one in file.sections if one.flags & elf.ALLOC)])
+    return max([page_of(file), *(one.align for one in file.sections if one.flags & elf.ALLOC)])
 
 
 def _holes(file: elf.Elf, stream: List[Piece], least: int) -> List[Hole]:
-    """The largest ones, in order, each within a segment and not at its start."""
+    """In order, none at a segment's start. `least`: bytes of the smallest within a segment."""
     page = _page(file)
     segments = sorted(file.loads, key=lambda one: one.offset)
     starts = [one.offset for one in segments]
-    found: List[Hole] = []
+    within: List[Hole] = []
+    between: List[Hole] = []
     at = 0
     for piece in stream:
         end = at + size_of(piece)
-        if isinstance(piece, int) and piece >= least:
-            segment = segments[bisect_right(starts, at) - 1]
-            shift = segment.vaddr - segment.offset  # whole pages, or none of them can leave
-            if shift % PAGES[file.machine] == 0 and end <= segment.end:
-                first = -(-(at + shift) // page) * page - shift
-                last = (end + shift) // page * page - shift
-                if last - first >= least and first > segment.offset:
-                    found.append(Hole(first, last))
+        if isinstance(piece, int):
+            segment = segments[max(bisect_right(starts, at) - 1, 0)]
+            inside = segment.offset <= at < segment.end
+            shift = segment.vaddr - segment.offset if inside else 0
+            first = -(-(at + shift) // page) * page - shift
+            last = (end + shift) // page * page - shift
+            if not inside and last > first:
+                between.append(Hole(first, last, split=False))
+            # Loaders map nothing that stands otherwise within its page.
+            elif last - first >= least and first > segment.offset and not shift % page_of(file):
+                within.append(Hole(first, last, split=True))
         at = end
-    found.sort(key=lambda one: one.at - one.end)
-    return sorted(found[:MOST_HOLES])
+    within.sort(key=lambda hole: hole.at - hole.end)
+    return sorted([*within[:MOST_HOLES], *between])
 
 
 class _Offsets:
@@ -179,29 +210,31 @@ class _Offsets:
         return offset - self._gone[index]
 
 
-def _segments(file: elf.Elf, holes: Sequence[Hole], new: _Offsets, spot: int) -> List[elf.Segment]:
+def _segments(file: elf.Elf, layout: _Layout, new: _Offsets) -> List[elf.Segment]:
     out: List[elf.Segment] = []
     for one in file.segments:
-        within = [hole for hole in holes if one.offset < hole.end and hole.at < one.end]
-        if one.kind == elf.PHDR and holes:
-            owner = next(load for load in file.loads if load.offset <= spot < load.end)
-            vaddr = owner.vaddr + spot - owner.offset
-            size = _SEGMENT * (len(file.segments) + len(holes))
-            out.append(one._replace(offset=new(spot), vaddr=vaddr, paddr=vaddr,
-                                    filesz=size, memsz=size))  # fmt: skip
-        elif one.kind == elf.LOAD and within:
-            out += _split(one, within, new, PAGES[file.machine])
+        within = [hole for hole in layout.holes if one.offset < hole.end and hole.at < one.end]
+        if one.kind == elf.LOAD:
+            out += _split(one, within, new, page_of(file))
+        elif one.kind == elf.PHDR and layout.spot:
+            added = sum(hole.split for hole in layout.holes)
+            out.append(_table(file, layout.spot, new)._replace(flags=one.flags, align=one.align))
+            size = _SEGMENT * (len(file.segments) + added)
+            out[-1] = out[-1]._replace(filesz=size, memsz=size)
         elif within:
             raise Refused("a segment that is not loaded has GPU code")
         elif one.filesz and one.end > file.head:
             raise Refused("a segment lies behind those that are loaded")
         else:
             # One without bytes may say any offset; some linkers say one beyond the file.
-            moved = one._replace(offset=new(one.offset) if one.offset <= file.head else one.offset)
-            out.append(
-                _aligned(moved, PAGES.get(file.machine, 1)) if one.kind == elf.LOAD else moved
-            )
+            out.append(one._replace(offset=new(one.offset) if one.offset <= file.head else 0))
     return out
+
+
+def _table(file: elf.Elf, spot: int, new: _Offsets) -> elf.Segment:
+    owner = next(load for load in file.loads if load.offset <= spot < load.end)
+    vaddr, paddr = (start + spot - owner.offset for start in (owner.vaddr, owner.paddr))
+    return elf.Segment(elf.PHDR, 0, new(spot), vaddr, paddr, 0, 0, 0)
 
 
 def _split(
@@ -209,15 +242,16 @@ def _split(
 ) -> List[elf.Segment]:
     """A part for what stands before each hole, which is that part's zero pages, and the rest."""
     out: List[elf.Segment] = []
-    shift, physical = whole.vaddr - whole.offset, whole.paddr - whole.offset
     at = whole.offset
-    for hole in [*holes, None]:
-        end = hole.at if hole else whole.end
-        stop = hole.end if hole else whole.offset + whole.memsz
-        if stop > at:
+    for end, stop in [
+        *((hole.at, hole.end) for hole in holes),
+        (whole.end, whole.offset + whole.memsz),
+    ]:
+        if stop > at or not holes:
+            moved = at - whole.offset
             part = whole._replace(
-                offset=new(at), vaddr=at + shift, paddr=at + physical, filesz=end - at,
-                memsz=stop - at,
+                offset=new(at), vaddr=whole.vaddr + moved, paddr=whole.paddr + moved,
+                filesz=end - at, memsz=stop - at,
             )  # fmt: skip
             out.append(_aligned(part, page))
         at = stop
@@ -286,7 +320,9 @@ def _overlay(out: List[Piece], at: int, text: bytes) -> None:
 
 
 def _renumbered(file: elf.Elf, gone: Set[int]) -> Dict[int, int]:
-    stay = [index for index in range(len(file.sections)) if index not in gone]
+    """Old indexes of section headers to new ones. Symbols name mapped sections: these stand."""
+    last = max((i for i, one in enumerate(file.sections) if one.flags & elf.ALLOC), default=0)
+    stay = [index for index in range(len(file.sections)) if index <= last or index not in gone]
     return {old: index for index, old in enumerate(stay)}
 
 
@@ -307,27 +343,40 @@ def _tail(
             out += [part for part in (gap, (one.offset, one.end)) if size_of(part)]
             moved[index] = at + gap
             at += gap + one.size
+    sections = _headers(file, holes, new, gone, moved)
+    if not sections:
+        return out, [], 0
+    gap = -at % 8
+    return [*out, gap] if gap else out, sections, at + gap
+
+
+def _headers(
+    file: elf.Elf,
+    holes: Sequence[Hole],
+    new: _Offsets,
+    gone: Set[int],
+    moved: Dict[int, int],
+) -> List[elf.Section]:
+    """All section headers. Those that a hole adds come last: symbols name the others by number."""
     numbers = _renumbered(file, gone)
     first: List[elf.Section] = []
     more: List[elf.Section] = []
-    for index, one in enumerate(file.sections):
-        if index in gone:
-            continue
+    for index in numbers:
+        one = file.sections[index]
         linked = one._replace(link=numbers.get(one.link, 0))
         if one.flags & elf.INFO_LINK or one.kind in {elf.RELA, elf.RELOCATIONS}:
             linked = linked._replace(info=numbers.get(one.info, 0))
-        if index in moved:
+        if index in gone:
+            first.append(_NO_SECTION)
+        elif index in moved:
             first.append(linked._replace(offset=moved[index]))
         else:
             parts = _parts(linked, holes, new, file.head)
             first.append(parts[0])
             more += parts[1:]
-    if not first:
-        return out, [], 0
     if len(first) + len(more) >= 0xFF00:
         raise Refused("too many sections")
-    gap = -at % 8
-    return [*out, gap] if gap else out, first + more, at + gap
+    return first + more
 
 
 def _parts(one: elf.Section, holes: Sequence[Hole], new: _Offsets, head: int) -> List[elf.Section]:
@@ -337,9 +386,9 @@ def _parts(one: elf.Section, holes: Sequence[Hole], new: _Offsets, head: int) ->
         return [one._replace(offset=new(one.offset) if one.offset <= head else new(head))]
     if one.kind != elf.PROGBITS or not one.flags & elf.ALLOC:
         raise Refused("GPU code in a section of another kind")
-    out = []
+    out: List[elf.Section] = []
     at = one.offset
-    for hole in [*within, Hole(one.end, one.end)]:
+    for hole in [*within, Hole(one.end, one.end, split=False)]:
         if hole.at > at:
             # Only the first is where the linker aligned it.
             align = one.align if not out else 1

@@ -20,7 +20,7 @@ def slim(
     options: one.Options,
     *,
     dry: bool = False,
-    told: Callable[[int, int], None] = lambda files, size: None,
+    told: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Slim a file, or all below a folder. Raises OSError with the file's name.
 
@@ -39,7 +39,8 @@ def slim(
             # Their content stays what it was: a package manager's cache, another environment.
             report["links_outside"] = links - 1 - len(others) if _changed(report) else 0
             reports.append(report)
-        told(seen, size)
+        if told:
+            told(seen, size)
     return {
         "path": path,
         "sms": list(options.sms),
