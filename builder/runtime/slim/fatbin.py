@@ -51,7 +51,7 @@ class Entry(NamedTuple):
     @property
     def name(self) -> str:
         """As reports spell it."""
-        return f"sm_{self.sm}{self.variant} {KINDS[self.kind]}"
+        return f"sm_{self.sm}{self.variant} {KINDS.get(self.kind, self.kind)}"
 
 
 class Container(NamedTuple):

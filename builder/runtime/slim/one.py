@@ -8,7 +8,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from . import debug, elf, fatbin, rewrite, targets
+from . import debug, elf, fatbin, layout, rewrite, targets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Options(NamedTuple):
     least: int = rewrite.HOLE  # bytes of the smallest hole that is cut out of a file
 
 
-def examine(data: bytes, options: Options) -> Tuple[Report, List[rewrite.Piece] | None]:
+def examine(data: bytes, options: Options) -> Tuple[Report, List[layout.Piece] | None]:
     """What a file holds and what would be written; None if it stays. Raises Refused."""
     file = elf.read(data)
     found = fatbin.containers(data, file.head)
@@ -65,7 +65,7 @@ def examine(data: bytes, options: Options) -> Tuple[Report, List[rewrite.Piece] 
     split = options.mode == COMPACT and file.library
     pieces = rewrite.compose(file, data, edits, gone, split=split, least=options.least)
     report["changed"] = True
-    report["after"] = sum(map(rewrite.size_of, pieces))
+    report["after"] = sum(map(layout.size_of, pieces))
     return report, pieces
 
 
@@ -94,11 +94,11 @@ def _edit(data: bytes, one: Container, stay: set[Entry], options: Options) -> re
     if options.mode == ZERO:
         if all(entry.blank for entry in leaving):
             return None
-        pieces: List[rewrite.Piece] = []
+        pieces: List[layout.Piece] = []
         at = one.at
         for entry in leaving:
             start = entry.at + entry.header
-            pieces += [part for part in ((at, start), entry.payload) if rewrite.size_of(part)]
+            pieces += [part for part in ((at, start), entry.payload) if layout.size_of(part)]
             at = entry.end
         return rewrite.Edit(one.at, one.end, (*pieces, (at, one.end)))
     if stay:
@@ -116,8 +116,8 @@ def _bare(data: bytes, entry: Entry) -> bytes:
     return head[:8] + bytes(8) + head[16:]
 
 
-def _packed(data: bytes, one: Container, pieces: Sequence[rewrite.Piece]) -> rewrite.Edit:
-    size = sum(map(rewrite.size_of, pieces))
+def _packed(data: bytes, one: Container, pieces: Sequence[layout.Piece]) -> rewrite.Edit:
+    size = sum(map(layout.size_of, pieces))
     head = bytes(data[one.at : one.at + 8]) + size.to_bytes(8, "little")
     return rewrite.Edit(one.at, one.end, (head, *pieces))
 
@@ -151,15 +151,19 @@ def opened(path: str) -> Iterator[Any]:
         if not ours or elf.kind_of(head) not in {elf.EXEC, elf.DYN} or len(head) < elf.HEADER:
             yield None
             return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
             yield data
+        finally:
+            with contextlib.suppress(BufferError):  # an error's traceback may hold slices of it
+                data.close()
 
 
 def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def _replace(path: str, data: bytes, pieces: Sequence[rewrite.Piece], names: Sequence[str]) -> None:
+def _replace(path: str, data: bytes, pieces: Sequence[layout.Piece], names: Sequence[str]) -> None:
     folder, name = os.path.split(path)
     aside = os.path.join(folder, f".{name}.slim-{os.getpid()}")
     info = os.stat(path, follow_symlinks=False)
@@ -170,9 +174,11 @@ def _replace(path: str, data: bytes, pieces: Sequence[rewrite.Piece], names: Seq
             _dress(out.fileno(), path, info)
             os.fsync(out.fileno())
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(aside)
+        if isinstance(error, OSError):  # of the file that it is about, not of the one aside
+            raise OSError(error.errno, error.strerror, path) from None
         raise
     for other in names:
         try:
@@ -183,7 +189,7 @@ def _replace(path: str, data: bytes, pieces: Sequence[rewrite.Piece], names: Seq
                 os.unlink(aside)
 
 
-def _write(out: Any, data: bytes, pieces: Sequence[rewrite.Piece]) -> None:
+def _write(out: Any, data: bytes, pieces: Sequence[layout.Piece]) -> None:
     view = memoryview(data)
     nothing = memoryview(bytes(1 << 20))
     try:
@@ -200,13 +206,13 @@ def _write(out: Any, data: bytes, pieces: Sequence[rewrite.Piece]) -> None:
 
 
 def _batches(
-    view: memoryview, nothing: memoryview, pieces: Sequence[rewrite.Piece]
+    view: memoryview, nothing: memoryview, pieces: Sequence[layout.Piece]
 ) -> Iterator[List[memoryview]]:
     """The pieces as buffers for writev: few calls for many small containers."""
     batch: List[memoryview] = []
     size = 0
     for piece in pieces:
-        length = rewrite.size_of(piece)
+        length = layout.size_of(piece)
         for at in range(0, length, len(nothing)):
             step = min(length - at, len(nothing))
             if isinstance(piece, int):

@@ -14,15 +14,15 @@ import struct
 from bisect import bisect_right
 from typing import NamedTuple
 
-from . import elf
+from . import elf, sections
 from .elf import Refused
+from .layout import Hole, Offsets, size_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, List, Sequence, Set, Tuple, Union
+    from typing import List, Sequence, Set, Tuple
 
-    # Bytes; a span of the old file; a number of zeros.
-    Piece = Union[bytes, Tuple[int, int], int]  # noqa: UP007 - Python 3.9
+    from .layout import Piece
 
 # The loader maps whole pages, and AArch64 has kernels with pages of 64 KiB.
 PAGES = {62: 0x1000, 183: 0x10000}  # e_machine: x86-64, AArch64
@@ -31,7 +31,6 @@ PAGES = {62: 0x1000, 183: 0x10000}  # e_machine: x86-64, AArch64
 HOLE = 1 << 16
 MOST_HOLES = 1000
 _SEGMENT = 56  # bytes
-_NO_SECTION = elf.Section(0, elf.NULL, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 class Edit(NamedTuple):
@@ -40,21 +39,6 @@ class Edit(NamedTuple):
     at: int
     end: int
     pieces: Tuple[Piece, ...]
-
-
-class Hole(NamedTuple):
-    """Whole pages of zeros, as offsets in the old file, that leave the file."""
-
-    at: int
-    end: int
-    split: bool  # whether they are within a segment
-
-
-def size_of(piece: Piece) -> int:
-    """Bytes that it takes."""
-    if isinstance(piece, int):
-        return piece
-    return piece[1] - piece[0] if isinstance(piece, tuple) else len(piece)
 
 
 def compose(
@@ -99,21 +83,21 @@ class _Layout(NamedTuple):
 def _laid_out(
     file: elf.Elf, data: bytes, gone: Set[int], stream: List[Piece], layout: _Layout
 ) -> List[Piece]:
-    new = _Offsets(layout.holes)
+    new = Offsets(layout.holes)
     segments = _segments(file, layout, new)
     phoff = new(layout.spot or file.phoff)
     if file.phoff + _SEGMENT * len(file.segments) > file.head:
         raise Refused("program headers stand behind all segments")
     out = _without(stream, layout.holes)
     _overlay(out, phoff, b"".join(one.packed() for one in segments))
-    tail, sections, shoff = _tail(file, data, layout.holes, new, gone)
+    tail, headers, shoff = sections.tail(file, data, layout.holes, new, gone)
     out += tail
-    out += [section.packed() for section in sections]
+    out += [one.packed() for one in headers]
     header = bytearray(data[: elf.HEADER])
     struct.pack_into("<QQ", header, 32, phoff, shoff)
     struct.pack_into("<H", header, 56, len(segments))
-    shstrndx = _renumbered(file, gone).get(file.shstrndx, 0)
-    struct.pack_into("<HH", header, 60, len(sections), shstrndx)
+    shstrndx = sections.renumbered(file, gone).get(file.shstrndx, 0)
+    struct.pack_into("<HH", header, 60, len(headers), shstrndx)
     _overlay(out, 0, bytes(header))
     return out
 
@@ -128,9 +112,13 @@ def _gaps(file: elf.Elf, gone: Set[int]) -> List[Edit]:
     others = [(one.offset, one.end) for i, one in enumerate(file.sections) if i not in gone]
     others += [(0, elf.HEADER), (file.phoff, file.phoff + _SEGMENT * len(file.segments))]
     others += [(one.offset, one.end) for one in file.segments if one.filesz]
-    for edit in edits:
-        if edit.end > file.head or any(at < edit.end and edit.at < end for at, end in others):
+    ends = {True: 0, False: 0}
+    for at, end, leaves in sorted(
+        [(one.at, one.end, True) for one in edits] + [(*one, False) for one in others]
+    ):
+        if end > at and at < (max(ends.values()) if leaves else ends[True]):
             raise Refused("debug sections share bytes with others")
+        ends[leaves] = max(ends[leaves], end)
     return edits
 
 
@@ -193,24 +181,7 @@ def _holes(file: elf.Elf, stream: List[Piece], least: int) -> List[Hole]:
     return sorted([*within[:MOST_HOLES], *between])
 
 
-class _Offsets:
-    """Old offsets to new ones."""
-
-    def __init__(self, holes: Sequence[Hole]) -> None:
-        self._ends = [one.end for one in holes]
-        self._holes = holes
-        self._gone = [0]
-        for one in holes:
-            self._gone.append(self._gone[-1] + one.end - one.at)
-
-    def __call__(self, offset: int) -> int:
-        index = bisect_right(self._ends, offset)
-        if index < len(self._holes) and self._holes[index].at < offset:
-            offset = self._holes[index].at
-        return offset - self._gone[index]
-
-
-def _segments(file: elf.Elf, layout: _Layout, new: _Offsets) -> List[elf.Segment]:
+def _segments(file: elf.Elf, layout: _Layout, new: Offsets) -> List[elf.Segment]:
     out: List[elf.Segment] = []
     for one in file.segments:
         within = [hole for hole in layout.holes if one.offset < hole.end and hole.at < one.end]
@@ -231,15 +202,13 @@ def _segments(file: elf.Elf, layout: _Layout, new: _Offsets) -> List[elf.Segment
     return out
 
 
-def _table(file: elf.Elf, spot: int, new: _Offsets) -> elf.Segment:
+def _table(file: elf.Elf, spot: int, new: Offsets) -> elf.Segment:
     owner = next(load for load in file.loads if load.offset <= spot < load.end)
     vaddr, paddr = (start + spot - owner.offset for start in (owner.vaddr, owner.paddr))
     return elf.Segment(elf.PHDR, 0, new(spot), vaddr, paddr, 0, 0, 0)
 
 
-def _split(
-    whole: elf.Segment, holes: Sequence[Hole], new: _Offsets, page: int
-) -> List[elf.Segment]:
+def _split(whole: elf.Segment, holes: Sequence[Hole], new: Offsets, page: int) -> List[elf.Segment]:
     """A part for what stands before each hole, which is that part's zero pages, and the rest."""
     out: List[elf.Segment] = []
     at = whole.offset
@@ -314,107 +283,3 @@ def _overlay(out: List[Piece], at: int, text: bytes) -> None:
             return
         place += size
     raise Refused("headers and GPU code share bytes")
-
-
-# --- sections ---
-
-
-def _renumbered(file: elf.Elf, gone: Set[int]) -> Dict[int, int]:
-    """Old indexes of section headers to new ones. Symbols name mapped sections: these stand."""
-    last = max((i for i, one in enumerate(file.sections) if one.flags & elf.ALLOC), default=0)
-    stay = [index for index in range(len(file.sections)) if index <= last or index not in gone]
-    return {old: index for index, old in enumerate(stay)}
-
-
-def _tail(
-    file: elf.Elf, data: bytes, holes: Sequence[Hole], new: _Offsets, gone: Set[int]
-) -> Tuple[List[Piece], List[elf.Section], int]:
-    """What follows the mapped part, the section headers, and where these begin."""
-    _no_strangers(file, data)
-    out: List[Piece] = []
-    at = new(file.head)
-    moved: Dict[int, int] = {}
-    for index in sorted(range(len(file.sections)), key=lambda i: file.sections[i].offset):
-        one = file.sections[index]
-        if one.stored and one.offset >= file.head and index not in gone:
-            if one.flags & elf.ALLOC:
-                raise Refused("a mapped section lies outside all segments")
-            gap = -at % max(one.align, 1)
-            out += [part for part in (gap, (one.offset, one.end)) if size_of(part)]
-            moved[index] = at + gap
-            at += gap + one.size
-    sections = _headers(file, holes, new, gone, moved)
-    if not sections:
-        return out, [], 0
-    gap = -at % 8
-    return [*out, gap] if gap else out, sections, at + gap
-
-
-def _headers(
-    file: elf.Elf,
-    holes: Sequence[Hole],
-    new: _Offsets,
-    gone: Set[int],
-    moved: Dict[int, int],
-) -> List[elf.Section]:
-    """All section headers. Those that a hole adds come last: symbols name the others by number."""
-    numbers = _renumbered(file, gone)
-    first: List[elf.Section] = []
-    more: List[elf.Section] = []
-    for index in numbers:
-        one = file.sections[index]
-        linked = one._replace(link=numbers.get(one.link, 0))
-        if one.flags & elf.INFO_LINK or one.kind in {elf.RELA, elf.RELOCATIONS}:
-            linked = linked._replace(info=numbers.get(one.info, 0))
-        if index in gone:
-            first.append(_NO_SECTION)
-        elif index in moved:
-            first.append(linked._replace(offset=moved[index]))
-        else:
-            parts = _parts(linked, holes, new, file.head)
-            first.append(parts[0])
-            more += parts[1:]
-    if len(first) + len(more) >= 0xFF00:
-        raise Refused("too many sections")
-    return first + more
-
-
-def _parts(one: elf.Section, holes: Sequence[Hole], new: _Offsets, head: int) -> List[elf.Section]:
-    """A section as what is left of it: a header for each part between holes."""
-    within = [hole for hole in holes if one.offset < hole.end and hole.at < one.end]
-    if not within:
-        return [one._replace(offset=new(one.offset) if one.offset <= head else new(head))]
-    if one.kind != elf.PROGBITS or not one.flags & elf.ALLOC:
-        raise Refused("GPU code in a section of another kind")
-    out: List[elf.Section] = []
-    at = one.offset
-    for hole in [*within, Hole(one.end, one.end, split=False)]:
-        if hole.at > at:
-            # Only the first is where the linker aligned it.
-            align = one.align if not out else 1
-            out.append(one._replace(addr=one.addr + at - one.offset, offset=new(at),
-                                    size=min(hole.at, one.end) - at, align=align))  # fmt: skip
-        at = hole.end
-    if not out:
-        raise Refused("a section would be empty")
-    return out
-
-
-def _no_strangers(file: elf.Elf, data: bytes) -> None:
-    """Behind the mapped part there must be nothing that no header speaks of: it could not move."""
-    spans = [(one.offset, one.end) for one in file.sections if one.stored and one.end > file.head]
-    if any(start < file.head for start, _ in spans):
-        raise Refused("a section lies half within a segment")
-    if file.sections and file.shoff + elf.HEADER * len(file.sections) > file.head:
-        if file.shoff < file.head:
-            raise Refused("section headers lie half within a segment")
-        spans.append((file.shoff, file.shoff + elf.HEADER * len(file.sections)))
-    at = file.head
-    for start, end in sorted(spans):
-        if start < at:
-            raise Refused("sections share bytes of the file")
-        if any(data[at:start]):
-            raise Refused("bytes between sections that no header speaks of")
-        at = end
-    if any(data[at : file.size]):
-        raise Refused("data behind the ELF file's own, which may say where it stands")
