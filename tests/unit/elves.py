@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 from dataclasses import dataclass, field
+from typing import Any
 
 PAGE = 0x1000
 PTX, CUBIN, LTO = 1, 2, 8
@@ -50,22 +50,21 @@ class Library:
         number = 4 + self.phdr + self.program
         align = self.align
         self._out = bytearray(64 + 56 * number)
-        self._sections: list[tuple[Any, ...]] = [(b"", 0, 0, 0, 0, 0, 0, 0)]
+        self._sections: list[tuple[Any, ...]] = []
+        self._sections.append((b"", 0, 0, 0, 0, 0, 0, 0))
         self._segments: list[tuple[int, ...]] = []
         if self.phdr:
             self._segments.append((6, 4, 64, 64, 64, 56 * number, 56 * number, 8))
         if self.program:
             self._segments.append((3, 4, 64, 64, 64, 8, 8, 1))
-        start = len(self._out)
         self._section(b".text", b"\xc3code" * 50, 16, mapped=True)
         self._segment(5, 0, len(self._out))
-        assert start
         self._pad(PAGE)
         begin = len(self._out)
         self._section(b".rodata", b"read only" * 9, 8, mapped=True)
         blob = bytearray()
-        for one in self.containers:
-            blob += one + bytes(-len(one) % 8) + b"padding!"
+        for text in self.containers:
+            blob += text + bytes(-len(text) % 8) + b"padding!"
         self._section(b".nv_fatbin", bytes(blob), 8, mapped=True)
         self._section(b".eh_frame", b"frames " * 30, 8, mapped=True)
         self._segment(6 if self.writable else 4, begin, len(self._out))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 
@@ -42,7 +43,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         sms = tuple(targets.parse(given.sm))
     except ValueError as error:
-        parser.error(str(error))
+        print(f"slim: --sm: {error}", file=sys.stderr)
+        return 2
+    for number in (signal.SIGTERM, signal.SIGHUP):  # what stands aside is cleared away
+        signal.signal(number, _ended)
     options = one.Options(sms, given.mode, given.uncovered, strip=not given.no_strip)
     try:
         report = tree.slim(given.path, options, dry=given.dry_run, told=_Progress())
@@ -56,6 +60,10 @@ def main(arguments: Sequence[str]) -> int:
         for line in lines(report):
             print(line)
     return 0
+
+
+def _ended(number: int, _: object) -> None:
+    sys.exit(128 + number)
 
 
 class _Progress:

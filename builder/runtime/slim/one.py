@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ZERO, COMPACT = "zero", "compact"
 KEEP, EMPTY = "keep", "empty"
+ASIDE = ".imgbuild-slim"  # ends the name of a file that is not whole yet
 _WRITE = 1 << 24  # bytes at a time
 
 
@@ -165,9 +166,11 @@ def _no_link(path: str, flags: int) -> int:
 
 def _replace(path: str, data: bytes, pieces: Sequence[layout.Piece], names: Sequence[str]) -> None:
     folder, name = os.path.split(path)
-    aside = os.path.join(folder, f".{name}.slim-{os.getpid()}")
+    aside = os.path.join(folder, f".{name}{ASIDE}")
     info = os.stat(path, follow_symlinks=False)
     try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(aside)  # of one that was killed
         handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(handle, "wb", buffering=0) as out:
             _write(out, data, pieces)

@@ -84,7 +84,7 @@ def _files(folder: str, device: int) -> Iterator[Tuple[str, os.stat_result]]:
             continue
         if stat.S_ISDIR(info.st_mode):
             yield from _files(entry.path, device)
-        elif stat.S_ISREG(info.st_mode):
+        elif stat.S_ISREG(info.st_mode) and not entry.name.endswith(one.ASIDE):
             yield entry.path, info
 
 
