@@ -28,7 +28,8 @@ def library(chance: random.Random) -> bytearray:
     containers = [
         container(*(
             entry(chance.choice(_KINDS), chance.choice(_SMS),
-                  chance.choice((8, 900, 20_000, 80_000)), chance.choice(("", "", "a", "f")), chance.choice((64, 112)))
+                  chance.choice((8, 900, 20_000, 80_000)), chance.choice(("", "", "a", "f")),
+                  chance.choice((64, 112)))
             for _ in range(chance.randint(0, 4))))
         for _ in range(chance.randint(0, 4))
     ]  # fmt: skip

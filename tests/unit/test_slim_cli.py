@@ -28,7 +28,7 @@ def test_a_library_is_slimmed_and_counted(tmp_path: Path) -> None:
 
 
 def test_an_sm_that_is_none_is_the_users_mistake(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="^--sm: 'h100' is no SM; write 90 or 9"):
+    with pytest.raises(UserError, match=r"^--sm: 'h100' is no SM; write 90 or 9"):
         run(str(tmp_path), "--sm", "h100")
 
 
@@ -36,7 +36,7 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     library = tmp_path / "libtorch.so"
     library.write_bytes(OLD)
     (tmp_path / ".libtorch.so.imgbuild-slim").mkdir()
-    with pytest.raises(ImgbuildError, match="libtorch[.]so: Is a directory$") as raised:
+    with pytest.raises(ImgbuildError, match=r"libtorch[.]so: Is a directory$") as raised:
         run(str(library), "--sm", "90")
     assert raised.value.exit_code == 1
     assert library.read_bytes() == OLD
