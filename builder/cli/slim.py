@@ -46,7 +46,8 @@ def command(
 
     Machine code for a GPU is its own SM's, or that of a lower minor version; where there is none,
     PTX stays. Nothing moves in memory, and a file that is not understood stays as it is. Run again
-    it changes nothing. Files are replaced one by one, each when its new one is on the disk: whoever
+    it changes nothing. GNU strip and objcopy spoil files whose bytes were cut out: not after this;
+    patchelf does not. Files are replaced one by one, each when its new one is on the disk: whoever
     has the old one open keeps it.
 
     \b
