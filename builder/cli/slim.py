@@ -36,10 +36,22 @@ _SAYS = "slim: "  # begins each line that the slimmer writes to stderr
     show_default=True,
     help="What of GPU code that comes without any for these GPUs, as of kernels for newer ones.",
 )
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="WHL",
+    help="PATH is a wheel: write the slimmed one there.",
+)  # fmt: skip
 @click.option("--no-strip", is_flag=True, help="Leave debug sections and symbol tables.")
 @options.as_json
 def command(
-    path: Path, sm: str, mode: str, uncovered: str, *, dry_run: bool, no_strip: bool, as_json: bool
+    path: Path,
+    sm: str,
+    mode: str,
+    uncovered: str,
+    output: Path | None,
+    *,
+    dry_run: bool,
+    no_strip: bool,
+    as_json: bool,
 ) -> None:
     """Rewrite the libraries of PATH, a file or a folder, without the GPU code that the named GPUs
     do not load, and without what only debuggers read.
@@ -53,18 +65,20 @@ def command(
     \b
     imgbuild slim venv --sm 90             for H100 and H200
     imgbuild slim venv --sm 80,89 --json   for A100 and L4; all counts, for programs
+    imgbuild slim torch-2.13.0-….whl --sm 90 --output slim/torch-2.13.0-….whl
     """
     given = ["--sm", sm, "--mode", mode, "--uncovered", uncovered]
     given += ["--dry-run"] if dry_run else []
     given += ["--no-strip"] if no_strip else []
+    given += ["--output", str(output)] if output else []
     given += ["--json"] if as_json else []
     runtime = (sys.executable, "-ES", str(PACKAGE / "runtime"), "slim")
     try:
         proc.stream(Command(args=(*runtime, *given, "--", str(path))), _told)
     except BuildError as error:
         what = (error.tail[-1] if error.tail else str(error)).removeprefix(_SAYS)
-        # Of the options only --sm is the slimmer's to read.
-        raise (UserError if what.startswith("--sm: ") else ImgbuildError)(what) from None
+        # The values of options are the slimmer's to read.
+        raise (UserError if what.startswith("--") else ImgbuildError)(what) from None
 
 
 def _told(line: str) -> None:

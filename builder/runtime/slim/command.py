@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 
-from . import one, targets, tree
+from . import one, targets, tree, wheel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,8 +38,14 @@ def main(arguments: Sequence[str]) -> int:
         "--uncovered", choices=(one.KEEP, one.EMPTY), default=one.KEEP,
         help="GPU code of containers without any for these GPUs (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument("--output", metavar="WHL", help="PATH is a wheel: write it there, slimmed")
     parser.add_argument("--no-strip", action="store_true", help="leave debug sections")
     given = parser.parse_args(arguments)
+    if given.path.endswith(".whl") != bool(given.output) or (given.output and given.dry_run):
+        print(
+            "slim: --output: a wheel, and nothing else, takes it, and no --dry-run", file=sys.stderr
+        )
+        return 2
     try:
         sms = tuple(targets.parse(given.sm))
     except ValueError as error:
@@ -49,7 +55,10 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(number, _ended)
     options = one.Options(sms, given.mode, given.uncovered, strip=not given.no_strip)
     try:
-        report = tree.slim(given.path, options, dry=given.dry_run, told=_Progress())
+        if given.output:
+            report = wheel.slim(given.path, given.output, options)
+        else:
+            report = tree.slim(given.path, options, dry=given.dry_run, told=_Progress())
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"slim: {where}{error.strerror or error}", file=sys.stderr)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 ZERO, COMPACT = "zero", "compact"
 KEEP, EMPTY = "keep", "empty"
 ASIDE = ".imgbuild-slim"  # ends the name of a file that is not whole yet
+# The kernel gives the first itself; the others are hashes of what was in the file.
+_OF_THE_PLACE = {"security.selinux", "security.ima", "security.evm"}
 _WRITE = 1 << 24  # bytes at a time
 
 
@@ -242,6 +244,8 @@ def _dress(handle: int, path: str, info: os.stat_result) -> None:
     except OSError:
         attributes = []  # a file system without
     for attribute in attributes:
+        if attribute in _OF_THE_PLACE:
+            continue
         value = os.getxattr(path, attribute, follow_symlinks=False)
         os.setxattr(handle, attribute, value)
     os.utime(handle, ns=(info.st_atime_ns, info.st_mtime_ns))

@@ -41,6 +41,19 @@ def slim(
             reports.append(report)
         if told:
             told(seen, size)
+    return summed(path, reports, options, seen=seen, start=start, dry=dry)
+
+
+def summed(
+    path: str,
+    reports: List[Report],
+    options: one.Options,
+    *,
+    seen: int,
+    start: float,
+    dry: bool = False,
+) -> Report:
+    """Reports of files as one; `start` is when work began, on the monotonic clock."""
     return {
         "path": path,
         "sms": list(options.sms),
