@@ -38,7 +38,7 @@ def library(chance: random.Random) -> bytearray:
         debug=chance.choice((0, 4000)),
         between=chance.choice((0, 9000)),
         phdr=chance.random() < 0.3,
-        writable=chance.random() < 0.3,
+        flags=chance.choice((4, 4, 5, 6)),
         program=chance.random() < 0.2,
         machine=chance.choice((62, 62, 62, 183, 190)),
         overlay=chance.choice((b"", b"", b"", b"PK")),

@@ -121,6 +121,12 @@ def loaded(library: Path) -> tuple[int, int, str]:
     return int(loads), int(total), code
 
 
+def segments(library: Path) -> str:
+    return subprocess.run(
+        ["readelf", "-Wl", library], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+
+
 def warnings(library: Path) -> set[str]:
     told = subprocess.run(
         ["readelf", "-Wa", library], capture_output=True, text=True, check=True, timeout=60
@@ -138,6 +144,7 @@ def test_a_library_loads_and_works(layout: str, section: str, folder: Path) -> N
     assert old - library.stat().st_size > 800 * KB
     now_loads, now_total, now_code = loaded(library)
     assert now_loads > loads
+    assert not re.search("LOAD.* 0x000000 0x0+[1-9a-f]\\w* R E", segments(library))
     assert now_total < total
     assert code[:4] == now_code[:4]
     assert warnings(library) == set()

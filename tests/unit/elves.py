@@ -40,7 +40,7 @@ class Library:
     between: int = 0  # bytes of a .symtab between segments, as patchelf leaves it
     align: int = PAGE  # p_align of all segments
     phdr: bool = False
-    writable: bool = False  # the GPU code's segment
+    flags: int = 4  # p_flags of the GPU code's segment
     program: bool = False  # with PT_INTERP
     machine: int = 62
     overlay: bytes = b""
@@ -67,7 +67,7 @@ class Library:
             blob += text + bytes(-len(text) % 8) + b"padding!"
         self._section(b".nv_fatbin", bytes(blob), 8, mapped=True)
         self._section(b".eh_frame", b"frames " * 30, 8, mapped=True)
-        self._segment(6 if self.writable else 4, begin, len(self._out))
+        self._segment(self.flags, begin, len(self._out))
         if self.between:
             index = len(self._sections)
             self._section(b".symtab", bytes(range(1, 25)) * (self.between // 24), 8, 2, index + 1)

@@ -37,10 +37,22 @@ def code(data: bytes) -> dict[int, list[bytes]]:
     return {at: entries(memory, at) for each in found for at in [memory.address(each.at)]}
 
 
+def merged(spans: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """Without permissions: where code was cut out, zero pages may not be executed."""
+    out: list[tuple[int, int]] = []
+    for begin, end, _ in spans:
+        if out and out[-1][1] == begin:
+            out[-1] = (out[-1][0], end)
+        else:
+            out.append((begin, end))
+    return out
+
+
 def same_but_for_code(old: bytes, new: bytes) -> None:
     """All else that a process sees stands where it stood."""
     before, after = Memory(old), Memory(new)
-    assert before.spans() == after.spans()
+    assert merged(before.spans()) == merged(after.spans())
+    assert all(one.filesz or not one.flags & 1 for one in after.loads)
     ranges = [
         (before.address(each.at), before.address(each.at) + each.size)
         for each in fatbin.containers(old, len(old))
@@ -70,7 +82,7 @@ _LIBRARY = st.builds(
     between=st.sampled_from([0, 0, 9000]),
     align=st.sampled_from([0x1000, 0x1000, 0x200000]),
     phdr=st.booleans(),
-    writable=st.booleans(),
+    flags=st.sampled_from([4, 4, 5, 6]),
     program=st.booleans(),
 )
 _OPTIONS = st.fixed_dictionaries(

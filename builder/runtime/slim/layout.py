@@ -18,7 +18,7 @@ class Hole(NamedTuple):
 
     at: int
     end: int
-    split: bool  # whether they are within a segment
+    headers: int  # program headers that it costs: 0 between segments
 
 
 def size_of(piece: Piece) -> int:

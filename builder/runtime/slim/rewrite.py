@@ -1,7 +1,7 @@
 """A smaller file with the same memory image: spans become zeros, and whole pages of these leave.
 
 Nothing moves in memory, so no pointer is patched. Where pages leave the file, the segment that had
-them is split: the part before maps its bytes and, behind them, anonymous zero pages (p_memsz >
+them is split: the part before maps its bytes, and anonymous zero pages follow (p_memsz >
 p_filesz). That needs more program headers. Their table goes into the first page that was to leave:
 it is mapped there, read-only where the code was, at an address that the library owns already, so
 l_phdr points into memory and no segment has to be found for it (glibc elf/dl-load.c; patchelf adds
@@ -57,13 +57,14 @@ def compose(
     edits = sorted([*edits, *_gaps(file, gone)])
     stream = _edited(edits, file.head)
     holes = _holes(file, stream, least if split else file.size) if edits else []
-    within = [hole for hole in holes if hole.split]
+    within = [hole for hole in holes if hole.headers]
     spot = 0
     if within:
-        room = -(-_SEGMENT * (len(file.segments) + len(within)) // _page(file)) * _page(file)
+        table = _SEGMENT * (len(file.segments) + sum(hole.headers for hole in within))
+        room = -(-table // _page(file)) * _page(file)
         host = next((hole for hole in within if hole.end - hole.at > room), None)
         if host is None:
-            holes = [hole for hole in holes if not hole.split]
+            holes = [hole for hole in holes if not hole.headers]
         else:
             spot = host.at
             stream = _overlaid(stream, spot, room)
@@ -172,10 +173,10 @@ def _holes(file: elf.Elf, stream: List[Piece], least: int) -> List[Hole]:
             first = -(-(at + shift) // page) * page - shift
             last = (end + shift) // page * page - shift
             if not inside and last > first:
-                between.append(Hole(first, last, split=False))
+                between.append(Hole(first, last, 0))
             # Loaders map nothing that stands otherwise within its page.
             elif last - first >= least and first > segment.offset and not shift % page_of(file):
-                within.append(Hole(first, last, split=True))
+                within.append(Hole(first, last, 1 + (segment.flags & elf.EXECUTE)))
         at = end
     within.sort(key=lambda hole: hole.at - hole.end)
     return sorted([*within[:MOST_HOLES], *between])
@@ -188,7 +189,7 @@ def _segments(file: elf.Elf, layout: _Layout, new: Offsets) -> List[elf.Segment]
         if one.kind == elf.LOAD:
             out += _split(one, within, new, page_of(file))
         elif one.kind == elf.PHDR and layout.spot:
-            added = sum(hole.split for hole in layout.holes)
+            added = sum(hole.headers for hole in layout.holes)
             out.append(_table(file, layout.spot, new)._replace(flags=one.flags, align=one.align))
             size = _SEGMENT * (len(file.segments) + added)
             out[-1] = out[-1]._replace(filesz=size, memsz=size)
@@ -209,21 +210,30 @@ def _table(file: elf.Elf, spot: int, new: Offsets) -> elf.Segment:
 
 
 def _split(whole: elf.Segment, holes: Sequence[Hole], new: Offsets, page: int) -> List[elf.Segment]:
-    """A part for what stands before each hole, which is that part's zero pages, and the rest."""
+    """A part for what stands before each hole, which is that part's zero pages, and the rest.
+
+    Zero pages where code was are a segment of their own, which nobody may execute: SELinux calls
+    anonymous pages that are executable `execmem`, and sites forbid it.
+    """
     out: List[elf.Segment] = []
+
+    def add(at: int, end: int, stop: int, flags: int) -> None:
+        moved = at - whole.offset
+        part = whole._replace(
+            flags=flags, offset=new(at), vaddr=whole.vaddr + moved, paddr=whole.paddr + moved,
+            filesz=end - at, memsz=stop - at,
+        )  # fmt: skip
+        out.append(_aligned(part, page))
+
     at = whole.offset
-    for end, stop in [
-        *((hole.at, hole.end) for hole in holes),
-        (whole.end, whole.offset + whole.memsz),
-    ]:
-        if stop > at or not holes:
-            moved = at - whole.offset
-            part = whole._replace(
-                offset=new(at), vaddr=whole.vaddr + moved, paddr=whole.paddr + moved,
-                filesz=end - at, memsz=stop - at,
-            )  # fmt: skip
-            out.append(_aligned(part, page))
-        at = stop
+    code = whole.flags & elf.EXECUTE
+    for hole in holes:
+        add(at, hole.at, hole.at if code else hole.end, whole.flags)
+        if code:
+            add(hole.at, hole.at, hole.end, whole.flags & ~elf.EXECUTE)
+        at = hole.end
+    if whole.offset + whole.memsz > at or not holes:
+        add(at, whole.end, whole.offset + whole.memsz, whole.flags)
     return out
 
 

@@ -84,7 +84,7 @@ def _parts(one: elf.Section, holes: Sequence[Hole], new: Offsets, head: int) -> 
         raise Refused("GPU code in a section of another kind")
     out: List[elf.Section] = []
     at = one.offset
-    for hole in [*within, Hole(one.end, one.end, split=False)]:
+    for hole in [*within, Hole(one.end, one.end, 0)]:
         if hole.at > at:
             # Only the first is where the linker aligned it.
             align = one.align if not out else 1
