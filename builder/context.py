@@ -82,9 +82,9 @@ def _own_parts(bench: Workbench, prepared: Prepared, target: Path) -> None:
             file = target / "images" / MANIFESTS / step.source
             file.write_text(prepared.manifest, encoding="utf-8")
     for file in bench.own_files(prepared.recipe):
-        folder = target / "builder" / file.parent.name
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, folder / file.name)
+        copy = target / "builder" / file.relative_to(bench.project.runtime.parent)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
 
 
 def _labels(prepared: Prepared, base: Base, when: int) -> dict[str, str]:

@@ -87,7 +87,7 @@ class Workbench:
             if isinstance(step, Runtime)
         ]
         folders = [self.project.runtime.with_name(source) for source in sources]
-        return [file for folder in folders for file in sorted(folder.glob("*.py"))]
+        return [file for folder in folders for file in sorted(folder.rglob("*.py"))]
 
     def _recipe(self, cell: Cell, kind: BaseKind) -> Recipe:
         wheels = self._wheelhouse(cell.closure(kind), cell.id)
@@ -117,7 +117,8 @@ class Workbench:
         if recipe.lock.layers:
             parts.append(lock.tools_text(self.project))
         for file in self.own_files(recipe):
-            parts += [file.name, file.read_text(encoding="utf-8")]
+            name = file.relative_to(self.project.runtime.parent).as_posix()
+            parts += [name, file.read_text(encoding="utf-8")]
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part.encode() + b"\0")

@@ -1,4 +1,4 @@
-"""Starts a part: `python3 -ES /opt/imgbuild/runtime start|tune ...`.
+"""Starts a part: `python3 -ES /opt/imgbuild/runtime start|tune|slim ...`.
 
 -S leaves site-packages alone, whose .pth files take 50 ms; -E what the user's PYTHON variables say.
 """
@@ -29,7 +29,7 @@ def _imported(name: str) -> Any:
 
 def main(arguments: list[str]) -> int:
     """Exit code of the part."""
-    parts = {"start": "entrypoint", "tune": "tune"}
+    parts = {"start": "entrypoint", "tune": "tune", "slim": "slim.command"}
     if arguments[:1] and arguments[0] in parts:
         own = package()
         # nvidia-smi takes 25 ms: it works while the rest is imported.

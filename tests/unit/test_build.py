@@ -77,7 +77,8 @@ def test_the_context_has_what_the_recipe_needs_and_goes_away(run: Run, steps: li
         on_line("STEP 5/9: RUN --mount=source=images/locks/vllm-0.32.0-cpu-py311-x86_64/torch.txt")
 
     run(FakeEngine(on_build=look))
-    assert {"builder/runtime/entrypoint.py", "images/locks/tools.txt"} <= seen["files"]
+    own = {"builder/runtime/entrypoint.py", "builder/runtime/slim/command.py"}
+    assert {*own, "images/locks/tools.txt"} <= seen["files"]
     assert len(seen["times"]) == 1
     mode, secret = seen["secret"]
     assert mode == 0o600

@@ -120,7 +120,7 @@ def test_nobody_imports_what_is_shipped() -> None:
 @pytest.mark.parametrize("room", SHIPPED)
 def test_what_is_shipped_does_not_know_its_package(room: str) -> None:
     """In an image the servers are `servers`, here `builder.servers`."""
-    for file in (BUILDER / room).glob("*.py"):
+    for file in (BUILDER / room).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(), feature_version=(3, 10))):
             if isinstance(node, ast.ImportFrom) and not node.level:
                 assert (node.module or "").split(".")[0] not in {"builder", room}, file
@@ -136,7 +136,9 @@ def test_the_runtime_imports_the_standard_library_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "file", [*sorted((BUILDER / "runtime").glob("*.py")), INSIDE], ids=lambda f: f.name
+    "file",
+    [*sorted((BUILDER / "runtime").rglob("*.py")), INSIDE],
+    ids=lambda file: str(file.relative_to(BUILDER)),
 )
 def test_the_runtime_is_python_3_9(file: Path) -> None:
     ast.parse(file.read_text(), feature_version=(3, 9))

@@ -1,0 +1,134 @@
+"""Leaves out what the GPUs that are named do not load, and what only debuggers read.
+
+    slim PATH --sm 90[,80] [--dry-run] [--json] [--mode zero|compact]
+
+Shared objects keep their addresses and everything that runs there; a file that is not understood
+stays as it is, and is listed. Exit code 1: a file could not be read or written, 2: a wrong option.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+
+from . import one, targets, tree, wheel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterator, List, Sequence
+
+_SHOWN = 12  # files that changed most, in the text
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print what was done; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="slim", description=__doc__.partition("\n")[0])
+    parser.add_argument("path", help="a shared object, a program, or a folder")
+    parser.add_argument("--sm", required=True, metavar="SM[,SM]", help="the GPUs: 90, or 9.0")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done")
+    parser.add_argument("--json", action="store_true", help="all files and counts, for programs")
+    parser.add_argument(
+        "--mode", choices=(one.COMPACT, one.ZERO), default=one.COMPACT,
+        help="cut the bytes out of the files, or only zero them (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--uncovered", choices=(one.KEEP, one.EMPTY), default=one.KEEP,
+        help="GPU code of containers without any for these GPUs (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--output", metavar="WHL", help="PATH is a wheel: write it there, slimmed")
+    parser.add_argument("--no-strip", action="store_true", help="leave debug sections")
+    given = parser.parse_args(arguments)
+    if given.path.endswith(".whl") != bool(given.output) or (given.output and given.dry_run):
+        print(
+            "slim: --output: a wheel, and nothing else, takes it, and no --dry-run", file=sys.stderr
+        )
+        return 2
+    try:
+        sms = tuple(targets.parse(given.sm))
+    except ValueError as error:
+        print(f"slim: --sm: {error}", file=sys.stderr)
+        return 2
+    for number in (signal.SIGTERM, signal.SIGHUP):  # what stands aside is cleared away
+        signal.signal(number, _ended)
+    options = one.Options(sms, given.mode, given.uncovered, strip=not given.no_strip)
+    try:
+        if given.output:
+            report = wheel.slim(given.path, given.output, options)
+        else:
+            report = tree.slim(given.path, options, dry=given.dry_run, told=_Progress())
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"slim: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    if given.json:
+        print(json.dumps(report, indent=2))
+    else:
+        for line in lines(report):
+            print(line)
+    return 0
+
+
+def _ended(number: int, _: object) -> None:
+    sys.exit(128 + number)
+
+
+class _Progress:
+    """A line a second on stderr, from the second second on."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + 1
+
+    def __call__(self, files: int, size: int) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + 1
+            print(f"slim: {files} files, {size / 1e6:.0f} MB of libraries", file=sys.stderr)
+
+
+def lines(report: Dict[str, Any]) -> Iterator[str]:
+    """The report as text."""
+    total = report["total"]
+    verb = "would be" if report["dry_run"] else "are"
+    sms = ", ".join(f"sm_{sm}" for sm in report["sms"])
+    yield (
+        f"{report['path']}: {_mb(total['before'])} {verb} {_mb(total['after'])} for {sms} "
+        f"({total['changed']} of {total['elf']} ELF files, {report['seconds']:.1f} s)"
+    )
+    for what, counts in (("kept", total["kept"]), ("removed", total["removed"])):
+        if counts:
+            yield f"  GPU code {what}: {_mb(sum(counts.values()))}: {_listed(counts)}"
+    if total["debug"]:
+        yield f"  debug sections and symbol tables removed: {_mb(total['debug'])}"
+    yield from _files(report["files"], verb)
+    for sm, counts in total["uncovered"].items():
+        yield f"  {sum(counts.values())} containers have no code for sm_{sm}:"
+        yield from (f"    {number} hold {names}" for names, number in _largest(counts))
+    for why, number in total["strange"].items():
+        yield f"  {number} containers stay as they are: {why}"
+
+
+def _files(files: Sequence[Dict[str, Any]], verb: str) -> Iterator[str]:
+    largest = sorted(files, key=lambda one: (one["after"] - one["before"], one["path"]))
+    for file in largest[:_SHOWN]:
+        if file["after"] < file["before"]:
+            yield f"  {file['path']}: {_mb(file['before'])} {verb} {_mb(file['after'])}"
+    for file in files:
+        if file["refused"]:
+            yield f"  refused: {file['path']}: {file['refused']}"
+        elif file["links_outside"]:
+            yield f"  {file['path']}: {file['links_outside']} other names keep the old file"
+
+
+def _listed(counts: Dict[str, int]) -> str:
+    return ", ".join(f"{name} {_mb(size)}" for name, size in _largest(counts))
+
+
+def _largest(counts: Dict[str, int]) -> List[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

@@ -1,0 +1,251 @@
+"""One file: what is in it, what of it goes, and the new bytes beside it until they are whole."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import stat
+from typing import NamedTuple
+
+from . import debug, elf, fatbin, layout, rewrite, targets
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterator, List, Sequence, Tuple
+
+    from .fatbin import Container, Entry
+
+    Report = Dict[str, Any]
+
+ZERO, COMPACT = "zero", "compact"
+KEEP, EMPTY = "keep", "empty"
+ASIDE = ".imgbuild-slim"  # ends the name of a file that is not whole yet
+# The kernel gives the first itself; the others are hashes of what was in the file.
+_OF_THE_PLACE = {"security.selinux", "security.ima", "security.evm"}
+_WRITE = 1 << 24  # bytes at a time
+
+
+class Options(NamedTuple):
+    """What is asked for."""
+
+    sms: Tuple[int, ...]
+    mode: str = COMPACT
+    # Containers that have nothing for any of the SMs: as they are, or their entries' headers only.
+    uncovered: str = KEEP
+    strip: bool = True
+    least: int = rewrite.HOLE  # bytes of the smallest hole that is cut out of a file
+
+
+def examine(data: bytes, options: Options) -> Tuple[Report, List[layout.Piece] | None]:
+    """What a file holds and what would be written; None if it stays. Raises Refused."""
+    file = elf.read(data)
+    found = fatbin.containers(data, file.head)
+    links = any(one.kind in targets.LINKED for each in found for one in each.entries)
+    report: Report = {
+        "before": file.size, "after": file.size, "kept": {}, "removed": {}, "debug": 0,
+        "containers": len(found), "uncovered": {}, "strange": {}, "refused": None,
+        "changed": False,
+    }  # fmt: skip
+    edits = []
+    for one in found:
+        strange = one.strange or ("" if _mapped(file, one) else "it spans segments")
+        if strange:
+            _count(report["strange"], strange, 1)
+            stay = set(one.entries)
+        else:
+            stay = _staying(one, options, report, links=links)
+        for entry in one.entries:
+            _count(report["kept" if entry in stay else "removed"], entry.name, entry.payload)
+        edit = _edit(data, one, stay, options)
+        if edit:
+            edits.append(edit)
+    gone = debug.sections(file) if options.strip else set()
+    report["debug"] = sum(file.sections[index].size for index in gone)
+    if not edits and not gone:
+        return report, None
+    # The kernel maps programs, and older ones take one segment with zero pages.
+    split = options.mode == COMPACT and file.library
+    pieces = rewrite.compose(file, data, edits, gone, split=split, least=options.least)
+    report["changed"] = True
+    report["after"] = sum(map(layout.size_of, pieces))
+    return report, pieces
+
+
+def _mapped(file: elf.Elf, one: Container) -> bool:
+    return any(load.offset <= one.at and one.end <= load.end for load in file.loads)
+
+
+def _staying(one: Container, options: Options, report: Report, *, links: bool) -> set[Entry]:
+    missing = targets.uncovered(one, options.sms)
+    holding = ", ".join(sorted({entry.name for entry in one.entries if not entry.blank}))
+    for sm in missing:
+        _count(report["uncovered"].setdefault(str(sm), {}), holding or "nothing", 1)
+    if len(missing) == len(options.sms) and (options.uncovered == KEEP or links):
+        return set(one.entries)
+    return targets.kept(one, options.sms, links=links)
+
+
+def _count(where: Dict[str, int], name: str, number: int) -> None:
+    where[name] = where.get(name, 0) + number
+
+
+def _edit(data: bytes, one: Container, stay: set[Entry], options: Options) -> rewrite.Edit | None:
+    leaving = [entry for entry in one.entries if entry not in stay]
+    if not leaving:
+        return None
+    if options.mode == ZERO:
+        if all(entry.blank for entry in leaving):
+            return None
+        pieces: List[layout.Piece] = []
+        at = one.at
+        for entry in leaving:
+            start = entry.at + entry.header
+            pieces += [part for part in ((at, start), entry.payload) if layout.size_of(part)]
+            at = entry.end
+        return rewrite.Edit(one.at, one.end, (*pieces, (at, one.end)))
+    if stay:
+        spans = [(entry.at, entry.end) for entry in one.entries if entry in stay]
+        return _packed(data, one, spans)
+    # Nothing of it serves. Its entries' headers say so, as they did: the driver finds no image for
+    # the GPU in the same way as before.
+    if not any(entry.payload for entry in leaving):
+        return None
+    return _packed(data, one, [_bare(data, entry) for entry in leaving])
+
+
+def _bare(data: bytes, entry: Entry) -> bytes:
+    head = bytes(data[entry.at : entry.at + entry.header])
+    return head[:8] + bytes(8) + head[16:]
+
+
+def _packed(data: bytes, one: Container, pieces: Sequence[layout.Piece]) -> rewrite.Edit:
+    size = sum(map(layout.size_of, pieces))
+    head = bytes(data[one.at : one.at + 8]) + size.to_bytes(8, "little")
+    return rewrite.Edit(one.at, one.end, (head, *pieces))
+
+
+def slim(path: str, options: Options, names: Sequence[str] = (), *, dry: bool = False) -> Report:
+    """Rewrite a file; `names` are others of the same inode, which then are links to the new one.
+
+    None of it is seen before all of it is on the disk. Raises OSError; a file that is not
+    understood stays, and its report says why.
+    """
+    with opened(path) as data:
+        if data is None:
+            return {}
+        try:
+            report, pieces = examine(data, options)
+        except elf.Refused as refused:
+            size = len(data)
+            return {"path": path, "before": size, "after": size, "refused": str(refused)}
+        if pieces is not None and not dry:
+            _replace(path, data, pieces, names)
+    return {"path": path, **report}
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Any]:
+    """A program or shared object for an x86-64 or AArch64 CPU as an mmap; None for other files."""
+    with open(path, "rb", opener=_no_link) as file:
+        head = file.read(elf.HEADER)
+        machine = int.from_bytes(head[18:20], "little")
+        ours = elf.is_elf(head) and machine in rewrite.PAGES
+        if not ours or elf.kind_of(head) not in {elf.EXEC, elf.DYN} or len(head) < elf.HEADER:
+            yield None
+            return
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            yield data
+        finally:
+            with contextlib.suppress(BufferError):  # an error's traceback may hold slices of it
+                data.close()
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _replace(path: str, data: bytes, pieces: Sequence[layout.Piece], names: Sequence[str]) -> None:
+    folder, name = os.path.split(path)
+    aside = os.path.join(folder, f".{name}{ASIDE}")
+    info = os.stat(path, follow_symlinks=False)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(aside)  # of one that was killed
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(handle, "wb", buffering=0) as out:
+            _write(out, data, pieces)
+            _dress(out.fileno(), path, info)
+            os.fsync(out.fileno())
+        os.replace(aside, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
+        if isinstance(error, OSError):  # of the file that it is about, not of the one aside
+            raise OSError(error.errno, error.strerror, path) from None
+        raise
+    for other in names:
+        try:
+            os.link(path, aside)
+            os.replace(aside, other)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
+
+
+def _write(out: Any, data: bytes, pieces: Sequence[layout.Piece]) -> None:
+    view = memoryview(data)
+    nothing = memoryview(bytes(1 << 20))
+    try:
+        for buffers in _batches(view, nothing, pieces):
+            while buffers:
+                done = os.writev(out.fileno(), buffers)
+                while buffers and done >= len(buffers[0]):
+                    done -= len(buffers.pop(0))
+                if done:
+                    buffers[0] = buffers[0][done:]
+    finally:
+        buffers = []
+        view.release()
+
+
+def _batches(
+    view: memoryview, nothing: memoryview, pieces: Sequence[layout.Piece]
+) -> Iterator[List[memoryview]]:
+    """The pieces as buffers for writev: few calls for many small containers."""
+    batch: List[memoryview] = []
+    size = 0
+    for piece in pieces:
+        length = layout.size_of(piece)
+        for at in range(0, length, len(nothing)):
+            step = min(length - at, len(nothing))
+            if isinstance(piece, int):
+                batch.append(nothing[:step])
+            elif isinstance(piece, tuple):
+                batch.append(view[piece[0] + at : piece[0] + at + step])
+            else:
+                batch.append(memoryview(piece)[at : at + step])
+            size += step
+            if size >= _WRITE or len(batch) >= 512:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _dress(handle: int, path: str, info: os.stat_result) -> None:
+    """Owner, mode, attributes and times of the old file."""
+    if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
+        os.fchown(handle, info.st_uid, info.st_gid)
+    os.fchmod(handle, stat.S_IMODE(info.st_mode))
+    try:
+        attributes = os.listxattr(path, follow_symlinks=False)
+    except OSError:
+        attributes = []  # a file system without
+    for attribute in attributes:
+        if attribute in _OF_THE_PLACE:
+            continue
+        value = os.getxattr(path, attribute, follow_symlinks=False)
+        os.setxattr(handle, attribute, value)
+    os.utime(handle, ns=(info.st_atime_ns, info.st_mtime_ns))

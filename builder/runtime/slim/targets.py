@@ -1,0 +1,120 @@
+"""Which entries of a container a GPU may load: those, and no others, have to stay.
+
+Sources: CUDA C++ Programming Guide, "Binary Compatibility" and "Family-Specific Features"; PTX ISA,
+".target". Where the driver's choice among several is not documented, all of them stay.
+"""
+
+from __future__ import annotations
+
+from . import fatbin
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterable, List, Sequence, Set, Tuple
+
+    from .fatbin import Container, Entry
+
+# Systems on a chip: their machine code is not for others of the same major version, nor the other
+# way round ("binary compatibility between desktop and Tegra is not supported").
+TEGRA = {53, 62, 72, 87, 101, 110}
+# CUDA 13 names these anew; machine code of CUDA 12 has the former number.
+FORMER = {110: (101,)}
+# Kinds of code that no driver picks by itself: a library hands them to nvJitLink, in an order of
+# its own.
+LINKED = {
+    fatbin.LTO: "LTO IR feeds run-time linking (cufft's callbacks and kernels), whichever the GPU",
+}
+# In a library that links at run time, PTX is input too.
+BESIDE_LINKED = {
+    fatbin.PTX: "cufft links PTX of several SMs with LTO IR when a plan is made",
+}
+
+
+def parse(text: str) -> List[int]:
+    """ "90,8.0" -> [80, 90]. Raises ValueError for what is no compute capability."""
+    found = set()
+    for part in text.split(","):
+        word = part.strip()
+        major, dot, minor = word.partition(".")
+        digits = major + minor if dot else word
+        if not (digits.isascii() and digits.isdigit() and 2 <= len(digits) <= 3):
+            raise ValueError(f"{word!r} is no SM; write 90 or 9.0")
+        if dot and len(minor) != 1:
+            raise ValueError(f"{word!r} is no SM; write 90 or 9.0")
+        found.add(int(digits))
+    return sorted(found)
+
+
+def serving(entries: Iterable[Entry], sm: int) -> Set[Entry]:
+    """What the driver may load on a GPU of this SM; empty: "no kernel image is available".
+
+    The cubin of the same major version with the highest minor; without one, the highest PTX.
+    """
+    cubins, texts = _candidates(entries, sm)
+    if any(_promised(one, sm) for one in cubins):
+        return _best(cubins, sm)
+    # A chip's own code that might run, and PTX that certainly does.
+    return _best(cubins, sm) | _best(texts, sm)
+
+
+def covers(entries: Iterable[Entry], sm: int) -> bool:
+    """Whether one of them certainly runs on a GPU of this SM."""
+    cubins, texts = _candidates(entries, sm)
+    return bool(texts) or any(_promised(one, sm) for one in cubins)
+
+
+def _candidates(entries: Iterable[Entry], sm: int) -> Tuple[List[Entry], List[Entry]]:
+    there = [one for one in entries if not one.blank]
+    cubins = [one for one in there if one.kind == fatbin.CUBIN and _runs(one, sm)]
+    return cubins, [one for one in there if one.kind == fatbin.PTX and _compiles(one, sm)]
+
+
+def _runs(entry: Entry, sm: int) -> bool:
+    if entry.variant == "a":
+        return entry.sm == sm
+    if entry.sm in FORMER.get(sm, ()):
+        return True
+    return entry.sm // 10 == sm // 10 and entry.sm <= sm
+
+
+def _promised(entry: Entry, sm: int) -> bool:
+    return entry.sm == sm or (entry.sm in TEGRA) == (sm in TEGRA)
+
+
+def _compiles(entry: Entry, sm: int) -> bool:
+    if entry.variant == "a":
+        return entry.sm == sm
+    if entry.variant == "f":
+        return entry.sm // 10 == sm // 10 and entry.sm <= sm
+    return entry.sm <= sm
+
+
+def _best(entries: Sequence[Entry], sm: int) -> Set[Entry]:
+    """The highest of each variant, and below one that is not promised to run the highest that is.
+
+    A container with sm_90 and sm_90a holds both for a reason that we do not see.
+    """
+    kept: Set[Entry] = set()
+    for variant in {one.variant for one in entries}:
+        own = [one for one in entries if one.variant == variant]
+        for candidates in (own, [one for one in own if _promised(one, sm)]):
+            highest = max((one.sm for one in candidates), default=None)
+            kept |= {one for one in candidates if one.sm == highest}
+    return kept
+
+
+def kept(container: Container, sms: Sequence[int], *, links: bool) -> Set[Entry]:
+    """Entries that stay for any of these SMs. `links`: whether the library links at run time."""
+    stay = {one for one in container.entries if one.kind in LINKED}
+    if links:
+        stay |= {one for one in container.entries if one.kind in BESIDE_LINKED}
+    for sm in sms:
+        stay |= serving(container.entries, sm)
+    return stay
+
+
+def uncovered(container: Container, sms: Sequence[int]) -> List[int]:
+    """SMs that find nothing here. What is linked at run time serves all, as far as we see."""
+    if any(one.kind in LINKED for one in container.entries):
+        return []
+    return [sm for sm in sms if not covers(container.entries, sm)]

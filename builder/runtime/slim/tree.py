@@ -1,0 +1,139 @@
+"""A folder: every file once, whatever its names; totals."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+from . import one
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Iterator, List, Tuple
+
+    Report = Dict[str, Any]
+
+
+def slim(
+    path: str,
+    options: one.Options,
+    *,
+    dry: bool = False,
+    told: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Slim a file, or all below a folder. Raises OSError with the file's name.
+
+    `told` hears of each file: how many so far, and their bytes. Symbolic links are not followed,
+    and other file systems are not entered.
+    """
+    start = time.monotonic()
+    reports: List[Report] = []
+    seen = size = 0
+    for first, others, links in inodes(path):
+        report = one.slim(first, options, others, dry=dry)
+        seen += 1
+        if report:
+            size += report["before"]
+            report["names"] = [first, *others]
+            # Their content stays what it was: a package manager's cache, another environment.
+            report["links_outside"] = links - 1 - len(others) if _changed(report) else 0
+            reports.append(report)
+        if told:
+            told(seen, size)
+    return summed(path, reports, options, seen=seen, start=start, dry=dry)
+
+
+def summed(
+    path: str,
+    reports: List[Report],
+    options: one.Options,
+    *,
+    seen: int,
+    start: float,
+    dry: bool = False,
+) -> Report:
+    """Reports of files as one; `start` is when work began, on the monotonic clock."""
+    return {
+        "path": path,
+        "sms": list(options.sms),
+        "mode": options.mode,
+        "dry_run": dry,
+        "files": [report for report in reports if _worth(report)],
+        "total": _total(reports, seen),
+        "seconds": round(time.monotonic() - start, 3),
+    }
+
+
+def inodes(path: str) -> Iterator[Tuple[str, List[str], int]]:
+    """Each regular file as its first name, its other ones, and how many links it has in all."""
+    info = os.stat(path)
+    if not stat.S_ISDIR(info.st_mode):
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(0, "neither a file nor a folder", path)
+        yield os.path.realpath(path), [], info.st_nlink
+        return
+    linked: Dict[Tuple[int, int], List[str]] = {}
+    counts: Dict[Tuple[int, int], int] = {}
+    for name, found in _files(path, info.st_dev):
+        if found.st_nlink == 1:
+            yield name, [], 1
+        else:
+            key = (found.st_dev, found.st_ino)
+            linked.setdefault(key, []).append(name)
+            counts[key] = found.st_nlink
+    for key, names in linked.items():
+        yield names[0], names[1:], counts[key]
+
+
+def _files(folder: str, device: int) -> Iterator[Tuple[str, os.stat_result]]:
+    with os.scandir(folder) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
+    for entry in listed:
+        if entry.is_symlink():
+            continue
+        info = entry.stat(follow_symlinks=False)
+        if info.st_dev != device:
+            continue
+        if stat.S_ISDIR(info.st_mode):
+            yield from _files(entry.path, device)
+        elif stat.S_ISREG(info.st_mode) and not entry.name.endswith(one.ASIDE):
+            yield entry.path, info
+
+
+def _changed(report: Report) -> bool:
+    return not report["refused"] and bool(report["changed"])
+
+
+def _worth(report: Report) -> bool:
+    """Whether a report says more than that a file is an ELF file."""
+    return bool(report["refused"] or report["containers"] or _changed(report))
+
+
+def _total(reports: List[Report], seen: int) -> Report:
+    total: Report = {
+        "files": seen,
+        "elf": len(reports),
+        "changed": sum(map(_changed, reports)),
+        "refused": sum(bool(report["refused"]) for report in reports),
+    }
+    read = [report for report in reports if not report["refused"]]
+    for key in ("before", "after"):
+        total[key] = sum(report[key] for report in reports)
+    for key in ("debug", "containers"):
+        total[key] = sum(report[key] for report in read)
+    for key in ("kept", "removed", "strange"):
+        total[key] = _added(report[key] for report in read)
+    sms = sorted({sm for report in read for sm in report["uncovered"]}, key=int)
+    total["uncovered"] = {
+        sm: _added(report["uncovered"].get(sm, {}) for report in read) for sm in sms
+    }
+    return total
+
+
+def _added(counts: Any) -> Dict[str, int]:
+    out: Dict[str, int] = {}
+    for each in counts:
+        for name, number in each.items():
+            out[name] = out.get(name, 0) + number
+    return dict(sorted(out.items()))

@@ -1,0 +1,116 @@
+"""A wheel: its libraries slimmed, in a new file whose RECORD says so.
+
+Source: packaging.python.org, "Binary distribution format" and "Recording installed projects".
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import csv
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+import time
+import zipfile
+import zlib
+
+from . import elf, one, tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterator, List, Tuple
+
+    Report = Dict[str, Any]
+
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, EOFError),
+    *(KeyError, ValueError, NotImplementedError, RuntimeError),  # no RECORD, encrypted
+)
+_SIGNATURES = (".dist-info/RECORD.jws", ".dist-info/RECORD.p7s")
+
+
+def slim(path: str, output: str, options: one.Options) -> Report:
+    """Write to `output` (a file that is not there yet) what is in the wheel `path`, slimmed.
+
+    Members keep their order, times and modes. Raises OSError, also for what is no sound wheel.
+    """
+    start = time.monotonic()
+    if os.path.lexists(output):
+        raise FileExistsError(17, "is there already", output)
+    folder = os.path.dirname(os.path.abspath(output))
+    try:
+        with tempfile.TemporaryDirectory(prefix=".imgbuild-slim-", dir=folder) as aside:
+            whole = os.path.join(aside, "new.whl")
+            reports = list(_rewritten(path, whole, os.path.join(aside, "member"), options))
+            with open(whole, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(whole, output)
+    except _BROKEN as error:
+        raise OSError(22, f"no wheel that we can read: {error}", path) from None
+    return tree.summed(path, reports, options, seen=len(reports), start=start)
+
+
+def _rewritten(path: str, whole: str, aside: str, options: one.Options) -> Iterator[Report]:
+    hashes: Dict[str, Tuple[str, int]] = {}
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(whole, "w", allowZip64=True) as new:
+        records = [name for name in old.namelist() if name.endswith(".dist-info/RECORD")]
+        if len(records) != 1:
+            raise ValueError("it has no RECORD")
+        for member in old.infolist():
+            if member.filename in records or member.filename.endswith(_SIGNATURES):
+                continue
+            with old.open(member) as source:
+                head = source.read(elf.HEADER)
+            if elf.is_elf(head):
+                with old.open(member) as source, open(aside, "wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+                report = one.slim(aside, options)
+                if report:
+                    report.update(path=f"{path}:{member.filename}", links_outside=0)
+                    yield report
+                hashes[member.filename] = _added(new, member, aside)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(aside)
+            else:
+                with old.open(member) as source, _opened(new, member) as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+        member = old.getinfo(records[0])
+        with _opened(new, member) as target:
+            target.write(_record(old.read(member).decode("utf-8"), hashes))
+
+
+def _opened(new: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
+    own = zipfile.ZipInfo(member.filename, member.date_time)
+    own.compress_type = member.compress_type
+    own.external_attr, own.create_system = member.external_attr, member.create_system
+    return new.open(own, "w", force_zip64=member.file_size >= 1 << 31)
+
+
+def _added(new: zipfile.ZipFile, member: zipfile.ZipInfo, file: str) -> Tuple[str, int]:
+    """Add the file; its hash as RECORD spells it, and its bytes."""
+    digest, size = hashlib.sha256(), 0
+    with open(file, "rb") as source, _opened(new, member) as target:
+        while True:
+            part = source.read(1 << 20)
+            if not part:
+                break
+            digest.update(part)
+            size += len(part)
+            target.write(part)
+    return base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode(), size
+
+
+def _record(text: str, hashes: Dict[str, Tuple[str, int]]) -> bytes:
+    rows: List[List[str]] = []
+    for row in csv.reader(io.StringIO(text)):
+        if row and row[0] in hashes:
+            digest, size = hashes[row[0]]
+            row[1:] = [f"sha256={digest}", str(size)]
+        if row and not row[0].endswith(_SIGNATURES):
+            rows.append(row)
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue().encode("utf-8")

@@ -1,0 +1,120 @@
+"""Makes shared objects with GPU code that no compiler is needed for."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+PAGE = 0x1000
+PTX, CUBIN, LTO = 1, 2, 8
+_FLAGS = {"": 0, "a": 1 << 20, "f": 1 << 21}
+_PROGBITS, _SYMTAB, _STRTAB, _NOBITS = 1, 2, 3, 8
+_ALLOC = 2
+
+
+def entry(
+    kind: int, sm: int, size: int = 64, variant: str = "", header: int = 64, flags: int = 0x8011
+) -> bytes:
+    """One entry; its payload says what it is, and no two of a container are alike."""
+    text = f"{kind}/{sm}{variant}/{size}/".encode()
+    payload = (text * (size // len(text) + 1))[:size]
+    head = struct.pack("<HHIQ", kind, 0x101, header, size)
+    head += struct.pack("<IIHHI", size, 0, 8, 1, sm) + bytes(8)
+    head += struct.pack("<Q", flags | _FLAGS[variant])
+    return head.ljust(header, b"\0") + payload
+
+
+def container(*entries: bytes) -> bytes:
+    """A container of them."""
+    body = b"".join(entries)
+    return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body
+
+
+@dataclass
+class Library:
+    """A shared object to be. Its containers stand 8-aligned in one section, with a word between."""
+
+    containers: list[bytes] = field(default_factory=list)
+    debug: int = 0  # bytes of .debug_info; with it come .symtab and .strtab
+    between: int = 0  # bytes of a .symtab between segments, as patchelf leaves it
+    align: int = PAGE  # p_align of all segments
+    phdr: bool = False
+    flags: int = 4  # p_flags of the GPU code's segment
+    program: bool = False  # with PT_INTERP
+    machine: int = 62
+    overlay: bytes = b""
+
+    def made(self) -> bytes:
+        """The file: code, GPU code, data with .bss, what is not mapped, section headers."""
+        number = 4 + self.phdr + self.program
+        align = self.align
+        self._out = bytearray(64 + 56 * number)
+        self._sections: list[tuple[Any, ...]] = []
+        self._sections.append((b"", 0, 0, 0, 0, 0, 0, 0))
+        self._segments: list[tuple[int, ...]] = []
+        if self.phdr:
+            self._segments.append((6, 4, 64, 64, 64, 56 * number, 56 * number, 8))
+        if self.program:
+            self._segments.append((3, 4, 64, 64, 64, 8, 8, 1))
+        self._section(b".text", b"\xc3code" * 50, 16, mapped=True)
+        self._segment(5, 0, len(self._out))
+        self._pad(PAGE)
+        begin = len(self._out)
+        self._section(b".rodata", b"read only" * 9, 8, mapped=True)
+        blob = bytearray()
+        for text in self.containers:
+            blob += text + bytes(-len(text) % 8) + b"padding!"
+        self._section(b".nv_fatbin", bytes(blob), 8, mapped=True)
+        self._section(b".eh_frame", b"frames " * 30, 8, mapped=True)
+        self._segment(self.flags, begin, len(self._out))
+        if self.between:
+            index = len(self._sections)
+            self._section(b".symtab", bytes(range(1, 25)) * (self.between // 24), 8, 2, index + 1)
+            self._section(b".strtab", b"\0name" * (self.between // 10), 1, 3)
+        self._pad(PAGE)
+        begin = len(self._out)
+        self._section(b".data", b"writable" * 40, 8, mapped=True)
+        note = len(self._out)
+        self._segment(6, begin, note, 5000)
+        self._segments.append((4, 4, note - 32, note - 32, note - 32, 32, 32, 4))
+        self._section(b".comment", b"GCC: none", 1)
+        if self.debug:
+            self._section(b".debug_info", b"debug" * (self.debug // 5), 1)
+            index = len(self._sections)
+            self._section(b".symtab", b"symbol 8" * 30, 8, 2, index + 1)
+            self._section(b".strtab", b"\0names" * 30, 1, 3)
+        names = b"\0" + b"\0".join(s[0] for s in self._sections[1:]) + b"\0.shstrtab\0"
+        self._section(b".shstrtab", names, 1, 3)
+        self._pad(8)
+        shoff = len(self._out)
+        for name, *rest in self._sections:
+            at = names.index(b"\0" + name + b"\0") + 1 if name else 0
+            self._out += struct.pack("<IIQQQQIIQQ", at, *rest[:6], 0, rest[6], 0)
+        head = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack(
+            "<HHIQQQIHHHHHH", 3, self.machine, 1, 0, 64, shoff, 0, 64, 56,
+            len(self._segments), 64, len(self._sections), len(self._sections) - 1,
+        )  # fmt: skip
+        self._out[:64] = head
+        for index, one in enumerate(self._segments):
+            fields = list(one)
+            if fields[0] == 1:
+                fields[7] = align
+            struct.pack_into("<IIQQQQQQ", self._out, 64 + 56 * index, *fields)
+        return bytes(self._out) + self.overlay
+
+    def _pad(self, to: int) -> None:
+        self._out += bytes(-len(self._out) % to)
+
+    def _section(
+        self, name: bytes, text: bytes, align: int, kind: int = 1, link: int = 0,
+        mapped: bool = False,
+    ) -> None:  # fmt: skip
+        self._pad(align)
+        at = len(self._out)
+        flags, address = (_ALLOC, at) if mapped else (0, 0)
+        self._sections.append((name, kind, flags, address, at, len(text), link, align))
+        self._out += text
+
+    def _segment(self, flags: int, begin: int, end: int, bss: int = 0) -> None:
+        self._segments.append((1, flags, begin, begin, begin, end - begin, end - begin + bss, 0))

@@ -1,0 +1,42 @@
+"""`imgbuild slim`: a thin verb over the runtime's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from builder.cli.slim import command
+from builder.errors import ImgbuildError, UserError
+from tests.unit.test_slim_tree import NEW, OLD
+
+pytestmark = pytest.mark.python
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(command, list(args), catch_exceptions=False)
+
+
+def test_a_library_is_slimmed_and_counted(tmp_path: Path) -> None:
+    library = tmp_path / "libtorch.so"
+    library.write_bytes(OLD)
+    done = run(str(tmp_path), "--sm", "9.0", "--json")
+    assert json.loads(done.stdout)["total"]["after"] == len(NEW)
+    assert library.read_bytes() == NEW
+
+
+def test_an_sm_that_is_none_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^--sm: 'h100' is no SM; write 90 or 9"):
+        run(str(tmp_path), "--sm", "h100")
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    library = tmp_path / "libtorch.so"
+    library.write_bytes(OLD)
+    (tmp_path / ".libtorch.so.imgbuild-slim").mkdir()
+    with pytest.raises(ImgbuildError, match=r"libtorch[.]so: Is a directory$") as raised:
+        run(str(library), "--sm", "90")
+    assert raised.value.exit_code == 1
+    assert library.read_bytes() == OLD

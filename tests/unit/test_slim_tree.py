@@ -1,0 +1,211 @@
+"""Files and folders: what is written, what is left, what is said."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.runtime import __main__ as runtime
+from builder.runtime.slim import command, one, tree
+from tests.unit.test_slim_rewrite import large, slimmed
+
+OLD = large().made()
+NEW = slimmed(OLD, 90)
+FOR_90 = one.Options((90,))
+
+
+@pytest.fixture(autouse=True)
+def handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest keeps its own."""
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "site-packages"
+    (place / "torch/lib").mkdir(parents=True)
+    (place / "torch/lib/libtorch.so").write_bytes(OLD)
+    (place / "torch/__init__.py").write_text("import sys\n")
+    (place / "empty.so").touch()
+    (place / "objects.o").write_bytes(OLD[:16] + b"\x01\0" + OLD[18:])
+    return place
+
+
+def test_a_folder(folder: Path) -> None:
+    library = folder / "torch/lib/libtorch.so"
+    library.chmod(0o750)
+    os.utime(library, ns=(1_000_000_007, 2_000_000_009))
+    before = library.stat()
+    report = tree.slim(str(folder), FOR_90)
+    assert library.read_bytes() == NEW
+    after = library.stat()
+    assert after.st_ino != before.st_ino  # whoever has it open keeps the old one
+    assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, 2_000_000_009)
+    assert sorted(path.name for path in library.parent.iterdir()) == ["libtorch.so"]
+    (told,) = report["files"]
+    assert (told["before"], told["after"], told["refused"]) == (len(OLD), len(NEW), None)
+    total = report["total"]
+    assert (total["files"], total["elf"], total["changed"]) == (4, 1, 1)
+    again = tree.slim(str(folder), FOR_90)
+    assert again["total"]["changed"] == 0
+    assert library.stat().st_ino == after.st_ino
+
+
+def test_a_dry_run_says_the_same_and_writes_nothing(folder: Path) -> None:
+    would = tree.slim(str(folder), FOR_90, dry=True)
+    assert (folder / "torch/lib/libtorch.so").read_bytes() == OLD
+    does = tree.slim(str(folder), FOR_90)
+    changing = {"dry_run", "seconds"}
+    assert {key: would[key] for key in would.keys() - changing} == {
+        key: does[key] for key in does.keys() - changing
+    }
+
+
+def test_names_of_one_inode_stay_one(folder: Path) -> None:
+    first, second = folder / "torch/lib/libtorch.so", folder / "libtorch.so.2"
+    second.hardlink_to(first)
+    cache = folder.parent / "cache.so"
+    cache.hardlink_to(first)
+    report = tree.slim(str(folder), FOR_90)
+    assert first.stat().st_ino == second.stat().st_ino
+    assert first.read_bytes() == NEW
+    assert cache.read_bytes() == OLD
+    (told,) = report["files"]
+    assert (len(told["names"]), told["links_outside"]) == (2, 1)
+    assert "1 other names keep the old file" in "\n".join(command.lines(report))
+
+
+def test_links_are_not_followed(folder: Path) -> None:
+    outside = folder.parent / "outside.so"
+    outside.write_bytes(OLD)
+    (folder / "link.so").symlink_to(outside)
+    (folder / "loop").symlink_to(folder)
+    tree.slim(str(folder), FOR_90)
+    assert outside.read_bytes() == OLD
+    assert (folder / "link.so").is_symlink()
+
+
+def test_a_named_link_is_what_it_names(folder: Path) -> None:
+    link = folder.parent / "named.so"
+    link.symlink_to(folder / "torch/lib/libtorch.so")
+    tree.slim(str(link), FOR_90)
+    assert link.is_symlink()
+    assert link.read_bytes() == NEW
+
+
+def test_what_is_refused_stays_and_is_said(folder: Path) -> None:
+    library = folder / "torch/lib/libtorch.so"
+    library.write_bytes(OLD + b"an archive")
+    report = tree.slim(str(folder), FOR_90)
+    assert library.read_bytes() == OLD + b"an archive"
+    assert report["total"]["refused"] == 1
+    assert f"refused: {library}: data behind" in "\n".join(command.lines(report))
+
+
+@pytest.mark.parametrize("name", ["writev", "fsync", "fchmod", "replace"])
+def test_a_full_disk_leaves_the_old_file(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, name, full)
+    assert command.main([str(folder), "--sm", "90"]) == 1
+    library = folder / "torch/lib/libtorch.so"
+    assert library.read_bytes() == OLD
+    assert [path.name for path in library.parent.iterdir()] == ["libtorch.so"]
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "No space left on device" in told
+    assert str(library) in told
+
+
+def test_an_interrupt_leaves_the_old_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tree.slim(str(folder), FOR_90)
+    library = folder / "torch/lib/libtorch.so"
+    assert library.read_bytes() == OLD
+    assert [path.name for path in library.parent.iterdir()] == ["libtorch.so"]
+
+
+def test_what_a_killed_one_left_is_written_over(folder: Path) -> None:
+    library = folder / "torch/lib/libtorch.so"
+    aside = library.with_name(f".{library.name}{one.ASIDE}")
+    aside.write_bytes(OLD[:1000])
+    assert tree.slim(str(folder), FOR_90)["total"]["elf"] == 1
+    assert not aside.exists()
+    assert library.read_bytes() == NEW
+
+
+def test_short_writes_are_gone_on_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.writev
+    monkeypatch.setattr(os, "writev", lambda fd, few: real(fd, [few[0][: min(777, len(few[0]))]]))
+    tree.slim(str(folder), FOR_90)
+    assert (folder / "torch/lib/libtorch.so").read_bytes() == NEW
+
+
+def test_a_file_that_vanishes_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = list(tree.inodes(str(folder)))
+    gone = str(folder / "gone.so")
+    monkeypatch.setattr(tree, "inodes", lambda _: iter([(gone, [], 1), *found]))
+    assert command.main([str(folder), "--sm", "90"]) == 1
+    assert capsys.readouterr().err == f"slim: {gone}: No such file or directory\n"
+
+
+def test_an_sm_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([str(tmp_path), "--sm", "h100"]) == 2
+    assert capsys.readouterr().err == "slim: --sm: 'h100' is no SM; write 90 or 9.0\n"
+
+
+def test_an_unknown_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main([str(tmp_path), "--sm", "90", "--mode", "small"])
+    assert ended.value.code == 2
+    assert "invalid choice" in capsys.readouterr().err
+
+
+def test_no_such_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([str(tmp_path / "no"), "--sm", "90"]) == 1
+    assert capsys.readouterr().err == f"slim: {tmp_path / 'no'}: No such file or directory\n"
+
+
+def test_json_through_the_runtime(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runtime.main(["slim", str(folder), "--sm", "9.0", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["sms"] == [90]
+    assert report["total"]["uncovered"] == {"90": {"sm_100 cubin, sm_80 cubin": 1}}
+
+
+def test_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([str(folder), "--sm", "90", "--dry-run"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith(f"{folder}: 1.1 MB would be 0.5 MB for sm_90 (1 of 1 ELF files, ")
+    assert told[1].startswith("  GPU code kept: 0.5 MB: sm_100 cubin 0.2 MB")
+    assert "  1 containers have no code for sm_90:" in told
+    assert "    1 hold sm_100 cubin, sm_80 cubin" in told
+
+
+def test_progress_after_a_second(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    told = command._Progress()
+    told(1, 5_000_000)
+    now[0] = 101.5
+    told(2, 9_000_000)
+    told(3, 9_000_000)
+    assert capsys.readouterr().err == "slim: 2 files, 9 MB of libraries\n"
