@@ -296,6 +296,7 @@ class NotSet(Fact):
     frameworks: tuple[Name, ...] = ()  # () is all
     why: Text
     source: Text
+    effect: Text | None = None  # measured; most need no measurement
 
 
 class Tuning(Fact):

@@ -89,7 +89,7 @@ def contents(
             for row in settings
         ],
         "not_set": [
-            {"name": row.name, "why": row.why, "source": row.source}
+            {"name": row.name, "why": row.why, "source": row.source, "effect": row.effect}
             for row in matrix.tuning.not_set
             if holds(row)
         ],

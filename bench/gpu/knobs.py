@@ -49,7 +49,7 @@ QUOTA_CPUS = 2
 BELOW_QUOTA: dict[str, dict[str, str]] = {"untuned": OFF, "tuned": MODES["tuned"], "bound": OFF}
 BOUND = ["taskset", "--cpu-list", f"0-{QUOTA_CPUS - 1}"]
 GROUP = Path("/sys/fs/cgroup/imgbuild-bench")
-ROUNDS, REQUESTS, TOKENS = 6, 8, 128
+ROUNDS, REQUESTS, TOKENS = 16, 8, 384
 LAYERS, HIDDEN, INNER, HEADS = 24, 1024, 2816, 16
 PORT = 18100
 
@@ -204,15 +204,18 @@ def compared(
             "started_with_the_others_s": starts[mode],
             "tokens_per_s": [round(rate, 1) for rate in rates[mode]],
             "one_token_ms": [round(1000 * delay, 2) for delay in delays[mode]],
-            "throughput_ratio": _ratio(rates[mode], rates["untuned"]),
-            "latency_ratio": _ratio(delays["untuned"], delays[mode]),
+            "throughput": _ratio(rates[mode], rates["untuned"]),
+            "latency": _ratio(delays["untuned"], delays[mode]),
         }
         for mode in modes
     }
 
 
-def _ratio(ours: list[float], peers: list[float]) -> float:
-    return round(statistics.median(a / b for a, b in zip(ours, peers, strict=True)), 3)
+def _ratio(ours: list[float], peers: list[float]) -> dict[str, float]:
+    """The mean over the rounds, and its standard error."""
+    ratios = [a / b for a, b in zip(ours, peers, strict=True)]
+    error = statistics.stdev(ratios) / len(ratios) ** 0.5
+    return {"ratio": round(statistics.mean(ratios), 3), "standard_error": round(error, 3)}
 
 
 def _say(line: str) -> None:

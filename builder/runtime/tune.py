@@ -72,7 +72,8 @@ def main(arguments: Sequence[str]) -> int:
                 if row["status"] == decide.NEEDLESS:
                     print(f"not needed here: {row['name']}: {row['why']} [{row['source']}]")
             for row in told["not_set"]:
-                print(f"never set: {row['name']}: {row['why']} [{row['source']}]")
+                effect = f"; measured: {row['effect']}" if row.get("effect") else ""
+                print(f"never set: {row['name']}: {row['why']}{effect} [{row['source']}]")
         for finding in told["preflight"]:
             print(f"preflight: {preflight.told(finding)}")
     return 0
