@@ -242,7 +242,20 @@ class Bytecode:
     kind: str = "bytecode"
 
 
-Step = OsPackages | Account | Venv | Wheels | Fragment | Runtime | Manifest | Bytecode
+@dataclass(frozen=True, kw_only=True)
+class Slim:
+    """Take out of what this layer has installed what the image's GPU never loads.
+
+    For which SM is the recipe's to say: the layers of cells that differ in it are one text.
+    """
+
+    path: str
+    digest: str  # of the slimmer
+    source: str = "runtime/slim"
+    kind: str = "slim"
+
+
+Step = OsPackages | Account | Venv | Wheels | Fragment | Slim | Runtime | Manifest | Bytecode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,6 +292,13 @@ class Recipe:
     @property
     def repository(self) -> str:
         return self.cell.framework_name
+
+    @property
+    def slim_sm(self) -> str | None:
+        """The compute capability that its wheels are thinned for, as "9.0"; None: for none."""
+        gpu = self.cell.gpu
+        slims = any(isinstance(step, Slim) for layer in self.layers for step in layer.steps)
+        return gpu.sm if gpu and slims else None
 
     @property
     def pinned_base(self) -> str:

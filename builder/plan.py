@@ -27,6 +27,7 @@ from builder.model import (
     OsPackages,
     Recipe,
     Runtime,
+    Slim,
     Step,
     Venv,
     Wheels,
@@ -54,10 +55,18 @@ class Wheelhouse:
 EMPTY = Wheelhouse(lock=Lock(closure_id=""), layers=(), licenses=())  # of an image that wraps
 
 
-def wheelhouse(matrix: Matrix, closure: Closure, lock: Lock) -> Wheelhouse:
-    """Lay out a lock's wheels; `lock` is the closure's."""
+def wheelhouse(
+    matrix: Matrix, closure: Closure, lock: Lock, slimmer: str | None = None
+) -> Wheelhouse:
+    """Lay out a lock's wheels; `lock` is the closure's.
+
+    `slimmer` is the digest of the one that thins them for one GPU; None leaves them whole.
+    """
+    slim = (Slim(path=VENV, digest=slimmer),) if slimmer else ()
     return Wheelhouse(
-        lock=lock, layers=tuple(_wheels(matrix, closure, lock)), licenses=_licenses(matrix, lock)
+        lock=lock,
+        layers=tuple(_wheels(matrix, closure, lock, slim)),
+        licenses=_licenses(matrix, lock),
     )
 
 
@@ -138,7 +147,9 @@ def _own_parts(cell: Cell, manifest: str, python: str) -> tuple[Step, ...]:
     )
 
 
-def _wheels(matrix: Matrix, closure: Closure, lock: Lock) -> Iterator[Layer]:
+def _wheels(
+    matrix: Matrix, closure: Closure, lock: Lock, slim: tuple[Slim, ...]
+) -> Iterator[Layer]:
     """A layer for each part of the lock; the last has the framework and its own commands."""
     why = {layer.name: layer.why for layer in matrix.layers}
     why["framework"] = f"{closure.framework.title} itself, which changes most often"
@@ -159,7 +170,7 @@ def _wheels(matrix: Matrix, closure: Closure, lock: Lock) -> Iterator[Layer]:
             if number == 0
             else ()
         )
-        yield Layer(name=part.name, why=why[part.name], steps=(*venv, wheels, *fragment))
+        yield Layer(name=part.name, why=why[part.name], steps=(*venv, wheels, *fragment, *slim))
 
 
 def _licenses(matrix: Matrix, lock: Lock) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from builder import bases, lock, manifest
 from builder.facts import Matrix
-from builder.model import BaseKind, Cell, Closure, Recipe, Runtime
+from builder.model import BaseKind, Cell, Closure, Lock, Recipe, Runtime
 from builder.naming import Naming
 from builder.plan import EMPTY, Wheelhouse, plan, wheelhouse
 from builder.project import Project
@@ -36,7 +36,9 @@ class Workbench:
         self.project = project
         self._matrix = matrix
         self._renderer = Renderer(project.template_dirs)
-        self._wheelhouses: dict[str, Wheelhouse] = {}  # by closure; cells share them
+        self._locks: dict[str, Lock] = {}  # by closure
+        # By closure and slimmer; cells share them.
+        self._wheelhouses: dict[tuple[str, str | None], Wheelhouse] = {}
 
     @cached_property
     def base_pins(self) -> dict[str, str]:
@@ -50,7 +52,7 @@ class Workbench:
 
         `file` is the rendered file that an engine builds from.
         """
-        recipe = self._recipe(cell, kind)
+        recipe = self.recipe(cell, kind)
         rendered = self._renderer.render(recipe)
         carried = manifest.text(self._matrix, cell)
         naming = Naming(
@@ -64,7 +66,7 @@ class Workbench:
 
     def render(self, cell: Cell, kind: BaseKind) -> RenderedImage:
         """Only the files of `prepare`: they need no digest."""
-        return self._renderer.render(self._recipe(cell, kind))
+        return self._renderer.render(self.recipe(cell, kind))
 
     def manifests(self, cells: Iterable[Cell]) -> RenderedImage:
         """The folder beside the cells' own, of what their images carry of matrix.yaml."""
@@ -89,8 +91,9 @@ class Workbench:
         folders = [self.project.runtime.with_name(source) for source in sources]
         return [file for folder in folders for file in sorted(folder.rglob("*.py"))]
 
-    def _recipe(self, cell: Cell, kind: BaseKind) -> Recipe:
-        wheels = self._wheelhouse(cell.closure(kind), cell.id)
+    def recipe(self, cell: Cell, kind: BaseKind) -> Recipe:
+        """Of a cell on a base of that kind, with its lock."""
+        wheels = self._wheelhouse(cell, kind)
         digest = self.base_pins.get(cell.registry_base)
         return plan(
             cell,
@@ -101,14 +104,31 @@ class Workbench:
             base_digest=digest,
         )
 
-    def _wheelhouse(self, closure: Closure | None, cell_id: str) -> Wheelhouse:
-        """Read and laid out once: a lock has some 300 KB, and many cells may share it."""
+    def _wheelhouse(self, cell: Cell, kind: BaseKind) -> Wheelhouse:
+        """Laid out once, whole and for cells of one GPU: many cells may share a closure."""
+        closure = cell.closure(kind)
         if closure is None:
             return EMPTY
-        if closure.id not in self._wheelhouses:
-            pinned = lock.read(self.project, self._matrix, closure, cell_id)
-            self._wheelhouses[closure.id] = wheelhouse(self._matrix, closure, pinned)
-        return self._wheelhouses[closure.id]
+        slimmer = self._slimmer if cell.gpu else None
+        if (closure.id, slimmer) not in self._wheelhouses:
+            pinned = self._lock(closure, cell.id)
+            made = wheelhouse(self._matrix, closure, pinned, slimmer)
+            self._wheelhouses[closure.id, slimmer] = made
+        return self._wheelhouses[closure.id, slimmer]
+
+    def _lock(self, closure: Closure, cell_id: str) -> Lock:
+        """Read once: it has some 300 KB."""
+        if closure.id not in self._locks:
+            self._locks[closure.id] = lock.read(self.project, self._matrix, closure, cell_id)
+        return self._locks[closure.id]
+
+    @cached_property
+    def _slimmer(self) -> str:
+        """12 hex digits over the slimmer."""
+        digest = hashlib.sha256()
+        for file in sorted((self.project.runtime / "slim").glob("*.py")):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+        return digest.hexdigest()[:12]
 
     def _content(self, recipe: Recipe, rendered: str, carried: str) -> str:
         """12 hex digits over everything that decides an image, so that a tag can tell."""

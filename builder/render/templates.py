@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 
 from builder.errors import Place, UserError, not_utf8
-from builder.model import Layer, Wheels
+from builder.model import Layer, Slim, Wheels
 
 
 class Templates:
@@ -28,9 +28,11 @@ class Templates:
         self._jinja.filters |= {
             "assigned": _assigned,
             "quoted_shell": shlex.quote,
+            "slim_of": _slim_of,
             "worded": _worded,
         }
-        self._jinja.globals |= {"run": _run, "post": _post, "wheels_of": _wheels_of}
+        self._jinja.globals |= {"run": _run, "post": _post}
+        self._jinja.globals |= {"wheels_of": _wheels_of, "slim_of": _slim_of}
 
     def render(self, name: str, context: Mapping[str, object]) -> str:
         """One template's text; raises UserError for a missing or broken one, with its line."""
@@ -126,3 +128,7 @@ def _worded(values: Mapping[str, str]) -> list[str]:
 
 def _wheels_of(layer: Layer) -> Wheels:
     return next(step for step in layer.steps if isinstance(step, Wheels))
+
+
+def _slim_of(layer: Layer) -> Slim | None:
+    return next((step for step in layer.steps if isinstance(step, Slim)), None)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder import bases, manifest
-from builder import lock as locks
 from builder import matrix as matrices
 from builder.facts import Matrix
 from builder.model import BaseKind, Cell, Recipe
-from builder.plan import EMPTY, plan, wheelhouse
+from builder.prepare import Workbench
 from builder.project import Project
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,19 +38,10 @@ def recipe_of(
 ) -> Recipe:
     """The recipe of a cell, with its committed lock."""
     cell = matrices.cell(matrix, cell) if isinstance(cell, str) else cell
-    closure = cell.closure(kind)
-    wheels = wheelhouse(matrix, closure, locks.read(project, matrix, closure)) if closure else EMPTY
-    digest = bases.read(project).get(cell.registry_base)
-    return plan(
-        cell,
-        wheels,
-        uv_lock=locks.TOOLS,
-        manifest=manifest.name(cell),
-        kind=kind,
-        base_digest=digest,
-    )
+    return Workbench(project, matrix).recipe(cell, kind)
 
 
 def recipes_of(project: Project, matrix: Matrix) -> list[Recipe]:
     """The recipes of all published cells."""
-    return [recipe_of(project, matrix, cell) for cell in matrices.select(matrix, None)]
+    bench = Workbench(project, matrix)
+    return [bench.recipe(cell, BaseKind.REGISTRY) for cell in matrices.select(matrix, None)]

@@ -182,7 +182,7 @@ def test_the_runtime_names_its_parts(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert runtime(arguments) == 64
-    assert capsys.readouterr().err == "usage: runtime start|tune ...\n"
+    assert capsys.readouterr().err == "usage: runtime start|tune|slim ...\n"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from builder.model import (
     OsPackages,
     Recipe,
     Runtime,
+    Slim,
     Venv,
     Wheels,
 )
@@ -95,11 +98,43 @@ def test_layers_stand_in_the_order_of_how_seldom_they_change(
     layers = recipe_of(project, matrix, cell_id).layers
     assert [layer.name for layer in layers] == names
     assert all(layer.why for layer in layers)
-    kinds = [[step.kind for step in layer.steps] for layer in layers]
+    kinds = [[step.kind for step in layer.steps if step.kind != "slim"] for layer in layers]
     assert kinds[0] == ["os-packages", "account"]
     assert kinds[1] == ["venv", "wheels"]
     assert all(kind == ["wheels"] for kind in kinds[2:-2])
     assert kinds[-2:] == [["wheels", "fragment"], ["runtime", "manifest", "bytecode"]]
+
+
+def test_what_is_for_one_gpu_is_thinned_where_it_is_installed(
+    project: Project, matrix: Matrix
+) -> None:
+    thin = recipe_of(project, matrix, "cuda13.0-vllm-h100")
+    assert thin.slim_sm == "9.0"
+    for layer in thin.layers[1:-1]:  # last, so that nothing fat gets into the layer
+        assert isinstance(layer.steps[-1], Slim)
+    assert not any(isinstance(step, Slim) for step in thin.layers[0].steps + thin.layers[-1].steps)
+    whole = recipe_of(project, matrix, "cuda13.0-vllm")
+    assert whole.slim_sm is None
+    assert not any(isinstance(step, Slim) for layer in whole.layers for step in layer.steps)
+
+
+def test_another_slimmer_is_another_image(
+    tmp_path: Path, project: Project, matrix: Matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digest stands in the recipe: Buildah leaves mounts out of its cache's key."""
+    runtime = shutil.copytree(project.runtime, tmp_path / "runtime")
+    monkeypatch.setattr(Project, "runtime", property(lambda _: runtime))
+
+    def digest() -> str:
+        layers = recipe_of(project, matrix, "cuda13.0-vllm-h100").layers
+        (found,) = {s.digest for layer in layers for s in layer.steps if isinstance(s, Slim)}
+        return found
+
+    before = digest()
+    (runtime / "gpus.py").write_text("")
+    assert digest() == before
+    (runtime / "slim/fatbin.py").write_text("")
+    assert digest() != before
 
 
 def test_what_the_steps_say(project: Project, matrix: Matrix) -> None:

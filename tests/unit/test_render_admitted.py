@@ -39,7 +39,9 @@ def renderer(project: Project) -> Renderer:
     return Renderer(project.template_dirs)
 
 
-def wheels_of(matrix: Matrix, closure: Closure, layers: dict[str, Pins]) -> Wheelhouse:
+def wheels_of(
+    matrix: Matrix, closure: Closure, layers: dict[str, Pins], slimmer: str | None = None
+) -> Wheelhouse:
     """Of a lock that was never resolved."""
     lock = Lock(
         closure_id=closure.id,
@@ -53,7 +55,7 @@ def wheels_of(matrix: Matrix, closure: Closure, layers: dict[str, Pins]) -> Whee
             for name, pins in layers.items()
         ),
     )
-    return wheelhouse(matrix, closure, lock)
+    return wheelhouse(matrix, closure, lock, slimmer)
 
 
 def broken(renderer: Renderer, cell: Cell, kind: BaseKind, wheels: Wheelhouse) -> Iterator[str]:
@@ -72,6 +74,7 @@ def broken(renderer: Renderer, cell: Cell, kind: BaseKind, wheels: Wheelhouse) -
             "its start": re.search(r'/opt/imgbuild/runtime"?,? "?start\b', text) is not None,
             "its manifest": "images/manifests/any.json" in text,
             "an end": text.endswith("\n") and not text.endswith("\n\n"),
+            "its GPU": ("--sm " in text) == (f"SM={recipe.slim_sm}" in text),
             "no hole": not any(sign in text for sign in _HOLES),
         }
         for what, is_so in has.items():
@@ -105,5 +108,6 @@ def test_any_admitted_cell_renders_with_any_lock(
     layers = {name: data.draw(_PINS, label=name) for name in (*names, FRAMEWORK_LAYER)}
     for kind in cell.kinds:
         closure = cell.closure(kind)
-        wheels = wheels_of(matrix, closure, layers) if closure else EMPTY
+        slimmer = "0123456789ab" if cell.gpu else None
+        wheels = wheels_of(matrix, closure, layers, slimmer) if closure else EMPTY
         assert not list(broken(renderer, cell, kind, wheels))

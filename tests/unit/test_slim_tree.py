@@ -38,6 +38,12 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
+def test_only_what_has_changed_since(folder: Path) -> None:
+    later = int(time.time()) + 60
+    assert tree.slim(str(folder), FOR_90, since=later)["total"]["files"] == 0
+    assert tree.slim(str(folder), FOR_90, since=later - 120)["total"]["changed"] == 1
+
+
 def test_a_folder(folder: Path) -> None:
     library = folder / "torch/lib/libtorch.so"
     library.chmod(0o750)
@@ -160,7 +166,7 @@ def test_a_file_that_vanishes_is_one_line(
 ) -> None:
     found = list(tree.inodes(str(folder)))
     gone = str(folder / "gone.so")
-    monkeypatch.setattr(tree, "inodes", lambda _: iter([(gone, [], 1), *found]))
+    monkeypatch.setattr(tree, "inodes", lambda *_: iter([(gone, [], 1), *found]))
     assert command.main([str(folder), "--sm", "90"]) == 1
     assert capsys.readouterr().err == f"slim: {gone}: No such file or directory\n"
 

@@ -40,6 +40,10 @@ def main(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--output", metavar="WHL", help="PATH is a wheel: write it there, slimmed")
     parser.add_argument("--no-strip", action="store_true", help="leave debug sections")
+    parser.add_argument(
+        "--since", type=int, default=0, metavar="SECONDS",
+        help="only files that have changed since, by the clock: what a build step has installed",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     if given.path.endswith(".whl") != bool(given.output) or (given.output and given.dry_run):
         print(
@@ -58,7 +62,9 @@ def main(arguments: Sequence[str]) -> int:
         if given.output:
             report = wheel.slim(given.path, given.output, options)
         else:
-            report = tree.slim(given.path, options, dry=given.dry_run, told=_Progress())
+            report = tree.slim(
+                given.path, options, dry=given.dry_run, told=_Progress(), since=given.since
+            )
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"slim: {where}{error.strerror or error}", file=sys.stderr)

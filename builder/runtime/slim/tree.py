@@ -21,16 +21,18 @@ def slim(
     *,
     dry: bool = False,
     told: Callable[[int, int], None] | None = None,
+    since: int = 0,
 ) -> Report:
     """Slim a file, or all below a folder. Raises OSError with the file's name.
 
     `told` hears of each file: how many so far, and their bytes. Symbolic links are not followed,
-    and other file systems are not entered.
+    and other file systems are not entered. Files whose status has not changed `since`, in seconds
+    of the epoch, are not opened.
     """
     start = time.monotonic()
     reports: List[Report] = []
     seen = size = 0
-    for first, others, links in inodes(path):
+    for first, others, links in inodes(path, since):
         report = one.slim(first, options, others, dry=dry)
         seen += 1
         if report:
@@ -65,7 +67,7 @@ def summed(
     }
 
 
-def inodes(path: str) -> Iterator[Tuple[str, List[str], int]]:
+def inodes(path: str, since: int = 0) -> Iterator[Tuple[str, List[str], int]]:
     """Each regular file as its first name, its other ones, and how many links it has in all."""
     info = os.stat(path)
     if not stat.S_ISDIR(info.st_mode):
@@ -76,6 +78,8 @@ def inodes(path: str) -> Iterator[Tuple[str, List[str], int]]:
     linked: Dict[Tuple[int, int], List[str]] = {}
     counts: Dict[Tuple[int, int], int] = {}
     for name, found in _files(path, info.st_dev):
+        if found.st_ctime < since:
+            continue
         if found.st_nlink == 1:
             yield name, [], 1
         else:
