@@ -1,6 +1,7 @@
 """What an image carries of matrix.yaml: the rules for its preflight, its caches, its settings.
 
-One for each build of a release, which cells share; `builder/runtime/` reads it.
+One for each build of a release, which cells share, and one beside it for each SM that images of it
+are thinned for; `builder/runtime/` reads it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ _ASKED = ("driver", "gpu_code", "kernel_code")
 
 
 def name(cell: Cell) -> str:
-    """The file's name, the same for all cells of a build."""
-    return f"{cell.framework_name}-{cell.release.version}-{cell.build.name}.json"
+    """The file's name, the same for all cells of a build that hold the same GPU code."""
+    thin = f"-sm{cell.slim_sm.replace('.', '')}" if cell.slim_sm else ""
+    return f"{cell.framework_name}-{cell.release.version}-{cell.build.name}{thin}.json"
 
 
 def text(matrix: Matrix, cell: Cell) -> str:
     """The file."""
     made = contents(matrix, cell.framework_name, cell.framework, cell.release, cell.build)
+    if cell.slim_sm:  # what else there was is left out
+        made |= {key: [cell.slim_sm] for key in ("sms", "kernel_sms") if made[key]}
     return json.dumps(made, indent=1) + "\n"
 
 

@@ -45,6 +45,11 @@ class Cell:
         return self.gpu.arch if self.gpu else "amd64"
 
     @property
+    def slim_sm(self) -> str | None:
+        """The compute capability that its wheels are thinned for, as "9.0"; None: for none."""
+        return self.gpu.sm if self.gpu and not self.build.wrap else None
+
+    @property
     def kinds(self) -> tuple[BaseKind, ...]:
         """The kinds of base that it can stand on."""
         return tuple(BaseKind) if self.bootstrap_os else (BaseKind.REGISTRY,)
@@ -292,13 +297,6 @@ class Recipe:
     @property
     def repository(self) -> str:
         return self.cell.framework_name
-
-    @property
-    def slim_sm(self) -> str | None:
-        """The compute capability that its wheels are thinned for, as "9.0"; None: for none."""
-        gpu = self.cell.gpu
-        slims = any(isinstance(step, Slim) for layer in self.layers for step in layer.steps)
-        return gpu.sm if gpu and slims else None
 
     @property
     def pinned_base(self) -> str:

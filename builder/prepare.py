@@ -109,7 +109,7 @@ class Workbench:
         closure = cell.closure(kind)
         if closure is None:
             return EMPTY
-        slimmer = self._slimmer if cell.gpu else None
+        slimmer = self._slimmer if cell.slim_sm else None
         if (closure.id, slimmer) not in self._wheelhouses:
             pinned = self._lock(closure, cell.id)
             made = wheelhouse(self._matrix, closure, pinned, slimmer)

@@ -25,6 +25,11 @@ _ARCH_LIST = (
     "import torch; print(*(torch.cuda.get_arch_list() or torch._C._cuda_getArchFlags().split()))"
 )
 
+_SLIM = (
+    *("python3", "-ES", "/opt/imgbuild/runtime", "slim", "/opt/venv"),
+    *("--uncovered", "empty", "--dry-run", "--json"),
+)
+
 
 def smoke(
     cell: Cell,
@@ -75,7 +80,9 @@ def imports(subject: Subject) -> str:
 
 
 def gpu_code(subject: Subject) -> str:
-    """PyTorch holds code for the GPUs that the rules count on."""
+    """PyTorch holds code for the GPUs that the rules count on, a thinned one for its own."""
+    if subject.cell.slim_sm:
+        return _thinned(subject, subject.cell.slim_sm)
     shown = subject.calls("python3", "-c", _ARCH_LIST)
     found = {arch for arch in shown.split() if arch.startswith("sm_")}
     claimed = {f"sm_{sm.replace('.', '')}" for sm in subject.cell.build.sms}
@@ -83,6 +90,29 @@ def gpu_code(subject: Subject) -> str:
         have, want = ", ".join(sorted(found)), ", ".join(sorted(claimed))
         raise BuildError(f"torch has {have}; matrix.yaml claims {want}")
     return ", ".join(sorted(found))
+
+
+def _thinned(subject: Subject, sm: str) -> str:
+    """There is code for the GPU, and nothing more that it would leave out.
+
+    PyTorch itself goes on to name what it was compiled for.
+    """
+    shown = subject.calls(*_SLIM, "--sm", sm)
+    try:
+        total = json.loads(shown)["total"]
+        kept: dict[str, int] = total["kept"]
+        changes: int = total["changed"]
+    except (ValueError, LookupError, TypeError):
+        raise BuildError(
+            "the slimmer prints something else", tail=shown.splitlines()[-3:]
+        ) from None
+    own = f"sm_{sm.replace('.', '')}"
+    size = sum(count for name, count in kept.items() if name.startswith(own) and "cubin" in name)
+    if changes:
+        raise BuildError(f"{changes} files hold what SM {sm} never loads")
+    if not size:
+        raise BuildError(f"there is no machine code for SM {sm}")
+    return f"{size / 1e6:.0f} MB of machine code for SM {sm}, nothing for other GPUs alone"
 
 
 def shows_help(subject: Subject) -> str:

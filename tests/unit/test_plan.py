@@ -109,12 +109,12 @@ def test_what_is_for_one_gpu_is_thinned_where_it_is_installed(
     project: Project, matrix: Matrix
 ) -> None:
     thin = recipe_of(project, matrix, "cuda13.0-vllm-h100")
-    assert thin.slim_sm == "9.0"
+    assert thin.cell.slim_sm == "9.0"
     for layer in thin.layers[1:-1]:  # last, so that nothing fat gets into the layer
         assert isinstance(layer.steps[-1], Slim)
     assert not any(isinstance(step, Slim) for step in thin.layers[0].steps + thin.layers[-1].steps)
     whole = recipe_of(project, matrix, "cuda13.0-vllm")
-    assert whole.slim_sm is None
+    assert whole.cell.slim_sm is None
     assert not any(isinstance(step, Slim) for layer in whole.layers for step in layer.steps)
 
 

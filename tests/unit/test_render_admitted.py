@@ -74,7 +74,7 @@ def broken(renderer: Renderer, cell: Cell, kind: BaseKind, wheels: Wheelhouse) -
             "its start": re.search(r'/opt/imgbuild/runtime"?,? "?start\b', text) is not None,
             "its manifest": "images/manifests/any.json" in text,
             "an end": text.endswith("\n") and not text.endswith("\n\n"),
-            "its GPU": ("--sm " in text) == (f"SM={recipe.slim_sm}" in text),
+            "its GPU": ("--sm " in text) == (f"SM={cell.slim_sm}" in text),
             "no hole": not any(sign in text for sign in _HOLES),
         }
         for what, is_so in has.items():
@@ -89,11 +89,17 @@ def test_every_admitted_cell_renders(
     layers = {name: {f"{name}-wheel": "1.0"} for name in names}
     places = [(cell, kind, cell.closure(kind)) for cell in admitted for kind in cell.kinds]
     closures = {closure.id: closure for _, _, closure in places if closure}
-    wheels = {id_: wheels_of(matrix, closure, layers) for id_, closure in closures.items()}
+    wheels = {
+        (id_, thin): wheels_of(matrix, closure, layers, "0123456789ab" if thin else None)
+        for id_, closure in closures.items()
+        for thin in (True, False)
+    }
     found = [
         problem
         for cell, kind, closure in places
-        for problem in broken(renderer, cell, kind, wheels[closure.id] if closure else EMPTY)
+        for problem in broken(
+            renderer, cell, kind, wheels[closure.id, bool(cell.slim_sm)] if closure else EMPTY
+        )
     ]
     assert not found[:5]
     assert len(admitted) > 1000
@@ -108,6 +114,6 @@ def test_any_admitted_cell_renders_with_any_lock(
     layers = {name: data.draw(_PINS, label=name) for name in (*names, FRAMEWORK_LAYER)}
     for kind in cell.kinds:
         closure = cell.closure(kind)
-        slimmer = "0123456789ab" if cell.gpu else None
+        slimmer = "0123456789ab" if cell.slim_sm else None
         wheels = wheels_of(matrix, closure, layers, slimmer) if closure else EMPTY
         assert not list(broken(renderer, cell, kind, wheels))
