@@ -1,9 +1,9 @@
 """What an image's start costs over plain exec: preflight, caches, tuner, in time and memory.
 
-The runtime is laid out and compiled as in an image, with the manifest of MANIFEST, and starts
-/bin/true in the server's place; plain exec of that is the peer, in turn. Writes
-bench/results/start.json: milliseconds (minimum, median, maximum of RUNS) and the peak of resident
-memory, which is gone with the exec.
+The runtime is laid out and compiled as in an image, with the manifest of MANIFEST or the one of
+images/manifests that the command line names, and starts /bin/true in the server's place; plain exec
+of that is the peer, in turn. Writes bench/results/start.json: the manifest, milliseconds (minimum,
+median, maximum of RUNS) and the peak of resident memory, which is gone with the exec.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ PEER = "plain exec"
 
 def main() -> None:
     """Measure and write."""
+    manifest = sys.argv[1] if len(sys.argv) > 1 else MANIFEST
     with tempfile.TemporaryDirectory() as scratch:
-        runtime = laid_out(Path(scratch), sys.argv[1] if len(sys.argv) > 1 else MANIFEST)
+        runtime = laid_out(Path(scratch), manifest)
         python = [sys.executable, "-ES"]
         commands = {
             PEER: ["/bin/true"],
@@ -43,7 +44,7 @@ def main() -> None:
     peer = statistics.median(seconds[PEER])
     result = {
         **stamp(),
-        "manifest": MANIFEST,
+        "manifest": manifest,
         "runs": RUNS,
         "peak_of_start_mib": round(memory / 1024, 1),
         "commands": {

@@ -5,8 +5,10 @@ limit SERVERS servers each are tuned, untuned (IMGBUILD_TUNE=off), and have the 
 default: two of one kind differ by some 5%, as their memory lies. They are asked in turn, the others
 frozen meanwhile (docker pause), for the same completions of a model that is large enough for
 threads to matter (44 million random weights): the machine's speed changes more in minutes than what
-is measured. Writes bench/results/tune.json: the tokens/s of each round, and the median over the
-rounds of the ratio to the untuned servers'.
+is measured. Writes bench/results/tune.json: the tokens/s of each round, the median over the rounds
+of the ratio to the untuned servers', and `sets`, what the start said that it set. Where that is ""
+for the tuned ones they are like the untuned, and their ratio is a null comparison: it shows noise,
+and no effect. The two other kinds' starts set nothing; nobind's variables are those of MODES.
 
 A limit that is named on the command line replaces that limit's figures only.
 """
@@ -18,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -42,6 +44,7 @@ MODES = {
         "--env=OMP_NUM_THREADS=1",
     ],
 }
+TUNED = "imgbuild: tuned: "
 SERVERS = 2  # of each mode: 2 GiB of memory each
 ROUNDS, REQUESTS, TOKENS = 12, 4, 48
 HIDDEN, LAYERS, INNER, HEADS = 768, 6, 2048, 12
@@ -67,7 +70,7 @@ def main() -> None:
 
 
 def compared(limit: list[str], folder: Path) -> dict[str, Any]:
-    """Tokens a second of each mode by round, and its ratio to the untuned one."""
+    """Tokens a second of each mode by round, its ratio to the untuned one, and what it has set."""
     rates: dict[str, list[float]] = {mode: [] for mode in MODES}
     with ExitStack() as servers, ThreadPoolExecutor(REQUESTS) as pool:
         running = [
@@ -75,6 +78,7 @@ def compared(limit: list[str], folder: Path) -> dict[str, Any]:
             for _ in range(SERVERS)
             for mode in MODES
         ]
+        sets = {mode: _sets(c for of, c, _ in running if of == mode) for mode in MODES}
         for number in range(-1, ROUNDS):  # the first one warms up
             found: dict[str, list[float]] = {mode: [] for mode in MODES}
             for mode, container, url in running[:: 1 if number % 2 else -1]:
@@ -91,6 +95,7 @@ def compared(limit: list[str], folder: Path) -> dict[str, Any]:
             "ratio": round(
                 statistics.median(a / b for a, b in zip(found, untuned, strict=True)), 3
             ),
+            "sets": sets[mode],
         }
         for mode, found in rates.items()
     }
@@ -114,11 +119,22 @@ def served(options: list[str], folder: Path) -> Iterator[tuple[str, str]]:
         subprocess.run(["docker", "rm", "--force", container], capture_output=True, check=False)
 
 
-def _output(*command: str) -> str:
+def _sets(containers: Iterable[str]) -> str:
+    """What the start of a mode's servers has set; several lines where they differ, as masks do."""
+    told = [said(_output("docker", "logs", container, errors=True)) for container in containers]
+    return "\n".join(dict.fromkeys(told))
+
+
+def said(log: str) -> str:
+    """The start's own line, of a container's log; "" where it had nothing to set."""
+    return next((line for line in log.splitlines() if line.startswith(TUNED)), "")
+
+
+def _output(*command: str, errors: bool = False) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    return done.stdout.strip()
+    return (done.stdout + done.stderr * errors).strip()
 
 
 if __name__ == "__main__":

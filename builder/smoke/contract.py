@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -44,15 +44,25 @@ LABELS = (
     "io.imgbuild.content",
 )
 _SITE_VARIABLE = re.compile(
-    r"(?:https?|ftp|all|no)_proxy|pip_(?:extra_)?index_url"
+    r"(?:https?|ftp|all|no)_proxy|pip_(?:extra_)?index(?:_url)?|pip_pypi_url"
     r"|pip_(?:find_links|cert|client_cert|trusted_host|proxy|config_file)"
     r"|uv_(?:default_index|extra_index_url|find_links|config_file|index.*)"
-    r"|netrc|ssl_cert_(?:file|dir)|(?:requests|curl)_ca_bundle|node_extra_ca_certs"
-    r"|(?:.*_)?(?:token|passw(?:or)?d|secret|api_?key|access_key(?:_id)?|credentials)",
+    r"|netrc|ssl_cert_(?:file|dir)|(?:requests|curl)_ca_bundle|node_extra_ca_certs|ssh_auth_sock",
     re.IGNORECASE,
 )
+# By the name's end. PWD is a shell's own, and GPG_KEY is how images of Python name who signs it.
+_SECRET_VARIABLE = re.compile(
+    r"(?!gpg_key$|.*public_key$)"
+    r"(?:.*passw(?:or)?d|.*passphrase|.+_pwd|.*api_?key"
+    r"|(?:.*_)?(?:token|pass|secret|key|access_key_id|credentials))",
+    re.IGNORECASE,
+)
+# HF_HUB_DISABLE_IMPLICIT_TOKEN=1 is none.
+_SWITCH = re.compile(r"[01]|true|false|yes|no|on|off", re.IGNORECASE)
 _LOGIN = re.compile(r"://[^/@\s:]+:[^/@\s]+@")
-_SHELL = re.compile(r"(?:.*/)?(?:ba|da|a|z|k)?sh")
+_SHELL = re.compile(r"(?:.*/)?(?:ba|rba|da|a|z|k|mk|c|tc|fi|ya)?sh")
+_ENV = re.compile(r"(?:.*/)?env")
+_ENV_SPLIT = re.compile(r"(?:-[a-zA-Z]*?S|--split-string=?)(.*)", re.DOTALL)
 
 
 def check_contract(
@@ -245,7 +255,8 @@ def contents(subject: Subject) -> str:
 def _telling(kind: str, table: Any) -> Iterator[str]:
     """Names whose values are a site's or a person's own; a secret is not repeated."""
     for name, value in table.items():
-        if value and _SITE_VARIABLE.fullmatch(name):
+        secret = _SECRET_VARIABLE.fullmatch(name) and not _SWITCH.fullmatch(value)
+        if value and (secret or _SITE_VARIABLE.fullmatch(name)):
             yield f"the {kind} {name} is set"
         elif _LOGIN.search(value):
             yield f"the {kind} {name} holds a login"
@@ -295,14 +306,47 @@ def _start_faults(subject: Subject) -> Iterator[str]:
         last = [line.strip() for line in start if line.strip()][-1:]
         if not last or not last[0].startswith("exec "):
             yield "the runscript does not end in exec, so that a shell stays before the server"
+        elif _is_shell(last[0].split()[1:]):
+            yield "the runscript goes through another shell, which stays before the server"
     elif _is_shell(start):
         yield "ENTRYPOINT or CMD goes through a shell, which keeps signals from the server"
 
 
-def _is_shell(command: tuple[str, ...]) -> bool:
-    """Whether it is a shell with a line to read."""
-    program, option = (*command, "", "")[:2]
-    return bool(_SHELL.fullmatch(program)) and option.startswith("-") and "c" in option
+def _is_shell(command: Sequence[str]) -> bool:
+    """Whether it is a shell with a line to read, or starts one, as `tini -- sh -c LINE` does."""
+    for index, word in enumerate(command):
+        following = command[index + 1 :]
+        if _SHELL.fullmatch(word) and _reads_a_line(following):
+            return True
+        if _ENV.fullmatch(word) and _is_shell(_split_by_env(following)):
+            return True
+    return False
+
+
+def _reads_a_line(arguments: Sequence[str]) -> bool:
+    """Whether -c is among a shell's options, which end where its script's name stands."""
+    words = iter(arguments)
+    for word in words:
+        if word in ("-", "--") or word[:1] not in ("-", "+"):
+            return False
+        if word in ("--rcfile", "--init-file"):
+            next(words, None)
+        elif not word.startswith("--"):
+            if word.startswith("-") and "c" in word:
+                return True
+            if word[-1] in "oO":  # -o pipefail, -euxo pipefail
+                next(words, None)
+    return False
+
+
+def _split_by_env(arguments: Sequence[str]) -> list[str]:
+    """Words of the text that `env -S TEXT` splits; none where it splits nothing."""
+    for index, word in enumerate(arguments):
+        if match := _ENV_SPLIT.fullmatch(word):
+            return [*match[1].split(), *" ".join(arguments[index + 1 :]).split()]
+        if not word.startswith("-") and "=" not in word:
+            break
+    return []
 
 
 def version(subject: Subject) -> str:

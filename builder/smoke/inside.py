@@ -5,6 +5,7 @@ Standard library, Python 3.9. Images do not hold it, so that it can ask any of t
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -221,6 +222,8 @@ def faults(file: str, path: str, status: os.stat_result) -> Iterator[str]:
         return
     if stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID) and not expected(path, status):
         yield "setuid" if mode & stat.S_ISUID else "setgid"
+    if stat.S_ISREG(mode) and capable(file) and not expected(path, status):
+        yield "file capability"
     sticky = stat.S_ISDIR(mode) and mode & stat.S_ISVTX
     if mode & stat.S_IWOTH and not (sticky and path in SHARED):
         yield "world-writable"
@@ -233,8 +236,16 @@ def faults(file: str, path: str, status: os.stat_result) -> Iterator[str]:
         yield from says(file, path)
 
 
+def capable(file: str) -> bool:
+    """Whether a file gives who runs it a right of root's, as `setcap cap_net_raw+ep` makes it."""
+    try:
+        return bool(os.getxattr(file, "security.capability", follow_symlinks=False))
+    except OSError as error:
+        return error.errno == errno.EOVERFLOW  # one of another user namespace's
+
+
 def expected(path: str, status: os.stat_result) -> bool:
-    """Whether the distribution needs a file's setuid or setgid bit."""
+    """Whether the distribution needs a file's setuid or setgid bit, or its capability."""
     folder, name = os.path.split(path)
     return status.st_uid == 0 and folder in PROGRAM_FOLDERS and name in OF_THE_DISTRIBUTION
 

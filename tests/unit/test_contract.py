@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import socket
@@ -317,6 +318,7 @@ def ends(**changes: int | None) -> Change:
         ("contents", config(env={"https_proxy": "http://p"}), "the variable https_proxy is set"),
         ("contents", config(env={"UV_DEFAULT_INDEX": "x"}), "variable UV_DEFAULT_INDEX is set"),
         ("contents", config(env={"HF_TOKEN": "secret"}), "the variable HF_TOKEN is set"),
+        ("contents", config(env={"PGPASSWORD": "secret"}), "the variable PGPASSWORD is set"),
         ("contents", labels(source="https://me:pw@x.org"), "image.source holds a login"),
         ("metadata", labels(version="1"), "image.version is 1, not 0.32.0"),
         ("metadata", labels(title=""), "no label org.opencontainers.image.title"),
@@ -326,6 +328,11 @@ def ends(**changes: int | None) -> Change:
         ("metadata", config(health=("CMD-SHELL", "curl")), "health check goes through a shell"),
         ("metadata", config(health=("CMD", "sh", "-c", "x")), "health check goes through a shell"),
         ("metadata", config(start=("/bin/sh", "-c", "vllm")), "CMD goes through a shell"),
+        (
+            "metadata",
+            config(start=("tini", "-s", "--", "bash", "-o", "pipefail", "-c", "vllm")),
+            "CMD goes through a shell",
+        ),
         ("metadata", config(start=()), "nothing says what it starts"),
     ],
 )
@@ -340,6 +347,97 @@ def test_each_check_can_fail(matrix: Matrix, check: str, change: Change, says: s
     assert not report.passed
     assert len(report.checks) == len(OWN), "the others are tried all the same"
     assert all(container.removed for container in image.containers)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PGPASSWORD", "SMTP_PASS", "MYSQL_PWD", "REDIS_PASSWD", "SSH_PASSPHRASE", "PASS"),
+        *("SSH_PRIVATE_KEY", "WANDB_KEY", "wandb_api_key", "OPENAI_APIKEY", "DJANGO_SECRET_KEY"),
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "CLIENT_SECRET", "GITHUB_TOKEN"),
+        *("GOOGLE_APPLICATION_CREDENTIALS", "SSH_AUTH_SOCK", "PIP_INDEX", "PIP_INDEX_URL"),
+        *("PIP_EXTRA_INDEX_URL", "PIP_PYPI_URL", "UV_INDEX_SITE_PASSWORD", "no_proxy"),
+    ],
+)
+@pytest.mark.parametrize("where", ["env", "labels"])
+def test_a_sites_or_a_persons_variable_is_found(matrix: Matrix, name: str, where: str) -> None:
+    image = Image()
+    config(**{where: {**getattr(CONFIG, where), name: "v4lue"}})(image)
+    found = of(held(matrix, image), "contents")
+    assert found.status is Status.FAILED
+    assert f"{name} is set" in found.detail
+    assert "v4lue" not in found.detail
+    config(**{where: {**getattr(CONFIG, where), name: ""}})(image)
+    assert of(held(matrix, image), "contents").status is Status.PASSED
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        *("TOKENIZERS_PARALLELISM=false", "HF_HUB_DISABLE_IMPLICIT_TOKEN=1", "GPG_KEY=A035C8C1"),
+        *("PWD=/", "OLDPWD=/root", "PIP_NO_CACHE_DIR=1", "PIP_CONSTRAINT=/etc/pip/constraint.txt"),
+        *("UV_LINK_MODE=copy", "VLLM_MAX_TOKENS=8", "KEYBOARD=us", "XDG_CACHE_HOME=/tmp/x"),
+        *("NVIDIA_REQUIRE_CUDA=cuda>=13.0", "SSH_PUBLIC_KEY=ssh-ed25519", "BYPASS=x", "COMPASS=n"),
+        *("MONKEY=x", "PASSENGER_ROOT=/opt", "SECRETARY=x", "LD_LIBRARY_PATH=/usr/lib"),
+    ],
+)
+def test_a_harmless_variable_is_not_refused(matrix: Matrix, variable: str) -> None:
+    name, _, value = variable.partition("=")
+    image = Image()
+    config(env={**CONFIG.env, name: value})(image)
+    assert of(held(matrix, image), "contents").status is Status.PASSED
+
+
+SHELLS = [
+    ["sh", "-c", "vllm"],
+    ["/bin/bash", "-lc", "vllm"],
+    ["dash", "-ec", "vllm"],
+    ["tini", "--", "sh", "-c", "vllm"],
+    ["/usr/bin/tini", "-s", "-g", "--", "/bin/sh", "-c", "vllm"],
+    ["bash", "-o", "pipefail", "-c", "vllm"],
+    ["bash", "-euxo", "pipefail", "-c", "vllm"],
+    ["bash", "+o", "history", "-O", "extglob", "-c", "vllm"],
+    ["bash", "--noprofile", "--rcfile", "/x", "-c", "vllm"],
+    ["/usr/bin/env", "sh", "-c", "vllm"],
+    ["env", "-i", "A=b", "sh", "-c", "vllm"],
+    ["env", "-S", "bash -c", "vllm"],
+    ["env", "-iS", "A=b bash", "-c", "vllm"],
+    ["env", "--split-string=sh -c vllm"],
+    ["dumb-init", "busybox", "sh", "-c", "vllm"],
+    ["gosu", "1000", "zsh", "-c", "vllm"],
+]
+NO_SHELLS = [
+    ["tini", "-s", "--", "python3", "-ES", "/opt/start", "start", "vllm", "serve", "--"],
+    ["python3", "-c", "print()"],
+    ["/opt/upstream/entrypoint.sh", "-c", "x"],
+    ["bash", "--norc", "start.sh", "-c", "x"],  # a script's own option
+    ["bash", "-o", "pipefail", "start.sh"],
+    ["bash", "-", "-c"],
+    ["env", "A=b", "vllm", "serve", "-S", "sh -c x"],
+    ["sh"],
+    ["bash", "-o"],
+    ["env", "-S"],
+    ["vllm", "serve", "--chat-template", "sh"],
+]
+
+
+@pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+@pytest.mark.parametrize("where", ["start", "health"])
+def test_a_shell_is_found_behind_what_starts_it(
+    matrix: Matrix, command: list[str], where: str
+) -> None:
+    image = Image()
+    config(**{where: (*(("CMD",) if where == "health" else ()), *command)})(image)
+    found = of(held(matrix, image), "metadata")
+    assert found.status is Status.FAILED
+    assert "through a shell" in found.detail
+
+
+@pytest.mark.parametrize("command", NO_SHELLS, ids=" ".join)
+def test_what_is_no_shell_passes(matrix: Matrix, command: list[str]) -> None:
+    image = Image()
+    config(start=tuple(command), health=("CMD", *command))(image)
+    assert of(held(matrix, image), "metadata").status is Status.PASSED
 
 
 @pytest.mark.parametrize("printed", ["", "null\n", "7\n", "not JSON\n"])
@@ -361,6 +459,11 @@ def test_an_image_that_prints_something_else_fails(matrix: Matrix, printed: str)
         ("read-only", seen("writable", read_only=False), "its root stays writable"),
         ("no-network", seen("offline", routes=["eth0"]), "it keeps a route by eth0"),
         ("metadata", config(start=("#!/bin/sh", 'vllm "$@"')), "does not end in exec"),
+        (
+            "metadata",
+            config(start=("#!/bin/sh", 'exec tini -- sh -c vllm "$@"')),
+            "goes through another shell",
+        ),
     ],
 )
 def test_a_sif_can_fail_too(matrix: Matrix, check: str, change: Change, says: str) -> None:
@@ -634,6 +737,37 @@ def test_what_belongs_into_an_image_is_not_told(
     assert found["found"] == []
     assert found["unread"] == []
     assert found["files"] > 10
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "found"),
+    [
+        ("/usr/bin/ping", None, True),
+        ("/opt/venv/bin/tool", None, True),
+        ("/opt/venv/lib/python3.11/site-packages/x/tool", None, True),
+        ("/opt/newuidmap", None, True),
+        ("/usr/bin/newuidmap", None, False),  # UBI's, in place of setuid
+        ("/usr/bin/ping", errno.EOVERFLOW, True),
+        ("/usr/bin/ping", errno.ENODATA, False),
+        ("/usr/bin/ping", errno.ENOTSUP, False),
+    ],
+)
+def test_a_file_that_gives_a_right_of_roots_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, error: int | None, found: bool
+) -> None:
+    def getxattr(file: str, name: str, *, follow_symlinks: bool) -> bytes:
+        assert (name, follow_symlinks) == ("security.capability", False)
+        assert not Path(file).is_dir()
+        if error is not None:
+            raise OSError(error, os.strerror(error))
+        return bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw+ep
+
+    image_of(tmp_path, (path, "", 0o755))
+    monkeypatch.setattr(os, "getxattr", getxattr)
+    if os.getuid() != 0:
+        monkeypatch.setattr(inside, "expected", lambda path, _: path == "/usr/bin/newuidmap")
+    made = inside.contents(str(tmp_path))["found"]
+    assert made == ([["file capability", path]] if found else [])
 
 
 def test_everybodys_folders_are_known_and_sticky(tmp_path: Path) -> None:

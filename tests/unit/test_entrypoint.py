@@ -429,6 +429,15 @@ def test_jax_on_a_cpu_of_two_nodes(here: Here, capsys: pytest.CaptureFixture[str
     assert "TPU" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("chosen", "node"), [("", "0"), ("cpu", None)])
+def test_jax_on_the_cpu_of_a_tpu_host_is_not_bound_to_the_tpus_node(
+    here: Here, chosen: str, node: str | None
+) -> None:
+    here.start("tpu-vm", TPU, "m", JAX_PLATFORMS=chosen)
+    assert [value for kind, value in here.placed if kind == "memory"] == ([node] if node else [])
+    assert bool(here.placed) == bool(node)
+
+
 def test_a_ray_of_several_hosts_is_not_refused(here: Here) -> None:
     assert here.start("dgx-h100", CUDA, "m", "-tp", "16", "--nnodes", "2")
 

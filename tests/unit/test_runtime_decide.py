@@ -288,6 +288,52 @@ def test_gpus_that_cuda_counts_in_another_order_are_all_taken_for_used(tmp_path:
     assert next(row for row in made if row["name"] == BOUND[1])["value"] is None
 
 
+NODES = (list(range(8)), list(range(8, 16)))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "allowed", "memory", "cpus", "node"),
+    [
+        (NODES, range(16), True, "0,1,2,3,4,5,6,7", "0"),
+        (NODES, range(16), False, "0,1,2,3,4,5,6,7", None),  # --cpuset-mems=1
+        (NODES, range(5, 16), True, None, None),  # three of eleven: the rest is somebody else's
+        (NODES, range(5, 11), True, "5,6,7", "0"),  # half of what we have
+        (NODES, range(4, 11), True, "4,5,6,7", "0"),
+        (([0, 1], list(range(2, 16))), range(16), True, "0,1", "0"),  # small, and whole
+        (NODES, range(8), True, None, None),  # all that we have, there already
+        (NODES, range(8, 16), True, None, None),
+    ],
+)
+@pytest.mark.parametrize("whose", ["GPU", "node 0"])
+def test_which_part_of_a_node_is_bound_to(
+    whose: str,
+    nodes: tuple[list[int], list[int]],
+    allowed: range,
+    memory: bool,
+    cpus: str | None,
+    node: str | None,
+) -> None:
+    facts = {
+        **FOUR_GPUS,
+        "cpus": {"online": 16, "allowed": [*allowed], "quota": None, "current": 8},
+        "tpus": 4,
+        "numa": [
+            {"node": 0, "cpus": nodes[0], "memory_allowed": memory},
+            {"node": 1, "cpus": nodes[1], "memory_allowed": True},
+        ],
+        "gpus": {"devices": [{**GPU, "numa": 0}]},
+    }
+    made = values(decide.decide(facts, [row for row in ROWS if whose in row["name"]], {}, []))
+    assert made == {
+        name: value
+        for name, value in (
+            (f"{whose}'s CPUs", cpus),
+            (f"{whose}'s memory", node),
+        )
+        if value is not None
+    }
+
+
 def limits(limit: int | None, shown: int | None) -> dict[str, Any]:
     return {**FOUR_GPUS, "memory": {"limit": limit, "shown": shown}}
 
@@ -462,7 +508,10 @@ class Libc:
             arguments[0]._obj.value = self.policy
         else:
             assert number in (238, 237)
-            self.policy, self.nodes = arguments[0], arguments[1]._obj.value
+            # The kernel's get_nodes() takes one bit fewer than it is told: mm/mempolicy.c.
+            self.policy, bits = arguments[0], arguments[2] - 1
+            assert bits <= 8 * ctypes.sizeof(arguments[1]._obj)
+            self.nodes = arguments[1]._obj.value & ((1 << bits) - 1)
         return 0
 
 
@@ -494,6 +543,17 @@ def test_a_memory_policy_of_the_users_stays(
     else:
         assert why in str(told)
         assert (libc.policy, libc.nodes) == (policy, 0)
+
+
+@pytest.mark.parametrize("node", [0, 31, 32, 62, 63])
+def test_the_kernel_sees_each_node_that_a_mask_can_name(
+    monkeypatch: pytest.MonkeyPatch, node: int
+) -> None:
+    libc = Libc(0)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: libc)
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="x86_64"))
+    assert apply._prefer(node) is None
+    assert (libc.policy, libc.nodes) == (1, 1 << node)
 
 
 def test_a_node_that_no_mask_can_name() -> None:

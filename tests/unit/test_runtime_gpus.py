@@ -53,6 +53,27 @@ def test_what_is_not_available_is_not_known() -> None:
     }
 
 
+@pytest.mark.parametrize("column", [6, 7, 8], ids=["driver", "mig", "persistence"])
+@pytest.mark.parametrize("said", ["[Unknown Error]", "[GPU requires reset]"])
+def test_a_gpu_that_does_not_tell_a_mode_is_not_lost(column: int, said: str) -> None:
+    row = H100.split(", ")
+    row[column] = said
+    answer = gpus.parse(", ".join(row), ok=True)
+    assert answer["error"] is None
+    (found,) = answer["devices"]
+    assert (found["index"], found["memory_mib"], found["mig"]) == (0, 81559, False)
+    assert found["driver"] == (None if column == 6 else "580.95.05")
+    assert found["persistence"] is (None if column == 8 else True)
+
+
+@pytest.mark.parametrize("column", [1, 2, 3, 4], ids=["uuid", "name", "bus", "sm"])
+def test_a_gpu_that_does_not_tell_who_it_is_is_lost(column: int) -> None:
+    row = H100.split(", ")
+    row[column] = "[Unknown Error]"
+    answer = gpus.parse(", ".join(row), ok=True)
+    assert answer == {"driver": None, "devices": [], "error": "GPU 0: Unknown Error"}
+
+
 @pytest.mark.parametrize(
     ("text", "ok", "error"),
     [

@@ -220,6 +220,20 @@ def test_the_tightest_group_counts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("bytes_", "limit"),
+    [
+        (999999999 * 1024 - 1, 999999999 * 1024 - 1),
+        (999999999 * 1024, None),  # `docker run --memory` with all that there is
+        (999999999 * 1024 + 1, None),
+    ],
+)
+def test_a_limit_of_all_the_memory_is_none(bytes_: int, limit: int | None) -> None:
+    facts = cgroup("0::/", V2.format(root="/"), {"/sys/fs/cgroup/memory.max": str(bytes_)})
+    assert facts["memory"]["total"] == 999999999 * 1024
+    assert facts["memory"]["limit"] == limit
+
+
+@pytest.mark.parametrize(
     ("root", "own", "folder"),
     [
         ("/", "/", ""),

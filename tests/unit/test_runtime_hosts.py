@@ -149,6 +149,22 @@ def test_the_report_of_a_recorded_host_is_plain_data(tmp_path: Path) -> None:
     assert made["not_set"]
 
 
+@pytest.mark.parametrize(("chosen", "tpus"), [("", 8), ("tpu", 8), ("cpu", 0)])
+def test_the_report_of_a_tpu_host_where_jax_is_to_use_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str, tpus: int
+) -> None:
+    """As the start does, `tune` binds nobody to a node of TPUs that he does not use."""
+    root = hosts.read("tpu-vm").unpack(tmp_path)
+    root.live = True  # a recorded host has no environment
+    monkeypatch.setattr(host, "Root", lambda *_: root)
+    about = manifest("jax-0.12.0.1-tpu")
+    made = tune.report("/", about, [], {"JAX_PLATFORMS": chosen})
+    assert made["facts"]["tpus"] == tpus
+    bound = [r["kind"] for r in made["settings"] if r["status"] == decide.SET]
+    assert bound == (["affinity", "memory"] if tpus else [])
+    assert made["preflight"] == []
+
+
 def test_what_is_recorded_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`tune --record` writes a folder of which the same facts are read."""
     live = hosts.read("dgx-h100-node1").unpack(tmp_path / "live")

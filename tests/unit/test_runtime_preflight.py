@@ -87,6 +87,24 @@ def test_the_preflight_judges_as_the_matrix_does(matrix: Matrix) -> None:
     assert compared > 1000
 
 
+def test_the_preflight_knows_which_code_runs_where_as_the_matrix_does(matrix: Matrix) -> None:
+    """All pairs of SMs that matrix.yaml names, each build's lists, and the rule itself."""
+    builds = [b for f in matrix.frameworks.values() for r in f.releases for b in r.builds]
+    lists = {tuple(sms) for b in builds for sms in (b.sms, b.kernel_sms)}
+    gpus = {gpu.sm for gpu in matrix.gpus.values()}
+    named = sorted(gpus | {sm for sms in lists for sm in sms})
+    assert len(named) > 8
+    for sm in named:
+        for sms in (*lists, *((one,) for one in named)):
+            wanted = any(
+                one.partition(".")[0] == sm.partition(".")[0]
+                and int(one.partition(".")[2]) <= int(sm.partition(".")[2])
+                for one in sms
+            )
+            told = (preflight.runs_on(sms, sm), rules.runs_on(sms, sm))
+            assert told == (wanted, wanted), (sms, sm)
+
+
 def objections(release: Release, build: Build, stack: Stack, gpu: Gpu | None, os: Any) -> set[str]:
     """What the matrix's rules object to, of those that a host can be asked."""
     place = rules.Place(stack=stack, gpu=gpu, systems=(os,), torch_of=None, as_of=os.end_of_life)
