@@ -353,9 +353,7 @@ def _platform(root: Root) -> Facts:
     version = root.line("/proc/version").lower()
     if root.names("/.singularity.d") or root.names("/singularity"):
         container = "apptainer"
-    elif root.names("/var/run/secrets/kubernetes.io") or "kubepods" in root.text(
-        "/proc/self/cgroup"
-    ):
+    elif _in_a_pod(root):
         container = "kubernetes"
     elif root.names("/.dockerenv"):
         container = "docker"
@@ -364,3 +362,16 @@ def _platform(root: Root) -> Facts:
     else:
         container = None
     return {"wsl": "microsoft" in version, "container": container}
+
+
+def _in_a_pod(root: Root) -> bool:
+    """Whether Kubernetes has started this; a pod may be without a token and see no cgroup's name.
+
+    Its kubelet mounts /etc/hosts from a folder of the pod's.
+    """
+    return bool(
+        root.names("/var/run/secrets/kubernetes.io")
+        or "kubepods" in root.text("/proc/self/cgroup")
+        or "/kubelet/pods/" in root.text("/proc/self/mountinfo")
+        or (root.live and os.environ.get("KUBERNETES_SERVICE_HOST"))
+    )

@@ -127,6 +127,25 @@ def test_whether_programs_see_the_memory_limit(name: str, shown: bool, tmp_path:
     assert memory["shown"] == (memory["limit"] if shown else None)
 
 
+@pytest.mark.parametrize("name", [name for name in hosts.NAMES if name.startswith("kubernetes")])
+def test_a_pod_is_known_for_one(name: str, tmp_path: Path) -> None:
+    """With and without a token of a service account; no mask then, its pool of CPUs changes."""
+    facts = hosts.facts(name, tmp_path)
+    assert facts["platform"]["container"] == "kubernetes"
+    assert decide.RULES["quota-cpus"](facts, {}) is None
+
+
+@pytest.mark.parametrize(("live", "container"), [(True, "kubernetes"), (False, None)])
+def test_kubernetes_tells_its_pods_where_it_is(
+    live: bool, container: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This host's variables say nothing of a recorded one."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    root = host.Root(str(tmp_path))
+    root.live = live
+    assert host.discover(root)["platform"]["container"] == container
+
+
 def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = hosts.read("dgx-h100").unpack(tmp_path)
     read: list[str] = []
