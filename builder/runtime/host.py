@@ -228,6 +228,7 @@ def _gpus(root: Root, queried: Facts | None) -> Facts:
     return {
         "driver": driver,
         "devices": devices,
+        "hidden": _known(told, "hidden", int) or 0,  # by CUDA_VISIBLE_DEVICES
         "error": _known(told, "error", str),
         "nodes": root.names(_GPU_NODES),
         "control": bool(root.names("/dev/nvidiactl")) or bool(root.names("/dev/dxg")),
@@ -284,7 +285,9 @@ def _libraries(root: Root) -> List[Facts]:
         files = root.names(f"{glob.escape(folder)}/libcuda.so.*.*")
         versions = [file.rpartition("libcuda.so.")[2] for file in files]
         version = next((v for v in versions if v.replace(".", "").isdigit()), None)
-        found.append({"folder": folder, "version": version, "compat": "compat" in folder})
+        found.append(
+            {"folder": folder, "version": version, "compat": "compat" in folder.split("/")}
+        )
     return found
 
 

@@ -372,6 +372,11 @@ def test_hidden_gpus_are_not_counted(here: Here, tmp_path: Path) -> None:
     assert ("memory", "1") in here.placed
 
 
+def test_all_gpus_hidden_is_told(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here.start("h100-vm", CUDA, "m", "-tp", "2", CUDA_VISIBLE_DEVICES="7")
+    assert "CUDA_VISIBLE_DEVICES=7 names none of the GPUs here" in capsys.readouterr().err
+
+
 def test_a_misfit_ends_it(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
     here.start("geforce-old-driver", CUDA, "m", code=preflight.MISFIT)
     assert here.became.calls == []

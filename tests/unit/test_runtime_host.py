@@ -135,6 +135,15 @@ def test_a_pod_is_known_for_one(name: str, tmp_path: Path) -> None:
     assert decide.RULES["quota-cpus"](facts, {}) is None
 
 
+def test_cuda_compat_is_known_by_its_folder(tmp_path: Path) -> None:
+    """Not by a part of another's name."""
+    folders = ["/opt/incompatible-drivers/lib", "/usr/local/cuda-13.0/compat", "/compatible"]
+    files = {f"{folder}/libcuda.so.1": b"" for folder in folders}
+    files["/imgbuild.json"] = json.dumps({"ld_library_path": folders}).encode()
+    found = host.discover(hosts.Recorded("", files).unpack(tmp_path))["gpus"]["libraries"]
+    assert [library["compat"] for library in found] == [False, True, False]
+
+
 @pytest.mark.parametrize(("live", "container"), [(True, "kubernetes"), (False, None)])
 def test_kubernetes_tells_its_pods_where_it_is(
     live: bool, container: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
