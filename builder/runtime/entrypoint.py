@@ -149,7 +149,7 @@ class Start:
     def _tuned(self, facts: Dict[str, Any], *, explain: bool) -> List[str]:
         """Set variables and bind; returns the server's additional flags."""
         server = self._about["server"]
-        model = weights.named(self._arguments, server["model_flag"]) if self._serves else None
+        model = weights.named(self._arguments, server, self._environment) if self._serves else None
         if model and (facts["gpus"]["devices"] or facts["memory"]["limit"]):
             self._model = weights.read(weights.folder(model, self._environment))
         # A program of the user's may bind itself: numactl refuses CPUs that we took away.
@@ -178,7 +178,7 @@ class Start:
         server = self._about["server"]
         ranks = decide.ranks(server, [*self._arguments, *flags], self._environment)
         cluster = bool(self._environment.get("RAY_ADDRESS"))  # the ranks may be other nodes'
-        model = decide.here(self._model, server, self._arguments)
+        model = decide.here(self._model, server, self._arguments, self._environment)
         ranks = None if cluster else ranks
         found = preflight.check(facts, self._about, ranks, model, self._environment)
         for finding in found:
