@@ -193,14 +193,20 @@ class Flags(Fact):
     """
 
     model: str = "--model"
+    model_also: tuple[Option, ...] = ()  # its other spellings
+    model_variable: Variable | None = None  # that says the same
     host: str = "--host"
     port: str = "--port"
     parallel: Option | None = None  # of tensor parallelism; None: the server has none
     parallel_also: tuple[Option, ...] = ()  # its other spellings
     parallel_variable: Variable | None = None  # that says the same
+    parallel_all: bool = False  # whether the server takes all GPUs where nothing says how many
     spreading: tuple[Option, ...] = ()  # which GPUs the model is on, or a file that may say it
     shrinking: tuple[Option, ...] = ()  # what of the weights is on the GPUs, and how large
     hosts: tuple[Option, ...] = ()  # on which hosts the model is
+    binding: tuple[Option, ...] = ()  # to which CPUs and memory its processes are bound
+    # Of the weights' type; without it float32 is loaded in 16 bits. None: it is not known.
+    dtype: Option | None = "--dtype"
 
     def arguments(self, model: str, host: str, port: str) -> tuple[str, ...]:
         """The options with their values; those without a name come first."""

@@ -60,13 +60,17 @@ def contents(
         "server": {
             "port": framework.server.port,
             "health": framework.server.health,
-            "model_flag": flags.model,
+            "model_flags": [flag for flag in (flags.model, *flags.model_also) if flag],
+            "model_variable": flags.model_variable,
             "parallel_flag": flags.parallel,
             "parallel_flags": [flags.parallel, *flags.parallel_also] if flags.parallel else [],
             "parallel_variable": flags.parallel_variable,
+            "parallel_all": flags.parallel_all,
             "spreading_flags": list(flags.spreading),
             "shrinking_flags": list(flags.shrinking),
             "hosts_flags": list(flags.hosts),
+            "binding_flags": list(flags.binding),
+            "dtype_flag": flags.dtype,
         },
         "rules": {
             rule.name: {"demands": rule.demands, "why": rule.why, "source": rule.source}

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 # Who sets one of these binds threads himself.
 _BINDING = ("VLLM_CPU_OMP_THREADS_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
-# argparse knows a long flag by its beginning, too; a shorter one may be another's.
-_SHORTEST = len("--tensor-p")
 # What becomes of a row.
 SET, YOURS, NEEDLESS, OFF = "set", "yours", "not needed", "off"
 REFUSED = "refused"  # by the kernel, or for the sake of what somebody has set (`apply.place`)
@@ -39,10 +37,11 @@ def decide(
     `weights.read` found of the weights that they name.
     """
     user = _User(environment, arguments, server or {})
+    model = loaded(model or {}, user.server, arguments)
     made: Dict[int, Row] = {}
     # Flags first: they say how many GPUs are used, and the masks are for those.
     for index, row in sorted(enumerate(rows), key=lambda pair: pair[1]["kind"] != "flag"):
-        status, value = _answer(row, facts, user, model or {})
+        status, value = _answer(row, facts, user, model)
         made[index] = {**row, "status": status, "value": value}
         if row["kind"] == "flag":
             facts = _used(facts, user, value)
@@ -56,6 +55,10 @@ class _User:
         self, environment: Mapping[str, str], arguments: Sequence[str], server: Row
     ) -> None:
         self.environment, self.arguments, self.server = environment, arguments, server
+
+    def spreads(self) -> bool:
+        """Whether he spreads the model in another way than over the first GPUs of this host."""
+        return spread(self.server, self.arguments, self.environment)
 
     def ranks(self) -> str | None:
         """The tensor-parallel size that he asks for, in whatever way; None where he does not."""
@@ -80,9 +83,10 @@ def _users(row: Row, user: _User) -> str | None:
     kind, name = row["kind"], row["name"]
     if kind == "flag":
         return user.ranks()
-    for option in row.get("instead", ()):
+    binding = user.server.get("binding_flags", ()) if kind in ("affinity", "memory") else ()
+    for option in (*row.get("instead", ()), *binding):
         if (value := given([option], user.arguments)) is not None:
-            return f"{option} {value}"
+            return f"{option} {value}".rstrip()
     if kind == "env":
         return user.environment.get(name)
     names = _BINDING if kind == "affinity" else ()
@@ -93,20 +97,23 @@ def _users(row: Row, user: _User) -> str | None:
 def _placed_otherwise(row: Row, user: _User) -> bool:
     """Whether several ranks or hosts share the model in a way that the user has chosen."""
     if row["kind"] == "flag":
-        return arranged(user.server, user.arguments)
-    return row["rule"] in ("quota-cpus", "kv-cache-gib") and user.ranks() not in (None, "", "1")
+        return arranged(user.server, user.arguments, user.environment)
+    if row["rule"] not in ("quota-cpus", "kv-cache-gib"):
+        return False
+    return user.spreads() or user.ranks() not in (None, "", "1")
 
 
 def _used(facts: Facts, user: _User, size: str | None) -> Facts:
     """The facts with the GPUs alone that the server will use: of those it sees the first.
 
-    All of them where that is not known: spread in another way, or of several kinds, which CUDA
-    counts in another order than nvidia-smi.
+    One where nobody says how many, unless the server then takes all. All of them where that is not
+    known: spread in another way, or of several kinds, which CUDA counts in another order than
+    nvidia-smi.
     """
     devices = facts["gpus"]["devices"]
-    ranks = _whole(size)
-    flags = (*user.server.get("spreading_flags", ()), *user.server.get("hosts_flags", ()))
-    other = any(given([flag], user.arguments) is not None for flag in flags)
+    alone = None if user.server.get("parallel_all") else 1
+    ranks = alone if size is None else _whole(size)
+    other = user.spreads()
     alike = len({device.get("name") for device in devices}) == 1
     if not ranks or other or not alike or any(device["mig"] for device in devices):
         return facts
@@ -117,14 +124,16 @@ def given(flags: Sequence[str], arguments: Sequence[str]) -> str | None:
     """The value of a flag among arguments, "" for one without; None where it is not there.
 
     `flags` are its spellings. `--tensor_parallel_size=2` is `--tensor-parallel-size 2`, as servers
-    read it; of several the last holds.
+    read it; of several the last holds. A long one is known by any beginning: argparse refuses those
+    that are another's, too.
     """
     names = [flag.replace("_", "-") for flag in flags]
     found = None
     for index, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         name = name.replace("_", "-")
-        begins = len(name) >= _SHORTEST and any(n.startswith(name) for n in names)
+        long = name.startswith("--") and len(name) > len("--")
+        begins = long and any(n.startswith(name) for n in names)
         if name.startswith("-") and (name in names or begins):
             following = arguments[index + 1 : index + 2]
             apart = following[0] if following and not following[0].startswith("-") else ""
@@ -145,15 +154,46 @@ def _whole(size: str | None) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
 
 
-def arranged(server: Row, arguments: Sequence[str]) -> bool:
-    """Whether the user spreads the model otherwise, or in a file or to hosts unknown here."""
-    kinds = ("spreading_flags", "shrinking_flags", "hosts_flags")
+def spread(server: Row, arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether the model is spread in another way than by tensor parallelism on this host.
+
+    Or in a file, or to hosts that are not known here, as a Ray cluster's are.
+    """
+    kinds = ("spreading_flags", "hosts_flags")
+    return bool(environment.get("RAY_ADDRESS")) or _any(server, kinds, arguments)
+
+
+def arranged(server: Row, arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether the user has arranged otherwise where the weights go, or how many of them."""
+    return spread(server, arguments, environment) or _any(server, ("shrinking_flags",), arguments)
+
+
+def _any(server: Row, kinds: Sequence[str], arguments: Sequence[str]) -> bool:
     return any(given([f], arguments) is not None for kind in kinds for f in server.get(kind, ()))
 
 
-def here(model: Facts, server: Row, arguments: Sequence[str]) -> Facts:
-    """The model, where all of it is to be on this host's GPUs."""
-    return {} if arranged(server, arguments) else model
+def loaded(model: Facts, server: Row, arguments: Sequence[str]) -> Facts:
+    """The model as it lies in memory: servers make 16 bits of float32, unless they are told not to.
+
+    vllm/config/model.py (_resolve_auto_dtype).
+    """
+    flag = server.get("dtype_flag")
+    if not flag or not model.get("float32") or "bytes" not in model:
+        return model
+    if given([flag], arguments) in ("float32", "float"):
+        return model
+    return {**model, "bytes": model["bytes"] // 2}
+
+
+def here(
+    model: Facts,
+    server: Row,
+    arguments: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+) -> Facts:
+    """The model as loaded, where all of it is to be on this host's GPUs."""
+    other = arranged(server, arguments, environment or {})
+    return {} if other else loaded(model, server, arguments)
 
 
 def ranks(server: Row, arguments: Sequence[str], environment: Mapping[str, str]) -> int | None:

@@ -3,8 +3,9 @@
     python3 -ES /opt/imgbuild/runtime start SERVER... -- ARGUMENTS...
 
 ARGUMENTS that begin with a program on PATH run that program (`docker run IMAGE bash`); any others
-are the server's (`docker run IMAGE --model X`, `docker run IMAGE org/model`). Nothing of this
-process stays: it ends in exec, under the init that started it.
+are the server's (`docker run IMAGE --model X`, `docker run IMAGE org/model`), also after the words
+that start it (`docker run IMAGE vllm serve org/model`). Nothing of this process stays: it ends in
+exec, under the init that started it.
 
 IMGBUILD_TUNE=on|explain|off, IMGBUILD_PREFLIGHT=on|warn|off.
 """
@@ -52,6 +53,27 @@ def _begins_as_program(file: str) -> bool:
         return True
 
 
+def own_arguments(server: Sequence[str], arguments: Sequence[str]) -> List[str] | None:
+    """What follows the server's own command, where the arguments begin with that; None elsewhere.
+
+    As far as its first long option, which the user may want another way; and by the program's name
+    alone, be it `python` or `/usr/bin/python3.12`.
+    """
+    count = _words(server)
+    if not count or len(arguments) < count or list(arguments[1:count]) != list(server[1:count]):
+        return None
+    return list(arguments[count:]) if _named(arguments[0]) == _named(server[0]) else None
+
+
+def _words(server: Sequence[str]) -> int:
+    """How many words say which server it is."""
+    return next((n for n, word in enumerate(server) if word.startswith("--")), len(server))
+
+
+def _named(program: str) -> str:
+    return os.path.basename(program).rstrip("0123456789.")
+
+
 def main(arguments: Sequence[str], query: gpus.Query | None = None) -> int:
     """Exec the command; returns only with an exit code that says why it could not.
 
@@ -82,7 +104,10 @@ class Start:
         self._query = query
         self._elsewhere = False
         self._model: Dict[str, Any] = {}
-        self._program = is_program(arguments, environment.get("PATH"))
+        rest = own_arguments(server, arguments)
+        if rest is not None:  # with the program as he has spelled it
+            server, arguments = [arguments[0], *server[1:]], rest
+        self._program = rest is None and is_program(arguments, environment.get("PATH"))
         self._command = [*arguments] if self._program else [*server, *arguments]
         self._arguments = list(arguments)
         self._about = about
@@ -149,7 +174,7 @@ class Start:
     def _tuned(self, facts: Dict[str, Any], *, explain: bool) -> List[str]:
         """Set variables and bind; returns the server's additional flags."""
         server = self._about["server"]
-        model = weights.named(self._arguments, server["model_flag"]) if self._serves else None
+        model = weights.named(self._arguments, server, self._environment) if self._serves else None
         if model and (facts["gpus"]["devices"] or facts["memory"]["limit"]):
             self._model = weights.read(weights.folder(model, self._environment))
         # A program of the user's may bind itself: numactl refuses CPUs that we took away.
@@ -178,7 +203,7 @@ class Start:
         server = self._about["server"]
         ranks = decide.ranks(server, [*self._arguments, *flags], self._environment)
         cluster = bool(self._environment.get("RAY_ADDRESS"))  # the ranks may be other nodes'
-        model = decide.here(self._model, server, self._arguments)
+        model = decide.here(self._model, server, self._arguments, self._environment)
         ranks = None if cluster else ranks
         found = preflight.check(facts, self._about, ranks, model, self._environment)
         for finding in found:

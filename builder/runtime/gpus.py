@@ -207,4 +207,4 @@ def visible(answer: Facts, wanted: str | None) -> Facts:
         if not found:
             break
         chosen += [device for device in found if device not in chosen]
-    return {**answer, "devices": chosen}
+    return {**answer, "devices": chosen, "hidden": len(answer["devices"]) - len(chosen)}

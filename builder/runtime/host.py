@@ -228,6 +228,7 @@ def _gpus(root: Root, queried: Facts | None) -> Facts:
     return {
         "driver": driver,
         "devices": devices,
+        "hidden": _known(told, "hidden", int) or 0,  # by CUDA_VISIBLE_DEVICES
         "error": _known(told, "error", str),
         "nodes": root.names(_GPU_NODES),
         "control": bool(root.names("/dev/nvidiactl")) or bool(root.names("/dev/dxg")),
@@ -284,7 +285,9 @@ def _libraries(root: Root) -> List[Facts]:
         files = root.names(f"{glob.escape(folder)}/libcuda.so.*.*")
         versions = [file.rpartition("libcuda.so.")[2] for file in files]
         version = next((v for v in versions if v.replace(".", "").isdigit()), None)
-        found.append({"folder": folder, "version": version, "compat": "compat" in folder})
+        found.append(
+            {"folder": folder, "version": version, "compat": "compat" in folder.split("/")}
+        )
     return found
 
 
@@ -353,9 +356,7 @@ def _platform(root: Root) -> Facts:
     version = root.line("/proc/version").lower()
     if root.names("/.singularity.d") or root.names("/singularity"):
         container = "apptainer"
-    elif root.names("/var/run/secrets/kubernetes.io") or "kubepods" in root.text(
-        "/proc/self/cgroup"
-    ):
+    elif _in_a_pod(root):
         container = "kubernetes"
     elif root.names("/.dockerenv"):
         container = "docker"
@@ -364,3 +365,16 @@ def _platform(root: Root) -> Facts:
     else:
         container = None
     return {"wsl": "microsoft" in version, "container": container}
+
+
+def _in_a_pod(root: Root) -> bool:
+    """Whether Kubernetes has started this; a pod may be without a token and see no cgroup's name.
+
+    Its kubelet mounts /etc/hosts from a folder of the pod's.
+    """
+    return bool(
+        root.names("/var/run/secrets/kubernetes.io")
+        or "kubepods" in root.text("/proc/self/cgroup")
+        or "/kubelet/pods/" in root.text("/proc/self/mountinfo")
+        or (root.live and os.environ.get("KUBERNETES_SERVICE_HOST"))
+    )

@@ -22,7 +22,7 @@ NOTHING: Dict[str, Any] = {
     "cuda": None,
     "sms": [],
     "kernel_sms": [],
-    "server": {"model_flag": "--model"},
+    "server": {"model_flags": ["--model"]},
     "rules": {},
     "caches": [],
     "device_choices": [],

@@ -41,7 +41,9 @@ def check(
     if elsewhere(manifest, environment):
         return found
     if manifest["accelerator"] == "cuda" and _hides_all(environment):
-        found.append(_hidden())
+        found.append(_hidden("CUDA_VISIBLE_DEVICES names none"))
+    elif manifest["accelerator"] == "cuda" and _misses_all(facts["gpus"]):
+        found.append(_missed(facts["gpus"]["hidden"], environment))
     elif manifest["accelerator"] == "cuda":
         found += _cuda(facts, manifest, ranks)
         found += _weights(facts, (model or {}).get("bytes"))
@@ -73,14 +75,27 @@ def _hides_all(environment: Mapping[str, str]) -> bool:
     return wanted is not None and number(first) is None and not first.startswith(("GPU-", "MIG-"))
 
 
-def _hidden() -> Finding:
+def _misses_all(gpus: Facts) -> bool:
+    """Whether it names GPUs, and none of those that nvidia-smi has named."""
+    return bool(gpus["hidden"]) and not gpus["devices"]
+
+
+def _hidden(
+    how: str,
+    why: str = "somebody wants the CPU, or Slurm has set it for a job that asked for no GPU",
+    fix: str = "unset it, or ask for GPUs (sbatch --gpus=1)",
+) -> Finding:
     """No misfit: some servers then take the CPU, as DeepSpeed does."""
-    return _finding(
-        "gpus-hidden",
-        "all GPUs are hidden: CUDA_VISIBLE_DEVICES names none",
-        "somebody wants the CPU, or Slurm has set it for a job that asked for no GPU",
-        "unset it, or ask for GPUs (sbatch --gpus=1)",
-        fatal=False,
+    return _finding("gpus-hidden", f"all GPUs are hidden: {how}", why, fix, fatal=False)
+
+
+def _missed(count: int, environment: Mapping[str, str]) -> Finding:
+    wanted = environment.get("CUDA_VISIBLE_DEVICES", "")
+    known = "there is 1" if count == 1 else f"there are {count}"
+    return _hidden(
+        f"CUDA_VISIBLE_DEVICES={wanted} names none of the GPUs here, of which {known}",
+        "a container counts from 0 the GPUs that it was given, whatever their numbers on the host",
+        "unset it; which GPUs there are says docker run --gpus or the scheduler",
     )
 
 

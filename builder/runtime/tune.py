@@ -95,7 +95,7 @@ def report(
     topology = links.asked() if answer and answer["devices"] else root.text(f"/{links.RECORDED}")
     facts["gpus"]["links"] = links.parse(topology)
     server = about["server"]
-    model = weights.named(arguments, server["model_flag"])
+    model = weights.named(arguments, server, environment)
     place = weights.folder(model, environment) if model else None
     found = weights.read(place)
     settings = decide.decide(facts, about["tuning"], environment, arguments, found, server=server)
@@ -110,7 +110,7 @@ def report(
             *links.advice(seen["links"], seen["devices"], ranks),
         ],
         "preflight": preflight.check(
-            facts, about, ranks, decide.here(found, server, arguments), environment
+            facts, about, ranks, decide.here(found, server, arguments, environment), environment
         ),
         "not_set": about["not_set"],
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 
+from .decide import given
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Mapping, Sequence
@@ -16,14 +18,27 @@ _SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
 _NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt")
 
 
-def named(arguments: Sequence[str], flag: str) -> str | None:
-    """The model among a server's arguments: after its flag, or the first that is no option."""
+def named(
+    arguments: Sequence[str], server: Facts, environment: Mapping[str, str] | None = None
+) -> str | None:
+    """The model among a server's arguments: after its flag, in its variable, or without a flag.
+
+    One without a flag is the first argument, or a later one whose files are here and that follows
+    no option, whose value it might be: that of `--port 1 MODEL`, not of `--eager MODEL`.
+    """
+    environment = environment or {}
+    variable = server.get("model_variable")
+    after = given(server.get("model_flags", ()), arguments)
+    if after is not None:
+        return after or None
+    before = ""
     for index, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if flag and name == flag:
-            return value if equals else next(iter(arguments[index + 1 : index + 2]), None)
-    first = next(iter(arguments[:1]), None)
-    return first if first and not first.startswith("-") else None
+        apart = not before.startswith("-") or "=" in before
+        free = apart and not argument.startswith("-")
+        if free and (index == 0 or folder(argument, environment)):
+            return argument or None
+        before = argument
+    return environment.get(variable) or None if variable else None
 
 
 def folder(model: str, environment: Mapping[str, str]) -> str | None:
@@ -49,14 +64,19 @@ def _hugging_face(environment: Mapping[str, str]) -> str:
 
 
 def read(place: str | None) -> Facts:
-    """`{"heads", "kv_heads", "bytes"}`, without those that it does not say."""
+    """`{"heads", "kv_heads", "float32", "bytes"}`, without those that it does not say."""
     if place is None:
         return {}
     found: Facts = {}
     try:
         with open(os.path.join(place, "config.json"), encoding="utf-8") as file:
             config = json.load(file)
-        config = config.get("text_config", config)
+        text = config.get("text_config", config)
+        # transformers 5 says dtype; of a model of several parts the text's may be told alone.
+        kinds = [part.get(key) for part in (config, text) for key in ("dtype", "torch_dtype")]
+        if next((kind for kind in kinds if kind), None) == "float32":
+            found["float32"] = True
+        config = text
         for name, key in (("heads", "num_attention_heads"), ("kv_heads", "num_key_value_heads")):
             if type(config.get(key)) is int and config[key] > 0:
                 found[name] = config[key]

@@ -97,6 +97,58 @@ def test_the_users_program_or_the_server(
     assert entrypoint.is_program(arguments, path) == (wanted[:1] == ["bash"])
 
 
+SGLANG = ("python3", "-m", "sglang.launch_server", "--host", "0.0.0.0")
+OWN = ("/opt/venv/bin/python", "/opt/imgbuild/servers", "deepspeed")
+
+
+@pytest.mark.parametrize(
+    ("server", "arguments", "rest"),
+    [
+        (SERVER, ["vllm", "serve", "m", "--port", "1"], ["m", "--port", "1"]),
+        (SERVER, ["vllm", "serve"], []),
+        (SERVER, ["/opt/venv/bin/vllm", "serve", "m"], ["m"]),
+        (SERVER, ["vllm", "bench", "serve"], None),
+        (SERVER, ["vllm"], None),
+        (SERVER, ["serve", "vllm"], None),
+        (SGLANG, ["python3", "-m", "sglang.launch_server", "--tp", "2"], ["--tp", "2"]),
+        (SGLANG, ["python", "-m", "sglang.launch_server"], []),
+        (SGLANG, ["/usr/bin/python3.12", "-m", "sglang.launch_server"], []),
+        (SGLANG, ["python3", "-m", "sglang.bench"], None),
+        (SGLANG, ["python3"], None),
+        (OWN, ["python3", "/opt/imgbuild/servers", "deepspeed", "--port", "1"], ["--port", "1"]),
+        (("/tgi-entrypoint.sh",), ["/tgi-entrypoint.sh", "--port", "1"], ["--port", "1"]),
+        (("/tgi-entrypoint.sh",), ["--port", "1"], None),
+    ],
+)
+def test_the_servers_own_command_is_no_other_program(
+    server: tuple[str, ...], arguments: list[str], rest: list[str] | None
+) -> None:
+    assert entrypoint.own_arguments(server, arguments) == rest
+
+
+@pytest.mark.parametrize("program", ["vllm", "{bin}/vllm"])
+def test_who_spells_the_servers_command_is_served_as_others(
+    here: Here, tmp_path: Path, program: str
+) -> None:
+    """As Kubernetes' args often do."""
+    (tmp_path / "bin/vllm").touch(0o755)
+    model, own = str(tmp_path / "Llama"), program.format(bin=tmp_path / "bin")
+    command = here.start("dgx-h100", CUDA, own, "serve", model)
+    assert command == [own, "serve", model, "--tensor-parallel-size", "4"]
+    assert here.asked == 1
+
+
+def test_the_servers_own_help_asks_no_gpu(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "bin/vllm").touch(0o755)
+    assert here.start("no-gpus-asked-for", CUDA, "vllm", "serve", "--help")[-1] == "--help"
+    assert here.asked == 0
+
+
+def test_a_cluster_of_ray_gets_no_parallelism_of_this_host(here: Here, tmp_path: Path) -> None:
+    model = str(tmp_path / "Llama")
+    assert here.start("dgx-h100", CUDA, model, RAY_ADDRESS="auto") == [*SERVER, model]
+
+
 def test_a_model_in_a_folder_is_no_program(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,6 +422,11 @@ def test_hidden_gpus_are_not_counted(here: Here, tmp_path: Path) -> None:
     command = here.start("dgx-h100", CUDA, model, CUDA_VISIBLE_DEVICES="4,5")
     assert command == [*SERVER, model]
     assert ("memory", "1") in here.placed
+
+
+def test_all_gpus_hidden_is_told(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here.start("h100-vm", CUDA, "m", "-tp", "2", CUDA_VISIBLE_DEVICES="7")
+    assert "CUDA_VISIBLE_DEVICES=7 names none of the GPUs here" in capsys.readouterr().err
 
 
 def test_a_misfit_ends_it(here: Here, capsys: pytest.CaptureFixture[str]) -> None:

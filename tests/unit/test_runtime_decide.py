@@ -149,11 +149,11 @@ def test_decisions_are_a_pure_function(facts: dict[str, Any], model: dict[str, A
 
 
 LARGE = {"bytes": 141 * 10**9, "heads": 64, "kv_heads": 8}
-VLLM, SGLANG, TGI, TRT = (
+VLLM, SGLANG, TGI, TRT, RAY = (
     MANIFESTS[name]["server"]
     for name in (
         *("vllm-0.32.0-cu130", "sglang-0.5.23-cu130", "tgi-3.3.7-cu124"),
-        "tensorrt-llm-1.2.1-cu131",
+        *("tensorrt-llm-1.2.1-cu131", "ray-2.59.0-cu130"),
     )
 )
 SPELLINGS = [
@@ -163,6 +163,8 @@ SPELLINGS = [
     (VLLM, ["--tensor_parallel_size=2"]),
     (VLLM, ["--tensor-parallel_size=2"]),
     (VLLM, ["--tensor-parallel", "2"]),  # argparse takes a beginning for the whole
+    (VLLM, ["--tensor=2"]),
+    (VLLM, ["--te", "2"]),
     (VLLM, ["-tp", "2"]),
     (VLLM, ["-tp=2"]),
     (VLLM, ["--tensor-parallel-size", "8", "-tp", "2"]),  # the last holds
@@ -222,6 +224,8 @@ def parallel(
         (TRT, ["--extra_llm_api_options", "x.yaml"]),
         (TGI, ["--sharded", "false"]),
         (TGI, ["--quantize", "fp8"]),
+        (RAY, ["--replicas", "2"]),
+        (VLLM, ["--pipeline=2"]),
     ],
 )
 def test_a_flag_is_set_only_where_nobody_has_arranged_otherwise(
@@ -236,6 +240,76 @@ def test_a_variable_of_the_servers_own_says_the_same() -> None:
     assert parallel(VLLM, ["m"], {"NUM_SHARD": "1"}) == decide.SET
     assert decide.ranks(TGI, [], {"NUM_SHARD": "4"}) == 4
     assert decide.ranks(TGI, ["--num-shard", "2"], {"NUM_SHARD": "4"}) == 2
+
+
+def test_a_ray_cluster_has_more_gpus_than_this_host() -> None:
+    assert parallel(VLLM, ["m"], {"RAY_ADDRESS": "auto"}) == decide.NEEDLESS
+    assert parallel(VLLM, ["m"], {"RAY_ADDRESS": ""}) == decide.SET
+    assert decide.here(LARGE, VLLM, ["m"], {"RAY_ADDRESS": "auto"}) == {}
+
+
+FLOAT32 = {**LARGE, "bytes": 100 << 30, "float32": True}
+
+
+@pytest.mark.parametrize(
+    ("server", "own", "gib"),
+    [
+        (VLLM, [], 50),
+        (SGLANG, ["--dtype", "bfloat16"], 50),
+        (TGI, ["--dtype=float16"], 50),
+        (VLLM, ["--dtype", "float32"], 100),
+        (VLLM, ["--dtype=float"], 100),
+        (TRT, [], 100),  # nobody knows
+        ({}, [], 100),
+    ],
+)
+def test_weights_of_32_bits_are_loaded_as_16(
+    server: dict[str, Any], own: list[str], gib: int
+) -> None:
+    """100 GiB on disk fit on one GPU of 80 then."""
+    assert decide.here(FLOAT32, server, own)["bytes"] == gib << 30
+    rows = [{"kind": "flag", "name": "--tp", "rule": "tensor-parallel"}]
+    (made,) = decide.decide(FOUR_GPUS, rows, {}, own, FLOAT32, server=server)
+    assert made["value"] == (None if gib == 50 else "2")
+    assert decide.loaded({"float32": True}, server, own) == {"float32": True}
+
+
+@pytest.mark.parametrize(
+    ("image", "own"),
+    [
+        ("vllm-0.32.0-cu130", ["--numa-bind"]),
+        ("vllm-0.32.0-cu130", ["--numa-bind-nodes", "0", "0"]),
+        ("vllm-0.32.0-cu130", ["--numa_bind_cpus=0-3"]),
+        ("ray-2.59.0-cu130", ["--numa-bind"]),
+        ("sglang-0.5.23-cu130", ["--numa-node", "0"]),
+    ],
+)
+def test_whom_the_framework_binds_is_not_bound(image: str, own: list[str], tmp_path: Path) -> None:
+    facts = hosts.facts("dgx-h100", tmp_path)
+    about = MANIFESTS[image]
+    made = decide.decide(facts, about["tuning"], {}, own, server=about["server"])
+    bound = [row for row in made if row["kind"] in ("affinity", "memory")]
+    assert [row["status"] for row in bound] == [decide.YOURS] * 2
+    assert all(row["value"].startswith("--numa") for row in bound)
+    without = decide.decide(facts, about["tuning"], {}, [], server=about["server"])
+    assert [row["status"] for row in without if row["name"] in BOUND] == [decide.SET] * 2
+
+
+@pytest.mark.parametrize(
+    ("server", "own", "count"),
+    [
+        (VLLM, [], 1),
+        (VLLM, ["-tp", "2"], 2),
+        (VLLM, ["-dp", "2"], 4),
+        (SGLANG, [], 1),
+        (TGI, [], 4),  # its launcher takes all GPUs
+        (TGI, ["--num-shard", "1"], 1),
+        (RAY, ["--replicas", "2"], 4),
+    ],
+)
+def test_how_many_gpus_are_used(server: dict[str, Any], own: list[str], count: int) -> None:
+    user = decide._User({}, own, server)
+    assert len(decide._used(FOUR_GPUS, user, user.ranks())["gpus"]["devices"]) == count
 
 
 def test_ranks_of_several_hosts_are_not_known_here() -> None:
@@ -259,7 +333,9 @@ BOUND = ("CPUs of the GPU's NUMA node", "memory of the GPU's NUMA node")
         ([], LARGE, "0"),  # four are decided
         (["-tp", "8"], {}, None),  # across both sockets
         (["-tp", "5"], {}, None),
-        ([], {}, None),  # who knows
+        ([], {}, "0"),  # the server takes one
+        (["--config", "x"], {}, None),  # who knows
+        (["-tp", "many"], {}, None),
         (["-tp", "4", "-pp", "2"], {}, None),
         (["-tp", "4", "--config", "x"], {}, None),
         (["-tp", "4", "--nnodes", "2"], {}, None),
@@ -365,7 +441,8 @@ def test_a_kv_cache_within_a_limit_that_vllm_does_not_see(
     own = ("--gpu-memory-utilization", "0.5")
     assert made({}, *own) == (decide.YOURS, " ".join(own))
     assert made({}, "--kv-cache-memory-bytes=1G")[0] == decide.YOURS
-    assert made({}, "-tp", "2") == (decide.NEEDLESS, None)  # each rank takes as much
+    for more in (("-tp", "2"), ("-dp=2",), ("-pp", "2")):  # each rank takes as much
+        assert made({}, *more) == (decide.NEEDLESS, None)
 
 
 def test_a_tpus_node_is_none_where_there_is_no_tpu(tmp_path: Path) -> None:
@@ -628,6 +705,9 @@ def test_containers_with_a_quota_take_different_cpus_of_one_node() -> None:
         ({"VLLM_CPU_OMP_THREADS_BIND": "0-1"}, [], decide.YOURS),
         ({}, ["--tensor-parallel-size", "2"], decide.NEEDLESS),
         ({}, ["-tp", "1"], decide.SET),
+        ({}, ["-dp", "2"], decide.NEEDLESS),
+        ({}, ["--pipeline-parallel-size=2"], decide.NEEDLESS),
+        ({}, ["--quantization", "fp8"], decide.SET),
     ],
 )
 def test_who_binds_himself_is_not_bound(

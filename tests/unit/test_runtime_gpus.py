@@ -133,6 +133,7 @@ def test_gpus_that_the_user_hides(wanted: str | None, indexes: list[int]) -> Non
     seen = gpus.visible(answer, wanted)
     assert [one["index"] for one in seen["devices"]] == indexes
     assert seen["driver"] == "1"
+    assert seen.get("hidden", 0) == len(devices) - len(indexes)
     assert len(devices) == 4
 
 

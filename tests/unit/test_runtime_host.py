@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from builder.runtime import decide, host, manifest, preflight, weights
 from tests.unit import hosts
+from tests.unit.support import ROOT
 
 # Every file that `host` reads, and some that its patterns find.
 READ = [
@@ -125,6 +126,34 @@ def test_whether_programs_see_the_memory_limit(name: str, shown: bool, tmp_path:
     memory = hosts.facts(name, tmp_path)["memory"]
     assert memory["limit"]
     assert memory["shown"] == (memory["limit"] if shown else None)
+
+
+@pytest.mark.parametrize("name", [name for name in hosts.NAMES if name.startswith("kubernetes")])
+def test_a_pod_is_known_for_one(name: str, tmp_path: Path) -> None:
+    """With and without a token of a service account; no mask then, its pool of CPUs changes."""
+    facts = hosts.facts(name, tmp_path)
+    assert facts["platform"]["container"] == "kubernetes"
+    assert decide.RULES["quota-cpus"](facts, {}) is None
+
+
+def test_cuda_compat_is_known_by_its_folder(tmp_path: Path) -> None:
+    """Not by a part of another's name."""
+    folders = ["/opt/incompatible-drivers/lib", "/usr/local/cuda-13.0/compat", "/compatible"]
+    files = {f"{folder}/libcuda.so.1": b"" for folder in folders}
+    files["/imgbuild.json"] = json.dumps({"ld_library_path": folders}).encode()
+    found = host.discover(hosts.Recorded("", files).unpack(tmp_path))["gpus"]["libraries"]
+    assert [library["compat"] for library in found] == [False, True, False]
+
+
+@pytest.mark.parametrize(("live", "container"), [(True, "kubernetes"), (False, None)])
+def test_kubernetes_tells_its_pods_where_it_is(
+    live: bool, container: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This host's variables say nothing of a recorded one."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    root = host.Root(str(tmp_path))
+    root.live = live
+    assert host.discover(root)["platform"]["container"] == container
 
 
 def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,19 +379,56 @@ def test_any_place_can_be_read(place: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "flag", "named"),
+    ("arguments", "image", "named"),
     [
-        ([], "--model", None),
-        (["org/model", "--port", "1"], "", "org/model"),
-        (["org/model"], "--model", "org/model"),
-        (["--model", "m"], "--model", "m"),
-        (["--port", "1", "--model=m"], "--model", "m"),
-        (["--model"], "--model", None),
-        (["--port", "1"], "--model", None),
+        ([], "vllm-0.32.0-cu130", None),
+        (["org/model", "--port", "1"], "tensorrt-llm-1.2.1-cu131", "org/model"),
+        (["org/model"], "vllm-0.32.0-cu130", "org/model"),
+        (["--model", "m"], "vllm-0.32.0-cu130", "m"),
+        (["--port", "1", "--model=m"], "vllm-0.32.0-cu130", "m"),
+        (["--model", "m", "--model", "n"], "vllm-0.32.0-cu130", "n"),  # the last holds
+        (["--model"], "vllm-0.32.0-cu130", None),
+        (["--port", "1"], "vllm-0.32.0-cu130", None),
+        (["--port", "1", "HERE"], "vllm-0.32.0-cu130", "HERE"),
+        (["--port=1", "HERE"], "vllm-0.32.0-cu130", "HERE"),
+        (["--port", "1", "none/here"], "vllm-0.32.0-cu130", None),
+        (["--port", "1", "--tokenizer", "HERE"], "vllm-0.32.0-cu130", None),
+        (["--model", "m"], "sglang-0.5.23-cu130", "m"),
+        (["--model-path", "m"], "sglang-0.5.23-cu130", "m"),
+        (["--port", "1"], "tgi-3.3.7-cu124", "from/variable"),
+        (["--model-id", "m"], "tgi-3.3.7-cu124", "m"),
+        ([""], "vllm-0.32.0-cu130", None),
     ],
 )
-def test_which_model_is_named(arguments: list[str], flag: str, named: str | None) -> None:
-    assert weights.named(arguments, flag) == named
+def test_which_model_is_named(
+    arguments: list[str], image: str, named: str | None, tmp_path: Path
+) -> None:
+    here = {"HERE": str(tmp_path)}
+    about = manifest.read(str(ROOT / f"images/manifests/{image}.json"))
+    found = weights.named(
+        [here.get(word, word) for word in arguments],
+        about["server"],
+        {"MODEL_ID": "from/variable"},
+    )
+    assert found == here.get(named or "", named)
+
+
+@pytest.mark.parametrize(
+    ("config", "float32"),
+    [
+        ({"torch_dtype": "float32"}, True),
+        ({"dtype": "float32"}, True),
+        ({"dtype": "bfloat16", "torch_dtype": "float32"}, False),
+        ({"dtype": "bfloat16"}, False),
+        ({"text_config": {"torch_dtype": "float32"}}, True),
+        ({"dtype": "float32", "text_config": {"dtype": "bfloat16"}}, True),
+        ({}, False),
+        ({"dtype": ["float32"]}, False),
+    ],
+)
+def test_weights_of_32_bits(config: dict[str, Any], float32: bool, tmp_path: Path) -> None:
+    found = weights.read(str(model(tmp_path, config, m__safetensors=8)))
+    assert found == ({"float32": True, "bytes": 8} if float32 else {"bytes": 8})
 
 
 def test_where_a_models_files_are(tmp_path: Path) -> None:

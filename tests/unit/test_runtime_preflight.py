@@ -11,7 +11,7 @@ import pytest
 from builder import manifest
 from builder.facts import Accelerator, Build, Gpu, Matrix, Release, Stack
 from builder.matrix import rules
-from builder.runtime import host, preflight
+from builder.runtime import gpus, host, preflight
 from builder.runtime import manifest as runtime_manifest
 from tests.unit import hosts
 from tests.unit.support import ROOT
@@ -288,6 +288,27 @@ def test_who_chooses_another_device_is_asked_for_none(
     made = preflight.check(facts, about, environment=environment)
     assert [finding["name"] for finding in made] == found
     assert all(finding["fatal"] == (finding["name"] != "gpus-hidden") for finding in made)
+
+
+@pytest.mark.parametrize("ranks", [None, 1, 2])
+@pytest.mark.parametrize(
+    ("wanted", "found"), [("0", []), ("7", ["gpus-hidden"]), ("GPU-none", ["gpus-hidden"])]
+)
+def test_a_number_that_no_gpu_here_has_hides_all(
+    wanted: str, found: list[str], ranks: int | None
+) -> None:
+    facts = facts_of(H100, "580.95.05")
+    seen = gpus.visible({"devices": facts["gpus"]["devices"]}, wanted)
+    facts["gpus"] |= {"devices": seen["devices"], "hidden": seen["hidden"]}
+    facts["shm"] = None
+    made = preflight.check(facts, CUDA, ranks, environment={"CUDA_VISIBLE_DEVICES": wanted})
+    if ranks == 2 and not found:
+        found = ["too-few-gpus"]
+    assert [finding["name"] for finding in made] == found
+    if found == ["gpus-hidden"]:
+        assert not made[0]["fatal"]
+        told = f"CUDA_VISIBLE_DEVICES={wanted} names none of the GPUs here, of which there is 1"
+        assert told in made[0]["what"]
 
 
 def test_weights_that_no_gpu_here_holds_are_told(tmp_path: Path) -> None:
