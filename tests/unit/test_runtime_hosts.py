@@ -33,7 +33,7 @@ def images_for(facts: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str
     if not has_gpus and not facts["tpus"]:
         yield "vllm-0.32.0-cpu", None
     if has_gpus or name in ("no-gpus-asked-for", "kubernetes-burstable", "empty"):
-        arm = "-arm64" if name == "gh200" else ""
+        arm = "-arm64-sm90" if name == "gh200" else ""
         yield f"vllm-0.32.0-cu130{arm}", None
         if gpus["devices"]:
             yield f"vllm-0.32.0-cu130{arm}", LLAMA_70B
