@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.facts import Matrix
+from builder.project import Project
 from builder.runtime import caches
-from tests.unit.support import ROOT
+from tests.unit.support import ROOT, recipe_of, recipes_of
 
 OWN = f"imgbuild-{os.getuid()}"
 ROWS = [{"variable": "HF_HOME", "folder": "huggingface"}, {"variable": "T", "folder": "triton"}]
@@ -371,3 +373,15 @@ def test_a_cache_folder_is_a_home_where_nothing_else_can_be_written(
     monkeypatch.setattr(caches, "writable", lambda f: f.startswith(str(tmp_path)) and original(f))
     chosen, _ = caches.placed({"HOME": "/root", "IMGBUILD_CACHE": str(tmp_path)}, [])
     assert chosen["HOME"] == chosen["TMPDIR"] == f"{tmp_path}/imgbuild-{os.getuid()}"
+
+
+def test_no_image_places_a_cache_itself(project: Project, matrix: Matrix, tmp_path: Path) -> None:
+    """What stands in an image's environment looks as if the user had set it."""
+    variables = {row.variable for row in matrix.caches}
+    for recipe in recipes_of(project, matrix):
+        env = dict(recipe.env)
+        assert not [name for name in variables if env.get(name)], recipe
+    # TGI's base has HF_HOME=/data, so ours is there, and is empty.
+    env = dict(recipe_of(project, matrix, "cuda12.4-tgi").env)
+    chosen, _ = caches.placed({**env, "HOME": str(tmp_path)}, ROWS)
+    assert chosen["HF_HOME"] == f"{tmp_path}/.cache/huggingface"
