@@ -33,6 +33,14 @@ def writable(folder: str) -> bool:
     return True
 
 
+def creatable(folder: str) -> bool:
+    """What `writable` would say, without writing: the nearest folder that is there is asked."""
+    place = os.path.abspath(folder)
+    while not os.path.lexists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    return os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
+
+
 def private(folder: str) -> bool:
     """Whether `folder` is ours and no link: a host's /tmp is shared, and code is cached here."""
     try:
@@ -204,3 +212,20 @@ def _wanted(environment: Mapping[str, str]) -> list[str]:
     """Folders for caches that the user names, the first first."""
     named = (environment.get(name) for name in ("IMGBUILD_CACHE", "XDG_CACHE_HOME"))
     return [folder for folder in named if folder]
+
+
+def looked_up(environment: Mapping[str, str], rows: Sequence[Dict[str, str]]) -> Dict[str, str]:
+    """Where `placed` would put caches, for who only looks: nothing is written.
+
+    Without the scratch folders, in which nobody has models before a start has made them.
+    """
+    named = [os.path.abspath(folder) for folder in _wanted(environment)]
+    usual = os.path.join(environment.get("HOME") or "/nonexistent", ".cache")
+    folder = next((place for place in (*named, usual) if creatable(place)), None)
+    chosen = {}
+    for row in rows:
+        mount = _default_of(environment, row["folder"])
+        if folder and not environment.get(row["variable"]):
+            used = os.path.ismount(mount) and (_read_only(mount) or creatable(mount))
+            chosen[row["variable"]] = mount if used else os.path.join(folder, row["folder"])
+    return chosen
