@@ -403,6 +403,11 @@ def test_what_the_kernel_refuses_is_not_told_as_done(
     assert error.count(name) == 1
 
 
+def test_a_refused_memory_policy_names_what_allows_it() -> None:
+    assert apply._refusal(1).endswith(" (docker run --cap-add SYS_NICE allows it)")
+    assert "docker" not in apply._refusal(22)
+
+
 def test_off(here: Here) -> None:
     here.start("quota-2.7", CPU, "m", IMGBUILD_TUNE="off")
     assert "OMP_NUM_THREADS" not in here.became.env
