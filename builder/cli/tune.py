@@ -49,8 +49,10 @@ def command(
     """Say what an image of CELL would set on this host, and why; what only the host can change; and
     whether it would start at all.
 
-    The same code as in the image. `docker run -e IMGBUILD_TUNE=explain IMAGE` asks it in place.
+    The same code as in the image, where `IMGBUILD_TUNE=explain` says it while the server starts.
     """
+    if record is not None and root is not None:
+        raise UserError("--record is of this host, --root of another", hint="leave one out")
     if record is not None and record.exists():
         raise UserError(f"{record} is there already", hint="name a folder that is not")
     _, loaded = options.open_matrix(file)

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Set
 
 
 def package() -> str:
@@ -27,15 +28,29 @@ def _imported(name: str) -> Any:
     return sys.modules[name]
 
 
+def _signals() -> Set[int] | None:
+    """Before the imports, whose 30 ms are long enough for a signal; returns PID 1's own mask.
+
+    The kernel drops what PID 1 does not handle: held here, they wait for the reaper. Elsewhere each
+    ends the start, and Ctrl-C without a traceback.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.getpid() != 1:
+        return None
+    return signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
 def main(arguments: list[str]) -> int:
     """Exit code of the part."""
     parts = {"start": "entrypoint", "tune": "tune", "slim": "slim.command"}
     if arguments[:1] and arguments[0] in parts:
-        own = package()
-        # nvidia-smi takes 25 ms: it works while the rest is imported.
-        query = _imported(f"{own}.gpus").early() if arguments[0] == "start" else None
-        main_of = _imported(f"{own}.{parts[arguments[0]]}").main
-        code: int = main_of(arguments[1:], query) if query else main_of(arguments[1:])
+        own, more = package(), []
+        if arguments[0] == "start":
+            mask = _signals()
+            # nvidia-smi takes 25 ms: it works while the rest is imported.
+            more = [_imported(f"{own}.gpus").early(), mask]
+        code: int = _imported(f"{own}.{parts[arguments[0]]}").main(arguments[1:], *more)
         return code
     print(f"usage: runtime {'|'.join(parts)} ...", file=sys.stderr)
     return 64

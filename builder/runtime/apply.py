@@ -7,6 +7,7 @@ and said (`numactl --membind` ends a server where set_mempolicy is blocked: vLLM
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -70,10 +71,16 @@ def _prefer(node: int) -> str | None:
     get, put = numbers
     policy = ctypes.c_int()
     if libc.syscall(get, ctypes.byref(policy), None, 0, None, 0):
-        return os.strerror(ctypes.get_errno())
+        return _refusal(ctypes.get_errno())
     if policy.value != _MPOL_DEFAULT:
         return "a memory policy is set already, as numactl does"
     mask = ctypes.c_ulong(1 << node)
     if libc.syscall(put, _MPOL_PREFERRED, ctypes.byref(mask), ctypes.sizeof(mask) * 8 + 1):
-        return os.strerror(ctypes.get_errno())
+        return _refusal(ctypes.get_errno())
     return None
+
+
+def _refusal(number: int) -> str:
+    """Docker's seccomp profile refuses both calls, unless the container may set priorities."""
+    mends = " (docker run --cap-add SYS_NICE allows it)" if number == errno.EPERM else ""
+    return f"{os.strerror(number)}{mends}"

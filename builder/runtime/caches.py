@@ -33,6 +33,14 @@ def writable(folder: str) -> bool:
     return True
 
 
+def creatable(folder: str) -> bool:
+    """What `writable` would say, without writing: the nearest folder that is there is asked."""
+    place = os.path.abspath(folder)
+    while not os.path.lexists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    return os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
+
+
 def private(folder: str) -> bool:
     """Whether `folder` is ours and no link: a host's /tmp is shared, and code is cached here."""
     try:
@@ -62,17 +70,19 @@ def home(environment: Mapping[str, str]) -> str | None:
 
 def root(environment: Mapping[str, str], own_home: str | None) -> str | None:
     """Where caches go: IMGBUILD_CACHE, else XDG_CACHE_HOME, else the home's own folder for them."""
-    for wanted in (environment.get("IMGBUILD_CACHE"), environment.get("XDG_CACHE_HOME")):
-        if wanted and writable(wanted):
+    for wanted in _wanted(environment):
+        if writable(wanted):
             return wanted
     # A volume may be mounted there, below a home that is read-only.
     mounted = os.path.join(environment.get("HOME") or "/nonexistent", ".cache")
     if os.path.isdir(mounted) and writable(mounted):
         return mounted
-    if own_home is None:
-        return None
-    folder = os.path.join(own_home, ".cache")
-    return folder if writable(folder) else None
+    # A home may be ours and its .cache not: Docker makes the parents of a mount as root.
+    for place in (own_home, None):
+        folder = place or scratch(environment)
+        if folder and writable(os.path.join(folder, ".cache")):
+            return os.path.join(folder, ".cache")
+    return None
 
 
 def short_tmpdir(environment: Mapping[str, str]) -> str | None:
@@ -115,6 +125,7 @@ def placed(
     """Variables to set, and what went wrong, as sentences."""
     # Servers change folders: what the user names from here is meant from here.
     named = {name: os.path.abspath(value) for name in _NAMED if (value := environment.get(name))}
+    given = environment.get("TMPDIR")
     environment = {**environment, **named}
     own_home = home(environment)
     folder = root(environment, own_home)
@@ -127,27 +138,94 @@ def placed(
         for row in rows:
             if not environment.get(row["variable"]):
                 chosen[row["variable"]] = _place_of(environment, folder, row["folder"])
-    if not environment.get("TMPDIR") and own_home is not None and not writable("/tmp"):
+    if environment.get("TMPDIR") != given:
+        chosen["TMPDIR"] = environment["TMPDIR"]
+    elif not given and own_home is not None and not writable("/tmp"):
         chosen["TMPDIR"] = own_home
     if (tmpdir := short_tmpdir(environment)) is not None:
         chosen["TMPDIR"] = tmpdir
     # getpass.getuser() raises for a uid without a passwd entry; torch asks it for cache folders.
     if not environment.get("USER"):
         chosen["USER"] = "imgbuild"
-    return chosen, list(_wrong(environment, own_home))
+    unused = list(_unused(environment, folder, rows, chosen))
+    return chosen, [*_wrong(environment, own_home, folder), *unused]
+
+
+def _default_of(environment: Mapping[str, str], name: str) -> str:
+    return os.path.join(environment.get("HOME") or "/nonexistent", ".cache", name)
 
 
 def _place_of(environment: Mapping[str, str], folder: str, name: str) -> str:
     """Below the root, unless a volume is mounted where this cache lies by default."""
-    mount = os.path.join(environment.get("HOME") or "/nonexistent", ".cache", name)
-    return mount if os.path.ismount(mount) and writable(mount) else os.path.join(folder, name)
+    mount = _default_of(environment, name)
+    if os.path.ismount(mount) and (_read_only(mount) or writable(mount)):
+        return mount
+    return os.path.join(folder, name)
 
 
-def _wrong(environment: Mapping[str, str], own_home: str | None) -> Iterator[str]:
+def _read_only(mount: str) -> bool:
+    """Whether it is mounted so: somebody has models there to be read, and wants no others."""
+    try:
+        return bool(os.statvfs(mount).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
+def _wrong(
+    environment: Mapping[str, str], own_home: str | None, folder: str | None
+) -> Iterator[str]:
+    own = environment.get("HOME", "/")
     if own_home is None:
         yield "no writable folder for caches; mount one and set IMGBUILD_CACHE and HOME"
-    elif environment.get("HOME", "/") not in ("", "/", own_home):
-        yield f"HOME={environment['HOME']} cannot be written; it is {own_home} now"
+    elif own not in ("", "/", own_home):
+        yield f"HOME={own} cannot be written; it is {own_home} now"
     for name in ("IMGBUILD_CACHE", "XDG_CACHE_HOME"):
         if environment.get(name) and not writable(environment[name]):
-            yield f"{name}={environment[name]} cannot be written; caches go elsewhere"
+            place = "elsewhere" if folder is None else f"to {folder}"
+            yield f"{name}={environment[name]} {_refused()}; caches go {place}"
+    usual = os.path.join(own_home or "", ".cache")
+    if own_home == own and folder not in _wanted(environment) and folder != usual:
+        place = "nowhere: set IMGBUILD_CACHE" if folder is None else f"to {folder}"
+        yield f"{usual} {_refused()}; caches go {place}"
+
+
+def _unused(
+    environment: Mapping[str, str],
+    folder: str | None,
+    rows: Sequence[Dict[str, str]],
+    chosen: Mapping[str, str],
+) -> Iterator[str]:
+    """Volumes that are mounted for a cache, and cannot take it."""
+    for row in rows if folder is not None else ():
+        mount, place = _default_of(environment, row["folder"]), chosen.get(row["variable"])
+        if place and os.path.ismount(mount) and not (_read_only(mount) or writable(mount)):
+            yield f"{mount} {_refused()}; {row['variable']} is {place}"
+
+
+def _refused() -> str:
+    """Fresh volumes are root's."""
+    uid = os.getuid()
+    return f"cannot be written by uid {uid} (chown it to that, or start as its owner with --user)"
+
+
+def _wanted(environment: Mapping[str, str]) -> list[str]:
+    """Folders for caches that the user names, the first first."""
+    named = (environment.get(name) for name in ("IMGBUILD_CACHE", "XDG_CACHE_HOME"))
+    return [folder for folder in named if folder]
+
+
+def looked_up(environment: Mapping[str, str], rows: Sequence[Dict[str, str]]) -> Dict[str, str]:
+    """Where `placed` would put caches, for who only looks: nothing is written.
+
+    Without the scratch folders, in which nobody has models before a start has made them.
+    """
+    named = [os.path.abspath(folder) for folder in _wanted(environment)]
+    usual = os.path.join(environment.get("HOME") or "/nonexistent", ".cache")
+    folder = next((place for place in (*named, usual) if creatable(place)), None)
+    chosen = {}
+    for row in rows:
+        mount = _default_of(environment, row["folder"])
+        if folder and not environment.get(row["variable"]):
+            used = os.path.ismount(mount) and (_read_only(mount) or creatable(mount))
+            chosen[row["variable"]] = mount if used else os.path.join(folder, row["folder"])
+    return chosen

@@ -21,7 +21,7 @@ from . import apply, caches, decide, gpus, host, manifest, preflight, reaper, we
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Sequence
+    from typing import Any, Dict, List, Sequence, Set
 
 USAGE = 64  # EX_USAGE of sysexits.h
 _ASKING = ("-h", "--help", "--version", "-v")
@@ -74,10 +74,13 @@ def _named(program: str) -> str:
     return os.path.basename(program).rstrip("0123456789.")
 
 
-def main(arguments: Sequence[str], query: gpus.Query | None = None) -> int:
+def main(
+    arguments: Sequence[str], query: gpus.Query | None = None, mask: Set[int] | None = None
+) -> int:
     """Exec the command; returns only with an exit code that says why it could not.
 
-    `query` is one that was started before all this was imported.
+    `query` was started, and the signals in place of `mask` were blocked, before all this was
+    imported.
     """
     if "--" not in arguments[1:]:
         print("usage: start SERVER... -- ARGUMENTS...", file=sys.stderr)
@@ -86,7 +89,7 @@ def main(arguments: Sequence[str], query: gpus.Query | None = None) -> int:
     server, own = list(arguments[:split]), list(arguments[split + 1 :])
     start = Start(server, own, manifest.read(), dict(os.environ), query)
     if os.getpid() == 1:
-        return reaper.supervise(start.run)
+        return reaper.supervise(start.run, mask)
     return start.run()
 
 
@@ -231,5 +234,7 @@ class Start:
 
 def say(line: str) -> None:
     """One line on stderr, where that can be written."""
+    if sys.stderr is None:  # closed: print would take stdout, which is the server's
+        return
     with suppress(OSError, ValueError):
         print(f"imgbuild: {line}", file=sys.stderr, flush=True)

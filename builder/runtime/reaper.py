@@ -13,7 +13,7 @@ from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import Callable, Set
 
 # A fault of this process itself: blocked, it would repeat for ever.
 _OWN = (
@@ -32,12 +32,14 @@ def _to_the_front() -> None:
         os.tcsetpgrp(0, os.getpgrp())
 
 
-def supervise(start: Callable[[], int]) -> int:
+def supervise(start: Callable[[], int], mask: Set[int] | None = None) -> int:
     """Run `start` in a child, which mostly ends in exec, and be its init; returns its exit code.
 
-    128 and the number of the signal that ended it, as shells say it.
+    128 and the number of the signal that ended it, as shells say it. `mask` is what was blocked
+    when this process began, where somebody has blocked more since.
     """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+    now = signal.pthread_sigmask(signal.SIG_SETMASK, _AWAITED)
+    mask = now if mask is None else mask
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, children would end without a status
     actions = [(number, signal.signal(number, signal.SIG_IGN)) for number in _TERMINAL]
     child = os.fork()

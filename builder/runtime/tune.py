@@ -13,7 +13,7 @@ import json
 import os
 import sys
 
-from . import apply, decide, gpus, host, links, manifest, preflight, weights
+from . import apply, caches, decide, gpus, host, links, manifest, preflight, weights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,27 +56,47 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--manifest", default=manifest.FILE, metavar="FILE", help="another image's")
     parser.add_argument("arguments", nargs="*", help="the server's, after --")
     given = parser.parse_args(arguments)
+    about = manifest.read(given.manifest)
     if given.record:
-        record(given.record)
+        if wrong := _recorded(given.record, given.root, given.arguments, about):
+            parser.error(wrong)
         return 0
-    told = report(given.root, manifest.read(given.manifest), given.arguments, dict(os.environ))
+    told = report(given.root, about, given.arguments, dict(os.environ))
     if given.json:
         print(json.dumps(told, indent=2))
     else:
-        for line in decide.explained(told["settings"], told["advice"]):
-            print(line)
-        for line in links.told(told["facts"]["gpus"]["links"]):
-            print(line)
-        if given.all:
-            for row in told["settings"]:
-                if row["status"] == decide.NEEDLESS:
-                    print(f"not needed here: {row['name']}: {row['why']} [{row['source']}]")
-            for row in told["not_set"]:
-                effect = f"; measured: {row['effect']}" if row.get("effect") else ""
-                print(f"never set: {row['name']}: {row['why']}{effect} [{row['source']}]")
-        for finding in told["preflight"]:
-            print(f"preflight: {preflight.told(finding)}")
+        _print(told, everything=given.all)
     return 0
+
+
+def _print(told: Dict[str, Any], *, everything: bool) -> None:
+    for line in decide.explained(told["settings"], told["advice"]):
+        print(line)
+    for line in links.told(told["facts"]["gpus"]["links"]):
+        print(line)
+    if everything:
+        for row in told["settings"]:
+            if row["status"] == decide.NEEDLESS:
+                print(f"not needed here: {row['name']}: {row['why']} [{row['source']}]")
+        for row in told["not_set"]:
+            effect = f"; measured: {row['effect']}" if row.get("effect") else ""
+            print(f"never set: {row['name']}: {row['why']}{effect} [{row['source']}]")
+    for finding in told["preflight"]:
+        print(f"preflight: {preflight.told(finding)}")
+
+
+def _recorded(target: str, root: str, arguments: Sequence[str], about: Dict[str, Any]) -> str:
+    """Record this host into an empty folder; returns what is wrong with that."""
+    if root != "/":
+        return "--record is of this host, --root of another"
+    try:
+        if os.path.isdir(target) and os.listdir(target):
+            return f"{target} is not empty"
+        model = weights.named(arguments, about["server"], dict(os.environ))
+        record(target, _place(model, about, dict(os.environ)))
+    except OSError as error:
+        return f"cannot record into {target}: {error}"
+    return ""
 
 
 def report(
@@ -96,11 +116,11 @@ def report(
     facts["gpus"]["links"] = links.parse(topology)
     server = about["server"]
     model = weights.named(arguments, server, environment)
-    place = weights.folder(model, environment) if model else None
+    place = _place(model, about, environment if root.live else None)
     found = weights.read(place)
     settings = decide.decide(facts, about["tuning"], environment, arguments, found, server=server)
     ranks = decide.ranks(server, [*arguments, *apply.flags(settings)], environment)
-    disk = host.scheduler(root, place) if place else None
+    disk = host.scheduler(root, place or "") if place or not root.live else None
     seen = facts["gpus"]
     return {
         "facts": facts,
@@ -116,9 +136,37 @@ def report(
     }
 
 
-def record(target: str) -> None:
-    """Copy what `host` reads into `target`, as files of the same names."""
+def _place(
+    model: str | None, about: Dict[str, Any], environment: Dict[str, str] | None
+) -> str | None:
+    """The model's folder, found as the start does: the Hub's cache is where caches go by then."""
+    if not model:
+        return None
+    if environment is None:  # a recorded host's is not known
+        return weights.folder(model, {})
+    placed = caches.looked_up(environment, about["caches"])
+    return weights.folder(model, {**environment, **placed})
+
+
+def _disk(root: host.Root, target: str, place: str) -> str:
+    """Copy what is asked of the disk that holds `place`; returns its numbers."""
+    device = os.stat(place).st_dev
+    at = f"{os.major(device)}:{os.minor(device)}"
+    folder = f"/sys/dev/block/{at}"
+    block = next((b for b in (folder, f"{folder}/..") if root.line(f"{b}/queue/scheduler")), None)
+    if block:  # a partition's queue is its disk's: here it is its own
+        for name in ("queue/scheduler", "queue/rotational"):
+            _write(f"{target}{folder}/{name}", root.text(f"{block}/{name}"))
+        lines = root.text(f"{block}/uevent").splitlines()
+        named = [line for line in lines if line.startswith("DEVNAME=")]
+        _write(f"{target}{folder}/uevent", "".join(f"{line}\n" for line in named))
+    return at
+
+
+def record(target: str, place: str | None = None) -> None:
+    """Copy what `host` reads into `target`, as files of the same names; `place` is the model's."""
     root = host.Root()
+    os.makedirs(target, exist_ok=True)
     paths: List[str] = [path for pattern in _RECORDED for path in root.names(pattern)]
     paths += [
         f"{folder}/{name}"
@@ -142,12 +190,14 @@ def record(target: str) -> None:
             _write(target + path, "")
     if root.names("/var/run/secrets/kubernetes.io"):  # the name only
         _write(f"{target}/var/run/secrets/kubernetes.io/recorded", "")
-    told = {
+    told: Dict[str, Any] = {
         "gpus": {key: facts["gpus"][key] for key in ("driver", "devices", "error")},
         "shm": facts["shm"],
         "current": facts["cpus"]["current"],
         "ld_library_path": folders,  # in the loader's order
     }
+    if place is not None:
+        told["model_device"] = _disk(root, target, place)
     _write(f"{target}/{host.RECORDED}", json.dumps(told, indent=2) + "\n")
 
 

@@ -298,3 +298,10 @@ def test_a_build_cache_is_of_docker_only(
     assert run(monkeypatch, "build", "--engine", "apptainer", "--cache-from", spec) == 2
     told = "imgbuild: --cache-from and --cache-to are BuildKit's, not apptainer's\n"
     assert capsys.readouterr().err == told
+
+
+def test_a_host_is_recorded_or_looked_at(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(monkeypatch, "tune", "--record", str(tmp_path / "new"), "--root", str(tmp_path)) == 2
+    assert "--record is of this host, --root of another" in capsys.readouterr().err

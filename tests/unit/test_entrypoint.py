@@ -23,6 +23,7 @@ from builder.runtime import (
     manifest,
     preflight,
     reaper,
+    tune,
 )
 from builder.runtime.__main__ import main as runtime
 from tests.unit import hosts
@@ -220,13 +221,68 @@ def test_as_pid_1_it_supervises(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Callable[[], int]] = []
     monkeypatch.setattr(os, "getpid", lambda: 1)
 
-    def supervise(start: Callable[[], int]) -> int:
+    def supervise(start: Callable[[], int], mask: set[int]) -> int:
+        assert mask == {10}
         started.append(start)
         return 7
 
     monkeypatch.setattr(reaper, "supervise", supervise)
-    assert entrypoint.main([*SERVER, "--"]) == 7
+    assert entrypoint.main([*SERVER, "--"], mask={10}) == 7
     assert started
+
+
+class Asked:
+    """Stands in for gpus.Query."""
+
+    count = 0
+
+    def __init__(self) -> None:
+        Asked.count += 1
+
+
+@pytest.mark.parametrize(
+    ("nodes", "tuning", "looking", "asks"),
+    [
+        (["/dev/nvidiactl"], None, None, True),
+        (["/dev/dxg"], "on", "warn", True),
+        (["/dev/nvidiactl"], "off", None, True),
+        (["/dev/nvidiactl"], None, "off", True),
+        (["/dev/nvidiactl"], "off", "off", False),
+        ([], None, None, False),
+    ],
+)
+def test_nvidia_smi_is_asked_early_where_there_are_gpus(
+    became: Exec,
+    monkeypatch: pytest.MonkeyPatch,
+    nodes: list[str],
+    tuning: str | None,
+    looking: str | None,
+    asks: bool,
+) -> None:
+    """While the rest is imported."""
+    for name, value in (("IMGBUILD_TUNE", tuning), ("IMGBUILD_PREFLIGHT", looking)):
+        monkeypatch.delenv(name, raising=False)
+        if value:
+            monkeypatch.setenv(name, value)
+    given: list[Any] = []
+    monkeypatch.setattr(gpus, "Query", Asked)
+    monkeypatch.setattr(os.path, "exists", lambda path: path in nodes)
+
+    def start(*more: Any) -> int:
+        given.extend(more)
+        return 5
+
+    monkeypatch.setattr(entrypoint, "main", start)
+    before = Asked.count
+    assert runtime(["start", *SERVER, "--"]) == 5
+    assert Asked.count - before == asks
+    arguments, query, mask = given
+    assert arguments == [*SERVER, "--"]
+    assert isinstance(query, Asked) == asks
+    assert mask is None
+    monkeypatch.setattr(tune, "main", lambda *more: len(more))
+    assert runtime(["tune"]) == 1  # it asks by itself, and holds no signal
+    assert Asked.count - before == asks
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["-h"]])
@@ -399,6 +455,11 @@ def test_what_the_kernel_refuses_is_not_told_as_done(
     assert error.count(name) == 1
 
 
+def test_a_refused_memory_policy_names_what_allows_it() -> None:
+    assert apply._refusal(1).endswith(" (docker run --cap-add SYS_NICE allows it)")
+    assert "docker" not in apply._refusal(22)
+
+
 def test_off(here: Here) -> None:
     here.start("quota-2.7", CPU, "m", IMGBUILD_TUNE="off")
     assert "OMP_NUM_THREADS" not in here.became.env
@@ -497,6 +558,55 @@ def test_jax_on_the_cpu_of_a_tpu_host_is_not_bound_to_the_tpus_node(
 
 def test_a_ray_of_several_hosts_is_not_refused(here: Here) -> None:
     assert here.start("dgx-h100", CUDA, "m", "-tp", "16", "--nnodes", "2")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("dgx-h100", ["m", "-tp", "16"], []),  # its ranks may be other nodes'
+        (
+            "geforce-old-driver",
+            ["m"],
+            ["the driver is 535.183.01", "going on, as the server joins a Ray cluster\n"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("cluster", [True, False])
+def test_a_server_that_joins_a_ray_cluster_is_not_refused(
+    here: Here,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    arguments: list[str],
+    says: list[str],
+    cluster: bool,
+) -> None:
+    if not cluster:
+        here.start(name, CUDA, *arguments, code=preflight.MISFIT, IMGBUILD_TUNE="off")
+        return
+    made = here.start(name, CUDA, *arguments, RAY_ADDRESS="auto", IMGBUILD_TUNE="off")
+    assert made == [*SERVER, *arguments]
+    error = capsys.readouterr().err
+    assert all(part in error for part in says)
+    assert bool(error) == bool(says)
+
+
+@pytest.mark.parametrize(("arguments", "bound"), [(["m"], True), (["bash"], False)])
+def test_a_program_of_the_users_gets_variables_and_is_not_bound(
+    here: Here, arguments: list[str], bound: bool
+) -> None:
+    """It may bind itself: numactl refuses CPUs that we took away."""
+    here.start("quota-2.7", CPU, *arguments)
+    assert here.became.env["OMP_NUM_THREADS"] == "2"
+    assert bool(here.placed) == bound
+
+
+def test_with_stderr_closed_nothing_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Print would take stdout, which is the server's."""
+    monkeypatch.setattr(sys, "stderr", None)
+    entrypoint.say("x")
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("name", ["IMGBUILD_TUNE", "IMGBUILD_PREFLIGHT"])

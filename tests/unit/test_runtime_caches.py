@@ -12,11 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.facts import Matrix
+from builder.project import Project
 from builder.runtime import caches
-from tests.unit.support import ROOT
+from tests.unit.support import ROOT, recipe_of, recipes_of
 
 OWN = f"imgbuild-{os.getuid()}"
 ROWS = [{"variable": "HF_HOME", "folder": "huggingface"}, {"variable": "T", "folder": "triton"}]
+REFUSED = (
+    f"cannot be written by uid {os.getuid()} (chown it to that, or start as its owner with --user)"
+)
 
 
 @pytest.fixture
@@ -129,7 +134,7 @@ def test_the_root_that_the_user_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["IMGBUILD_CACHE", "XDG_CACHE_HOME"])
 def test_a_root_that_cannot_be_written_is_told(tmp_path: Path, name: str) -> None:
     chosen, wrong = caches.placed({"HOME": str(tmp_path), name: "/proc/none"}, ROWS)
-    assert wrong == [f"{name}=/proc/none cannot be written; caches go elsewhere"]
+    assert wrong == [f"{name}=/proc/none {REFUSED}; caches go to {tmp_path}/.cache"]
     assert chosen["XDG_CACHE_HOME"] == str(tmp_path / ".cache")
     assert chosen["T"] == str(tmp_path / ".cache/triton")
 
@@ -272,6 +277,93 @@ def test_a_volume_below_a_read_only_home_is_used(
     assert wrong == [f"HOME={home} cannot be written; it is {chosen['HOME']} now"]
 
 
+def mounted(monkeypatch: pytest.MonkeyPatch, *folders: Path, read_only: bool = False) -> None:
+    """Let volumes be mounted at `folders`."""
+    original = os.statvfs
+
+    def statvfs(path: Any) -> Any:
+        values = list(original(path))
+        values[8] |= os.ST_RDONLY if read_only and Path(path) in folders else 0
+        return os.statvfs_result(values)
+
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) in folders)
+    monkeypatch.setattr(os, "statvfs", statvfs)
+
+
+@pytest.fixture
+def roots(tmp_path: Path, places: list[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of ours whose .cache is root's, as `-v hf:~/.cache/huggingface` makes it."""
+    cache = tmp_path / "home/.cache"
+    (cache / "huggingface").mkdir(parents=True)
+    original = os.open
+
+    def refusing(path: Any, *args: Any, **options: Any) -> int:
+        if Path(path).parent == cache:
+            raise PermissionError(13, "Permission denied")
+        return original(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    return cache
+
+
+def test_a_cache_folder_of_root_in_a_home_of_ours(roots: Path, places: list[Path]) -> None:
+    chosen, wrong = caches.placed({"HOME": str(roots.parent)}, ROWS)
+    root = f"{places[0] / OWN}/.cache"
+    assert chosen["HOME"] == str(roots.parent)
+    assert (chosen["XDG_CACHE_HOME"], chosen["T"]) == (root, f"{root}/triton")
+    assert wrong == [f"{roots} {REFUSED}; caches go to {root}"]
+    # What the user names is written, and nothing is wrong.
+    mine = str(places[1])
+    chosen, wrong = caches.placed({"HOME": str(roots.parent), "IMGBUILD_CACHE": mine}, ROWS)
+    assert (chosen["T"], wrong) == (f"{mine}/triton", [])
+
+
+def test_a_volume_below_a_cache_folder_of_root_is_used(
+    roots: Path, places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted(monkeypatch, roots / "huggingface")
+    chosen, wrong = caches.placed({"HOME": str(roots.parent)}, ROWS)
+    assert chosen["HF_HOME"] == f"{roots}/huggingface"
+    assert chosen["T"] == f"{places[0] / OWN}/.cache/triton"
+    assert len(wrong) == 1
+    # Also where the user names a place for the others.
+    environment = {"HOME": str(roots.parent), "IMGBUILD_CACHE": str(places[1])}
+    assert caches.placed(environment, ROWS)[0]["HF_HOME"] == f"{roots}/huggingface"
+
+
+@pytest.mark.parametrize("for_reading", [True, False])
+def test_a_volume_that_cannot_be_written(
+    roots: Path, places: list[Path], monkeypatch: pytest.MonkeyPatch, for_reading: bool
+) -> None:
+    """One that is mounted read-only has models to be read; root's own is of no use."""
+    mounted(monkeypatch, roots / "huggingface", read_only=for_reading)
+    read_only(monkeypatch, roots / "huggingface")
+    chosen, wrong = caches.placed({"HOME": str(roots.parent)}, ROWS)
+    elsewhere = f"{places[0] / OWN}/.cache/huggingface"
+    assert chosen["HF_HOME"] == (f"{roots}/huggingface" if for_reading else elsewhere)
+    told = f"{roots}/huggingface {REFUSED}; HF_HOME is {elsewhere}"
+    assert wrong[1:] == ([] if for_reading else [told])
+
+
+def test_no_place_for_caches_in_a_home_of_ours(
+    roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caches, "SHARED", ())
+    chosen, wrong = caches.placed({"HOME": str(roots.parent)}, ROWS)
+    assert "T" not in chosen
+    assert wrong == [f"{roots} {REFUSED}; caches go nowhere: set IMGBUILD_CACHE"]
+
+
+def test_a_relative_tmpdir_is_meant_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(caches, "LONGEST_TMPDIR", 1000)
+    assert caches.placed({"HOME": str(tmp_path), "TMPDIR": "t"}, [])[0]["TMPDIR"] == f"{tmp_path}/t"
+    absolute = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    assert "TMPDIR" not in caches.placed(absolute, [])[0]
+
+
 def test_a_cache_folder_is_a_home_where_nothing_else_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,3 +373,15 @@ def test_a_cache_folder_is_a_home_where_nothing_else_can_be_written(
     monkeypatch.setattr(caches, "writable", lambda f: f.startswith(str(tmp_path)) and original(f))
     chosen, _ = caches.placed({"HOME": "/root", "IMGBUILD_CACHE": str(tmp_path)}, [])
     assert chosen["HOME"] == chosen["TMPDIR"] == f"{tmp_path}/imgbuild-{os.getuid()}"
+
+
+def test_no_image_places_a_cache_itself(project: Project, matrix: Matrix, tmp_path: Path) -> None:
+    """What stands in an image's environment looks as if the user had set it."""
+    variables = {row.variable for row in matrix.caches}
+    for recipe in recipes_of(project, matrix):
+        env = dict(recipe.env)
+        assert not [name for name in variables if env.get(name)], recipe
+    # TGI's base has HF_HOME=/data, so ours is there, and is empty.
+    env = dict(recipe_of(project, matrix, "cuda12.4-tgi").env)
+    chosen, _ = caches.placed({**env, "HOME": str(tmp_path)}, ROWS)
+    assert chosen["HF_HOME"] == f"{tmp_path}/.cache/huggingface"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder.runtime import apply, decide, gpus, host, links, preflight, tune
+from builder.runtime import apply, caches, decide, gpus, host, links, preflight, tune
 from builder.runtime.numbers import spelled
 from tests.unit import hosts
 from tests.unit.support import ROOT
@@ -185,3 +187,88 @@ def test_what_is_recorded_is_found_again(tmp_path: Path, monkeypatch: pytest.Mon
     copy = original(str(tmp_path / "copy"))
     assert host.discover(copy) == host.discover(live)
     assert copy.text(f"/{links.RECORDED}") == "\tGPU0\n"
+
+
+def test_weights_below_the_users_cache_are_found_without_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start finds them: the Hub's cache is below IMGBUILD_CACHE by then."""
+    snapshot = tmp_path / "mine/huggingface/hub/models--o--m/snapshots/1"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    about = {**manifest("vllm-0.32.0-cpu")}
+    asked: list[str] = []
+
+    def scheduler(_: host.Root, folder: str) -> None:
+        asked.append(folder)
+
+    monkeypatch.setattr(host, "scheduler", scheduler)
+    environment = {"HOME": f"{tmp_path}/home", "IMGBUILD_CACHE": f"{tmp_path}/mine"}
+    tune.report("/", about, ["o/m"], environment)
+    assert asked == [str(snapshot)]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_only_looks_finds_the_starts_places(tmp_path: Path) -> None:
+    rows = [{"variable": "T", "folder": "triton"}, {"variable": "H", "folder": "huggingface"}]
+    for environment in (
+        {"HOME": f"{tmp_path}/home"},
+        {"HOME": f"{tmp_path}/home", "XDG_CACHE_HOME": f"{tmp_path}/xdg"},
+        {"HOME": f"{tmp_path}/home", "IMGBUILD_CACHE": __file__, "T": "/t"},
+    ):
+        looked = caches.looked_up(environment, rows)
+        assert not [*tmp_path.iterdir()]
+        chosen, _ = caches.placed(environment, rows)
+        assert looked == {name: chosen[name] for name in ("T", "H") if name in chosen}
+        for folder in tmp_path.iterdir():
+            shutil.rmtree(folder)
+
+
+def test_the_models_disk_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = tmp_path.stat().st_dev
+    at = f"{os.major(device)}:{os.minor(device)}"
+    live = hosts.read("cpuset-3").unpack(tmp_path / "live")
+    disk = tmp_path / "live/sys/dev/block/sda"
+    (disk / at).mkdir(parents=True)
+    (disk / "queue").mkdir()
+    (disk / "queue/scheduler").write_text("none [bfq]\n")
+    (disk / "queue/rotational").write_text("1\n")
+    (disk / "uevent").write_text("MAJOR=8\nDEVNAME=sda\n")
+    (tmp_path / "live/sys/dev/block" / at).symlink_to(disk / at)
+    original = host.Root
+    monkeypatch.setattr(
+        host, "Root", lambda folder="/": live if folder == "/" else original(folder)
+    )
+
+    class Query:
+        def answer(self) -> Any:
+            return {}
+
+    monkeypatch.setattr(gpus, "Query", Query)
+    tune.record(str(tmp_path / "copy"), str(tmp_path))
+    copy = original(str(tmp_path / "copy"))
+    assert host.scheduler(copy, "") == {"disk": "sda", "scheduler": "bfq", "rotates": True}
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--record", "/proc/none/x"], "cannot record into /proc/none/x: "),
+        (["--record", "."], ". is not empty"),
+        (["--record", "new", "--root", "."], "--record is of this host, --root of another"),
+    ],
+)
+def test_what_cannot_be_recorded_is_a_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    says: str,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        tune.main(more)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err

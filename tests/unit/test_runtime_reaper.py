@@ -186,13 +186,71 @@ def test_orphans_are_reaped_and_do_not_end_it() -> None:
     assert ended(init(execs(ORPHANS))) == (4, "1 False\n")
 
 
-def test_the_server_has_a_group_of_its_own_and_no_signal_blocked() -> None:
-    text = """
-import os
+MASKS = """
+import os, signal
 print(os.getpgrp() == os.getpid())
-print([line for line in open("/proc/self/status") if line.startswith("SigBlk")][0].split()[1])
+told = dict(line.split(":") for line in open("/proc/self/status"))
+print(int(told["SigBlk"], 16), end=" ")
+print([n for n in (signal.SIGTTIN, signal.SIGTTOU) if int(told["SigIgn"], 16) & 1 << n - 1])
 """
-    assert ended(init(execs(text))) == (0, f"True\n{0:016x}\n")
+
+
+def test_the_server_has_a_group_of_its_own_and_no_signal_blocked_or_ignored() -> None:
+    assert ended(init(execs(MASKS))) == (0, "True\n0 []\n")
+
+
+# The runtime's own main, while it imports the rest; a `start` that takes itself for PID 1.
+_EARLY = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+me = os.getpid()
+signal.signal(2, signal.default_int_handler)  # whoever runs these tests may ignore it
+os.getpid = lambda: {{pid}}
+from builder.runtime import __main__ as runtime
+imported = runtime._imported
+def comes(name):
+    if name.endswith("entrypoint") and {{number}}:
+        os.kill(me, {{number}})
+    return imported(name)
+runtime._imported = comes
+sys.exit(runtime.main(["start", "false", "--", *sys.argv[1:]]))
+"""
+
+
+def early(pid: str, number: int, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-ESc", _EARLY.format(pid=pid, number=number), *command],
+        text=True,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_imports_is_not_lost(number: int) -> None:
+    """As PID 1 it would be: the kernel drops what an init does not handle."""
+    done = early("1", number, "sleep", "20")
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", "")
+
+
+def test_what_was_held_during_the_imports_is_the_servers_again() -> None:
+    done = early("1", 0, sys.executable, "-Sc", MASKS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n0 []\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_below_another_init_a_signal_ends_the_start_in_silence(number: int) -> None:
+    done = early("me", number, "true")
+    assert (done.returncode, done.stdout, done.stderr) == (-number, "", "")
+
+
+def test_an_interrupt_that_was_ignored_stays_so() -> None:
+    """Shells start what they put into the background so."""
+    text = _EARLY.format(pid="me", number=2)
+    ignoring = text.replace("signal.default_int_handler", "signal.SIG_IGN")
+    done = subprocess.run([sys.executable, "-ESc", ignoring, "true"], timeout=30, check=False)
+    assert done.returncode == 0
 
 
 def test_the_terminal_is_the_servers(tmp_path: Path) -> None:
