@@ -484,3 +484,19 @@ def test_a_plain_docker_build_sees_what_is_copied(texts: dict[str, str]) -> None
     }
     for name, text in texts.items():
         assert set(re.findall(r"^COPY (builder/\S+)", text, re.MULTILINE)) <= seen, name
+
+
+def test_a_plain_docker_build_sees_what_the_files_name(texts: dict[str, str]) -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    seen = [line.removeprefix("!") for line in lines if line.startswith("!")]
+    named = {
+        source
+        for name, text in texts.items()
+        if name.endswith("/Dockerfile")
+        for pair in re.findall(r"^COPY (\S+)|type=bind,source=([^,\s]+)", text, re.MULTILINE)
+        for source in pair
+        if source
+    }
+    assert named
+    for source in named:
+        assert any(f"{source}/".startswith(f"{folder}/") for folder in seen), source
