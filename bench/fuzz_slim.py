@@ -15,6 +15,7 @@ import sys
 import time
 
 from builder.runtime.slim import elf, layout, one
+from tests.oracle.pieces import joined
 from tests.unit.elves import CUBIN, LTO, PTX, Library, container, entry
 
 _KINDS = (PTX, CUBIN, CUBIN, CUBIN, LTO, 16)
@@ -79,17 +80,13 @@ def slimmed(data: bytes, options: one.Options) -> bytes:
     _, pieces = one.examine(data, options)
     if pieces is None:
         return data
-    out = bytearray()
-    for piece in pieces:
-        if isinstance(piece, int):
-            out += bytes(piece)
-        else:
-            out += piece if isinstance(piece, bytes) else data[piece[0] : piece[1]]
-        if len(out) > 2 * len(data) + 100_000:
-            raise AssertionError("it grows")
-    if len(out) != sum(map(layout.size_of, pieces)):
+    size = sum(map(layout.size_of, pieces))
+    if size > 2 * len(data) + 100_000:
+        raise AssertionError("it grows")
+    out = joined(data, pieces)
+    if len(out) != size:
         raise AssertionError("it is not as long as was said")
-    return bytes(out)
+    return out
 
 
 def tried(data: bytes, options: one.Options) -> str:

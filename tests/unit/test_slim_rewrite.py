@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from builder.runtime.slim import elf, fatbin, layout, one, targets
 from tests.oracle.memory import Memory, entries
+from tests.oracle.pieces import joined
 from tests.unit.elves import CUBIN, LTO, PTX, Library, container, entry
 
 KB = 1 << 10
@@ -19,14 +20,9 @@ def slimmed(data: bytes, *sms: int, **options: object) -> bytes:
     _, pieces = one.examine(data, one.Options(sms, **options))  # type: ignore[arg-type]
     if pieces is None:
         return data
-    out = bytearray()
-    for piece in pieces:
-        if isinstance(piece, int):
-            out += bytes(piece)
-        else:
-            out += piece if isinstance(piece, bytes) else data[piece[0] : piece[1]]
+    out = joined(data, pieces)
     assert len(out) == sum(map(layout.size_of, pieces))
-    return bytes(out)
+    return out
 
 
 def code(data: bytes) -> dict[int, list[bytes]]:
