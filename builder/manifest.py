@@ -62,7 +62,6 @@ def contents(
             "health": framework.server.health,
             "model_flags": [flag for flag in (flags.model, *flags.model_also) if flag],
             "model_variable": flags.model_variable,
-            "parallel_flag": flags.parallel,
             "parallel_flags": [flags.parallel, *flags.parallel_also] if flags.parallel else [],
             "parallel_variable": flags.parallel_variable,
             "parallel_all": flags.parallel_all,

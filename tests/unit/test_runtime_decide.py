@@ -183,7 +183,7 @@ def test_the_users_flag_in_all_spellings(server: dict[str, Any], own: list[str])
     arguments = ["org/model", *own, "--port", "1"]
     assert decide.given(server["parallel_flags"], arguments) == "2"
     assert decide.ranks(server, arguments, {}) == 2
-    rows = [{"kind": "flag", "name": server["parallel_flag"], "rule": "tensor-parallel"}]
+    rows = [{"kind": "flag", "name": server["parallel_flags"][0], "rule": "tensor-parallel"}]
     (made,) = decide.decide(FOUR_GPUS, rows, {}, arguments, LARGE, server=server)
     assert (made["status"], made["value"]) == (decide.YOURS, "2")
     assert apply.flags([made]) == []
@@ -202,7 +202,7 @@ FOUR_GPUS: dict[str, Any] = {
 def parallel(
     server: dict[str, Any], arguments: list[str], environment: dict[str, str] | None = None
 ) -> str:
-    row = {**ROWS[8], "name": server["parallel_flag"]}
+    row = {**ROWS[8], "name": server["parallel_flags"][0]}
     made = decide.decide(FOUR_GPUS, [row], environment or {}, arguments, LARGE, server=server)
     return str(made[0]["status"])
 
