@@ -89,7 +89,9 @@ class Workbench:
             if isinstance(step, Runtime)
         ]
         folders = [self.project.runtime.with_name(source) for source in sources]
-        return [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+        kinds = ("*.py", "*.json")
+        files = (file for folder in folders for kind in kinds for file in folder.rglob(kind))
+        return sorted(files)
 
     def recipe(self, cell: Cell, kind: BaseKind) -> Recipe:
         """Of a cell on a base of that kind, with its lock."""
@@ -126,7 +128,8 @@ class Workbench:
     def _slimmer(self) -> str:
         """12 hex digits over the slimmer."""
         digest = hashlib.sha256()
-        for file in sorted((self.project.runtime / "slim").glob("*.py")):
+        folder = self.project.runtime / "slim"
+        for file in sorted((*folder.glob("*.py"), *folder.glob("*.json"))):
             digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
         return digest.hexdigest()[:12]
 

@@ -41,6 +41,11 @@ _SAYS = "slim: "  # begins each line that the slimmer writes to stderr
     help="PATH is a wheel: write the slimmed one there.",
 )  # fmt: skip
 @click.option("--no-strip", is_flag=True, help="Leave debug sections and symbol tables.")
+@click.option(
+    "--keep-files",
+    is_flag=True,
+    help="Leave files that rules say are not needed there, and copies of files.",
+)
 @options.as_json
 def command(
     path: Path,
@@ -51,16 +56,20 @@ def command(
     *,
     dry_run: bool,
     no_strip: bool,
+    keep_files: bool,
     as_json: bool,
 ) -> None:
     """Rewrite the libraries of PATH, a file or a folder, without the GPU code that the named GPUs
     do not load, and without what only debuggers read.
 
     Machine code for a GPU is its own SM's, or that of a lower minor version; where there is none,
-    PTX stays. Nothing moves in memory, and a file that is not understood stays as it is. Run again
-    it changes nothing. GNU strip and objcopy spoil files whose bytes were cut out: not after this;
-    patchelf does not. Files are replaced one by one, each when its new one is on the disk: whoever
-    has the old one open keeps it.
+    PTX stays. Of an installed environment files leave, too, that can never run there, each by a
+    rule that says why, and copies of a file become links to it (--keep-files leaves both).
+
+    Nothing moves in memory, and a file that is not understood stays as it is. Run again it changes
+    nothing. GNU strip and objcopy spoil files whose bytes were cut out: not after this; patchelf
+    does not. Files are replaced one by one, each when its new one is on the disk: whoever has the
+    old one open keeps it.
 
     \b
     imgbuild slim venv --sm 90             for H100 and H200
@@ -70,6 +79,7 @@ def command(
     given = ["--sm", sm, "--mode", mode, "--uncovered", uncovered]
     given += ["--dry-run"] if dry_run else []
     given += ["--no-strip"] if no_strip else []
+    given += ["--keep-files"] if keep_files else []
     given += ["--output", str(output)] if output else []
     given += ["--json"] if as_json else []
     runtime = (sys.executable, "-ES", str(PACKAGE / "runtime"), "slim")

@@ -25,6 +25,7 @@ def made(*names: str) -> fatbin.Container:
 
 def stay(sm: int | str, *names: str, links: bool = False) -> list[str]:
     one = made(*names)
+    links = links or any(name.startswith("l") for name in names)
     kept = targets.kept(one, targets.parse(str(sm)), links=links)
     return [name for name, each in zip(names, one.entries, strict=True) if each in kept]
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 
-from . import one, targets, tree, wheel
+from . import drops, one, targets, tree, wheel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", metavar="WHL", help="PATH is a wheel: write it there, slimmed")
     parser.add_argument("--no-strip", action="store_true", help="leave debug sections")
     parser.add_argument(
+        "--keep-files",
+        action="store_true",
+        help="leave all files, and LTO IR, that rules say are not needed, and equal files apart",
+    )
+    parser.add_argument(
         "--since", type=int, default=0, metavar="SECONDS",
         help="only files that have changed since, by the clock: what a build step has installed",
     )  # fmt: skip
@@ -63,8 +68,9 @@ def main(arguments: Sequence[str]) -> int:
             report = wheel.slim(given.path, given.output, options)
         else:
             report = tree.slim(
-                given.path, options, dry=given.dry_run, told=_Progress(), since=given.since
-            )
+                given.path, options, dry=given.dry_run, told=_Progress(), since=given.since,
+                files=not given.keep_files,
+            )  # fmt: skip
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"slim: {where}{error.strerror or error}", file=sys.stderr)
@@ -108,6 +114,11 @@ def lines(report: Dict[str, Any]) -> Iterator[str]:
             yield f"  GPU code {what}: {_mb(sum(counts.values()))}: {_listed(counts)}"
     if total["debug"]:
         yield f"  debug sections and symbol tables removed: {_mb(total['debug'])}"
+    whys = {rule.name: rule.why for rule in drops.rules()}
+    for name, size in _largest(total.get("dropped", {})):
+        yield f"  {verb} dropped: {name}, {_mb(size)}: {whys[name]}"
+    if total.get("linked"):
+        yield f"  {verb} links to equal files: {_mb(total['linked'])}"
     yield from _files(report["files"], verb)
     for sm, counts in total["uncovered"].items():
         yield f"  {sum(counts.values())} containers have no code for sm_{sm}:"

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from . import debug, elf, fatbin, layout, rewrite, targets
+from . import debug, elf, fatbin, frames, layout, rewrite, targets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Options(NamedTuple):
     # Containers that have nothing for any of the SMs: as they are, or their entries' headers only.
     uncovered: str = KEEP
     strip: bool = True
+    linked: bool = True  # whether a library's LTO IR is linked at run time, and has to stay
     least: int = rewrite.HOLE  # bytes of the smallest hole that is cut out of a file
 
 
@@ -41,7 +42,9 @@ def examine(data: bytes, options: Options) -> Tuple[Report, List[layout.Piece] |
     """What a file holds and what would be written; None if it stays. Raises Refused."""
     file = elf.read(data)
     found = fatbin.containers(data, file.head)
-    links = any(one.kind in targets.LINKED for each in found for one in each.entries)
+    links = options.linked and any(
+        one.kind in targets.LINKED for each in found for one in each.entries
+    )
     report: Report = {
         "before": file.size, "after": file.size, "kept": {}, "removed": {}, "debug": 0,
         "containers": len(found), "uncovered": {}, "strange": {}, "refused": None,
@@ -60,6 +63,7 @@ def examine(data: bytes, options: Options) -> Tuple[Report, List[layout.Piece] |
         edit = _edit(data, one, stay, options)
         if edit:
             edits.append(edit)
+    edits += _frames(file, data, found, options, report)
     gone = debug.sections(file) if options.strip else set()
     report["debug"] = sum(file.sections[index].size for index in gone)
     if not edits and not gone:
@@ -72,8 +76,22 @@ def examine(data: bytes, options: Options) -> Tuple[Report, List[layout.Piece] |
     return report, pieces
 
 
-def _mapped(file: elf.Elf, one: Container) -> bool:
+def _mapped(file: elf.Elf, one: Container | frames.Frame) -> bool:
     return any(load.offset <= one.at and one.end <= load.end for load in file.loads)
+
+
+def _frames(
+    file: elf.Elf, data: bytes, found: List[Container], options: Options, report: Report
+) -> Iterator[rewrite.Edit]:
+    """Zeros for machine code outside containers that none of the GPUs can run."""
+    packed = frames.found(data, found, file.head)
+    if packed is None:
+        _count(report["strange"], "zstd frames, and no libzstd.so.1 is here to look into them", 1)
+    for one in packed or ():
+        stays = not _mapped(file, one) or any(targets.may_run(one.sm, sm) for sm in options.sms)
+        _count(report["kept" if stays else "removed"], f"sm_{one.sm} zstd", one.end - one.at)
+        if not stays:
+            yield rewrite.Edit(one.at, one.end, (one.end - one.at,))
 
 
 def _staying(one: Container, options: Options, report: Report, *, links: bool) -> set[Entry]:
@@ -164,6 +182,11 @@ def opened(path: str) -> Iterator[Any]:
 
 def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def replaced(path: str, content: bytes) -> None:
+    """Give a file this content, all at once. Raises OSError."""
+    _replace(path, b"", (content,), ())
 
 
 def _replace(path: str, data: bytes, pieces: Sequence[layout.Piece], names: Sequence[str]) -> None:

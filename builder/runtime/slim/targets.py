@@ -22,7 +22,7 @@ FORMER = {110: (101,)}
 # Kinds of code that no driver picks by itself: a library hands them to nvJitLink, in an order of
 # its own.
 LINKED = {
-    fatbin.LTO: "LTO IR feeds run-time linking (cufft's callbacks and kernels), whichever the GPU",
+    fatbin.LTO: "LTO IR feeds run-time linking, whichever the GPU; see drops.json",
 }
 # In a library that links at run time, PTX is input too.
 BESIDE_LINKED = {
@@ -70,11 +70,12 @@ def _candidates(entries: Iterable[Entry], sm: int) -> Tuple[List[Entry], List[En
 
 
 def _runs(entry: Entry, sm: int) -> bool:
-    if entry.variant == "a":
-        return entry.sm == sm
-    if entry.sm in FORMER.get(sm, ()):
-        return True
-    return entry.sm // 10 == sm // 10 and entry.sm <= sm
+    return entry.sm == sm if entry.variant == "a" else may_run(entry.sm, sm)
+
+
+def may_run(code: int, sm: int) -> bool:
+    """Whether machine code for the SM `code` may run on a GPU of this SM."""
+    return code in FORMER.get(sm, ()) or (code // 10 == sm // 10 and code <= sm)
 
 
 def _promised(entry: Entry, sm: int) -> bool:
@@ -105,9 +106,9 @@ def _best(entries: Sequence[Entry], sm: int) -> Set[Entry]:
 
 def kept(container: Container, sms: Sequence[int], *, links: bool) -> Set[Entry]:
     """Entries that stay for any of these SMs. `links`: whether the library links at run time."""
-    stay = {one for one in container.entries if one.kind in LINKED}
+    stay: Set[Entry] = set()
     if links:
-        stay |= {one for one in container.entries if one.kind in BESIDE_LINKED}
+        stay |= {one for one in container.entries if one.kind in {*LINKED, *BESIDE_LINKED}}
     for sm in sms:
         stay |= serving(container.entries, sm)
     return stay

@@ -6,7 +6,7 @@ import os
 import stat
 import time
 
-from . import one
+from . import copies, drops, one, records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,18 +22,31 @@ def slim(
     dry: bool = False,
     told: Callable[[int, int], None] | None = None,
     since: int = 0,
+    files: bool = True,
 ) -> Report:
     """Slim a file, or all below a folder. Raises OSError with the file's name.
 
     `told` hears of each file: how many so far, and their bytes. Symbolic links are not followed,
     and other file systems are not entered. Files whose status has not changed `since`, in seconds
-    of the epoch, are not opened.
+    of the epoch, are not opened. `files`: whether files that no such GPU's host needs leave, and
+    equal ones become one; RECORDs of installed packages then say what is there.
     """
     start = time.monotonic()
     reports: List[Report] = []
     seen = size = 0
+    places = drops.Places(path, options.sms)
+    dropped: Dict[str, Dict[str, int]] = {}
+    stay: List[str] = []
     for first, others, links in inodes(path, since):
-        report = one.slim(first, options, others, dry=dry)
+        rule = places.drops(first) if files else None
+        if rule and not others:
+            dropped.setdefault(rule.name, {})[first] = os.path.getsize(first)
+            if not dry:
+                drops.leave(first, path)
+            continue
+        own = options._replace(linked=not (files and places.unlinked(first)))
+        report = one.slim(first, own, others, dry=dry)
+        stay.append(first)
         seen += 1
         if report:
             size += report["before"]
@@ -43,7 +56,15 @@ def slim(
             reports.append(report)
         if told:
             told(seen, size)
-    return summed(path, reports, options, seen=seen, start=start, dry=dry)
+    linked = copies.link(stay, dry=dry) if files else 0
+    if not dry:
+        changed = [name for report in reports if _changed(report) for name in report["names"]]
+        records.rewrite(changed, [name for names in dropped.values() for name in names])
+    whole = summed(path, reports, options, seen=seen, start=start, dry=dry)
+    whole["dropped"] = {name: dict(sorted(names.items())) for name, names in dropped.items()}
+    whole["total"]["dropped"] = {name: sum(names.values()) for name, names in dropped.items()}
+    whole["total"]["linked"] = linked
+    return whole
 
 
 def summed(

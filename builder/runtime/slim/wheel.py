@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import csv
 import hashlib
-import io
 import os
 import shutil
 import tempfile
@@ -17,11 +15,11 @@ import time
 import zipfile
 import zlib
 
-from . import elf, one, tree
+from . import elf, one, records, tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, Tuple
+    from typing import Any, Dict, Iterator, Tuple
 
     Report = Dict[str, Any]
 
@@ -35,7 +33,8 @@ _SIGNATURES = (".dist-info/RECORD.jws", ".dist-info/RECORD.p7s")
 def slim(path: str, output: str, options: one.Options) -> Report:
     """Write to `output` (a file that is not there yet) what is in the wheel `path`, slimmed.
 
-    Members keep their order, times and modes. Raises OSError, also for what is no sound wheel.
+    Members keep their order, times and modes, and none leaves: whether another package needs it is
+    seen where both are installed. Raises OSError, also for what is no sound wheel.
     """
     start = time.monotonic()
     if os.path.lexists(output):
@@ -56,11 +55,11 @@ def slim(path: str, output: str, options: one.Options) -> Report:
 def _rewritten(path: str, whole: str, aside: str, options: one.Options) -> Iterator[Report]:
     hashes: Dict[str, Tuple[str, int]] = {}
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(whole, "w", allowZip64=True) as new:
-        records = [name for name in old.namelist() if name.endswith(".dist-info/RECORD")]
-        if len(records) != 1:
+        lists = [name for name in old.namelist() if name.endswith(".dist-info/RECORD")]
+        if len(lists) != 1:
             raise ValueError("it has no RECORD")
         for member in old.infolist():
-            if member.filename in records or member.filename.endswith(_SIGNATURES):
+            if member.filename in lists or member.filename.endswith(_SIGNATURES):
                 continue
             with old.open(member) as source:
                 head = source.read(elf.HEADER)
@@ -77,9 +76,11 @@ def _rewritten(path: str, whole: str, aside: str, options: one.Options) -> Itera
             else:
                 with old.open(member) as source, _opened(new, member) as target:
                     shutil.copyfileobj(source, target, 1 << 20)
-        member = old.getinfo(records[0])
+        member = old.getinfo(lists[0])
         with _opened(new, member) as target:
-            target.write(_record(old.read(member).decode("utf-8"), hashes))
+            signed = {name for name in old.namelist() if name.endswith(_SIGNATURES)}
+            text = records.edited(old.read(member).decode("utf-8"), hashes, signed)
+            target.write(text.encode("utf-8"))
 
 
 def _opened(new: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
@@ -101,16 +102,3 @@ def _added(new: zipfile.ZipFile, member: zipfile.ZipInfo, file: str) -> Tuple[st
             size += len(part)
             target.write(part)
     return base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode(), size
-
-
-def _record(text: str, hashes: Dict[str, Tuple[str, int]]) -> bytes:
-    rows: List[List[str]] = []
-    for row in csv.reader(io.StringIO(text)):
-        if row and row[0] in hashes:
-            digest, size = hashes[row[0]]
-            row[1:] = [f"sha256={digest}", str(size)]
-        if row and not row[0].endswith(_SIGNATURES):
-            rows.append(row)
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(rows)
-    return out.getvalue().encode("utf-8")

@@ -1,0 +1,67 @@
+"""Files of the same content: one on the disk, and the others as links to it.
+
+A wheel holds no links, so what was one beside its versioned names is stored several times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+
+from . import one
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterable, List, Tuple
+
+LEAST = 1 << 16  # bytes: below, a layer's archive hardly gains
+
+
+def link(names: Iterable[str], *, dry: bool = False) -> int:
+    """Make those of equal content, mode and owner one file; returns how many bytes that saves.
+
+    Each name stands for an inode of its own. The first name keeps its file. Raises OSError.
+    """
+    alike: Dict[Tuple[int, ...], List[str]] = {}
+    for name in names:
+        info = os.stat(name, follow_symlinks=False)
+        if stat.S_ISREG(info.st_mode) and info.st_size >= LEAST:
+            owner = (info.st_uid, info.st_gid, info.st_dev)
+            key: Tuple[int, ...] = (info.st_size, info.st_mode, *owner)
+            alike.setdefault(key, []).append(name)
+    saved = 0
+    for (size, *_), some in alike.items():
+        first: Dict[bytes, str] = {}
+        for name in some if len(some) > 1 else ():
+            kept = first.setdefault(digest(name), name)
+            if kept != name:
+                saved += size
+                if not dry:
+                    _replace(kept, name)
+    return saved
+
+
+def digest(name: str) -> bytes:
+    """SHA-256 of a file."""
+    found = hashlib.sha256()
+    with open(name, "rb") as file:
+        while True:
+            part = file.read(1 << 20)
+            if not part:
+                return found.digest()
+            found.update(part)
+
+
+def _replace(kept: str, name: str) -> None:
+    folder, last = os.path.split(name)
+    aside = os.path.join(folder, f".{last}{one.ASIDE}")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(aside)
+    try:
+        os.link(kept, aside)
+        os.replace(aside, name)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
