@@ -1,0 +1,197 @@
+"""Files that leave by a rule, copies that become one, and RECORDs that stay true."""
+
+from __future__ import annotations
+
+import base64
+import ctypes.util
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from builder.runtime.slim import copies, drops, frames, one, records, tree
+from tests.unit.elves import CUBIN, LTO, Library, container, entry
+
+FOR_90 = one.Options((90,))
+TWIN = "nvidia_cutlass_dsl/dsl_packages/cutlass/_mlir/_mlir_libs/_cutlass_ir.cu12.cpython-311.so"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """An environment's site-packages with a twin of each kind."""
+    place = tmp_path / "venv/lib/python3.11/site-packages"
+    for name in (
+        "nvidia/cu13/lib/libcudart.so.13",
+        "nvidia_cutlass_dsl/cu12/lib/libcute_dsl_runtime.so",
+        "nvidia_cutlass_dsl/cu13/lib/libcute_dsl_runtime.so",
+        TWIN,
+        "tokenspeed_mla/__init__.py",
+        "tokenspeed_triton/__init__.py",
+        "tokenspeed_triton/backends/compiler.py",
+        "numpy/__init__.py",
+        "numpy/tests/test_all.py",
+        "numpy/testing/__init__.py",
+        "torch/testing/tests/own.py",
+    ):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(name)
+    return place
+
+
+def left(site: Path) -> set[str]:
+    return {file.relative_to(site).as_posix() for file in site.rglob("*") if file.is_file()}
+
+
+def test_each_rule_says_why_where_from_and_how_to_check() -> None:
+    rules = drops.rules()
+    assert len({rule.name for rule in rules}) == len(rules)
+    for rule in rules:
+        assert all((rule.paths, rule.why, rule.source)), rule
+        assert rule.check.startswith("import "), rule
+        assert rule.code in {"", "lto"}, rule
+        assert all(re.match(r"[a-z_]+/", path) for path in rule.paths), rule
+
+
+def test_twins_leave_and_neighbours_stay(site: Path) -> None:
+    before = left(site)
+    report = tree.slim(str(site.parents[2]), FOR_90)
+    assert before - left(site) == {
+        "nvidia_cutlass_dsl/cu12/lib/libcute_dsl_runtime.so",
+        TWIN,
+        "tokenspeed_triton/__init__.py",
+        "tokenspeed_triton/backends/compiler.py",
+        "numpy/tests/test_all.py",
+    }
+    # A folder that stays would be imported as a package without modules.
+    assert not (site / "tokenspeed_triton").exists()
+    assert set(report["dropped"]) == {"cutlass-for-cuda-12", "tokenspeed-triton", "tests"}
+    assert report["total"]["dropped"]["tests"] == len("numpy/tests/test_all.py")
+
+
+def test_a_rule_holds_for_its_gpus_only(site: Path) -> None:
+    tree.slim(str(site), one.Options((90, 100)))
+    assert (site / "tokenspeed_triton/__init__.py").exists()
+    assert not (site / TWIN).exists()
+
+
+def test_a_rule_holds_only_where_the_other_twin_is(site: Path) -> None:
+    (site / "nvidia/cu13/lib/libcudart.so.13").unlink()
+    tree.slim(str(site), FOR_90)
+    assert (site / TWIN).exists()
+
+
+def test_all_files_can_be_kept_and_a_dry_run_keeps_them(site: Path) -> None:
+    before = left(site)
+    assert tree.slim(str(site), FOR_90, files=False)["dropped"] == {}
+    assert tree.slim(str(site), FOR_90, dry=True)["total"]["dropped"]["tests"]
+    assert left(site) == before
+
+
+def test_what_was_there_before_the_step_stays(site: Path) -> None:
+    later = int((site / TWIN).stat().st_ctime) + 60
+    before = left(site)
+    tree.slim(str(site), FOR_90, since=later)
+    assert left(site) == before
+
+
+def test_rules_are_asked_for_their_checks(site: Path) -> None:
+    names = {rule.name for rule in drops.Places(str(site.parents[2]), (90,)).installed()}
+    assert {"cutlass-for-cuda-12", "tokenspeed-triton", "tests"} <= names
+    assert "video-sources" not in names
+
+
+def test_cufft_has_no_lto_ir_left_and_others_keep_theirs(tmp_path: Path) -> None:
+    data = Library(containers=[container(entry(LTO, 75, 300_000))]).made()
+    for name in ("libcufft.so.12", "libcusparse.so.12"):
+        file = tmp_path / "site-packages/nvidia/cu13/lib" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    tree.slim(str(tmp_path / "site-packages"), FOR_90)
+    folder = tmp_path / "site-packages/nvidia/cu13/lib"
+    assert (folder / "libcufft.so.12").stat().st_size < len(data)
+    assert (folder / "libcusparse.so.12").read_bytes() == data
+
+
+def test_copies_become_links(tmp_path: Path) -> None:
+    content = os.urandom(copies.LEAST)
+    names = [tmp_path / name for name in ("liba.so", "liba.so.1", "other", "private", "small")]
+    for name in names[:2]:
+        name.write_bytes(content)
+    names[2].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    names[3].write_bytes(content)
+    names[3].chmod(0o600)
+    names[4].write_bytes(b"x")
+    assert copies.link(map(str, names), dry=True) == copies.LEAST
+    assert names[1].stat().st_nlink == 1
+    assert copies.link(map(str, names)) == copies.LEAST
+    assert [name.stat().st_nlink for name in names] == [2, 2, 1, 1, 1]
+    assert names[1].read_bytes() == content
+    assert sorted(tmp_path.iterdir()) == sorted(names)
+
+
+def test_records_say_what_is_there(site: Path) -> None:
+    info = site / "numpy-2.0.dist-info"
+    info.mkdir()
+    (info / "RECORD").write_text(
+        'numpy/__init__.py,sha256=old,1\nnumpy/tests/test_all.py,sha256=x,2\n"a,b",,\n'
+    )
+    untouched = site / "torch-2.dist-info"
+    untouched.mkdir()
+    (untouched / "RECORD").write_text("torch/testing/tests/own.py,sha256=y,3\r\n")
+    changed = str(site / "numpy/__init__.py")
+    records.rewrite([changed], [str(site / "numpy/tests/test_all.py")])
+    digest = hashlib.sha256(b"numpy/__init__.py").digest()
+    spelled = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    assert (info / "RECORD").read_text() == f'numpy/__init__.py,sha256={spelled},17\n"a,b",,\n'
+    assert (untouched / "RECORD").read_bytes().endswith(b"\r\n")
+
+
+def cubin(sm: int, *, new: bool = False) -> bytes:
+    """An ELF file for a GPU, as far as its header."""
+    head = bytearray(b"\x7fELF\x02\x01\x01" + (b"\x41" if new else b"\x33") + bytes(56))
+    head[18:20] = (190).to_bytes(2, "little")
+    head[48:52] = (0x6000002 | sm << 8 if new else sm << 16 | 0x500 | sm).to_bytes(4, "little")
+    return bytes(head) + os.urandom(100_000)
+
+
+def packed(data: bytes) -> bytes:
+    """A zstd frame of raw blocks (RFC 8878, 3.1.1.2.2)."""
+    out = b"\x28\xb5\x2f\xfd\x00\x58"  # no size, a window of 2 MiB
+    parts = [data[at : at + 65536] for at in range(0, len(data), 65536)]
+    for number, part in enumerate(parts):
+        last = number == len(parts) - 1
+        out += (len(part) << 3 | int(last)).to_bytes(3, "little") + part
+    return out
+
+
+needs_zstd = pytest.mark.skipif(
+    ctypes.util.find_library("zstd") is None, reason="no libzstd.so.1 on this host"
+)
+
+
+@needs_zstd
+def test_frames_are_known_by_what_they_hold() -> None:
+    parts = [cubin(80), cubin(90), cubin(100, new=True), b"\x7fELF no GPU's" + bytes(200)]
+    data = b"??" + b"--".join(map(packed, parts)) + b"\x28\xb5\x2f\xfd"
+    found = frames.found(data, [], len(data))
+    assert found is not None
+    assert [one.sm for one in found] == [80, 90, 100]
+    assert [data[one.at : one.end] for one in found] == [packed(part) for part in parts[:3]]
+
+
+@needs_zstd
+def test_frames_within_containers_are_theirs() -> None:
+    frame = packed(cubin(80))
+    held = container(entry(CUBIN, 80, len(frame))[:64] + frame)
+    data = Library(containers=[held]).made()
+    report, _ = one.examine(data, FOR_90)
+    assert not [name for name in report["removed"] if "zstd" in name]
+
+
+def test_without_libzstd_a_library_with_frames_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "_library", lambda: None)
+    data = b"\x28\xb5\x2f\xfd" + bytes(100)
+    assert frames.found(data, [], len(data)) is None
+    assert frames.found(bytes(100), [], 100) == []
