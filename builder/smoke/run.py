@@ -25,10 +25,7 @@ _ARCH_LIST = (
     "import torch; print(*(torch.cuda.get_arch_list() or torch._C._cuda_getArchFlags().split()))"
 )
 
-_SLIM = (
-    *("python3", "-ES", "/opt/imgbuild/runtime", "slim", "/opt/venv"),
-    *("--uncovered", "empty", "--dry-run", "--json"),
-)
+_SLIM = ("python3", "-ES", "/opt/imgbuild/runtime", "slim", "/opt/venv")
 
 
 def smoke(
@@ -52,7 +49,7 @@ def smoke(
         ("nvidia-smi", nvidia_smi),
     ]
     if cell.stack.accelerator is Accelerator.CUDA and not cell.build.wrap:
-        probes.insert(2, ("gpu-code", gpu_code))
+        probes[2:2] = [("gpu-code", gpu_code), ("left-out", left_out)]
     checks = []
     for name, probe in probes:
         on_check(name)
@@ -97,11 +94,12 @@ def _thinned(subject: Subject, sm: str) -> str:
 
     PyTorch itself goes on to name what it was compiled for.
     """
-    shown = subject.calls(*_SLIM, "--sm", sm)
+    shown = subject.calls(*_SLIM, "--sm", sm, "--uncovered", "empty", "--dry-run", "--json")
     try:
         total = json.loads(shown)["total"]
         kept: dict[str, int] = total["kept"]
         changes: int = total["changed"]
+        dropped: dict[str, int] = total["dropped"]
     except (ValueError, LookupError, TypeError):
         raise BuildError(
             "the slimmer prints something else", tail=shown.splitlines()[-3:]
@@ -110,9 +108,19 @@ def _thinned(subject: Subject, sm: str) -> str:
     size = sum(count for name, count in kept.items() if name.startswith(own) and "cubin" in name)
     if changes:
         raise BuildError(f"{changes} files hold what SM {sm} never loads")
+    if dropped:
+        raise BuildError(f"there are files that rules leave out: {', '.join(dropped)}")
     if not size:
         raise BuildError(f"there is no machine code for SM {sm}")
     return f"{size / 1e6:.0f} MB of machine code for SM {sm}, nothing for other GPUs alone"
+
+
+def left_out(subject: Subject) -> str:
+    """What rules have left out is not missed: each says what has to import without it."""
+    if not subject.cell.slim_sm:
+        raise Skip(f"{subject.cell.id} names no GPU")
+    shown = subject.calls(*_SLIM, "--sm", subject.cell.slim_sm, "--check")
+    return shown.strip().rpartition(": ")[2]
 
 
 def shows_help(subject: Subject) -> str:

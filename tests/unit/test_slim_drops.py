@@ -7,11 +7,12 @@ import ctypes.util
 import hashlib
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from builder.runtime.slim import copies, drops, frames, one, records, tree
+from builder.runtime.slim import command, copies, drops, frames, one, records, tree
 from tests.unit.elves import CUBIN, LTO, Library, container, entry
 
 FOR_90 = one.Options((90,))
@@ -195,3 +196,26 @@ def test_without_libzstd_a_library_with_frames_says_so(monkeypatch: pytest.Monke
     data = b"\x28\xb5\x2f\xfd" + bytes(100)
     assert frames.found(data, [], len(data)) is None
     assert frames.found(bytes(100), [], 100) == []
+
+
+@pytest.mark.parametrize(("works", "code"), [(True, 0), (False, 1)])
+def test_checks_run_in_one_process_and_name_the_rule(
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    works: bool,  # noqa: FBT001
+    code: int,
+) -> None:
+    programs = []
+
+    def run(args: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        programs.append(args[-1])
+        assert args[0] == str(site.parents[2] / "bin/python3")
+        return subprocess.CompletedProcess(args, 0 if works else 1)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert command.main([str(site.parents[2]), "--sm", "90", "--check"]) == code
+    (program,) = programs
+    assert ("rules hold: cutlass-for-cuda-12" in capfd.readouterr().out) is works
+    compile(program, "checks", "exec")
+    assert "import cutlass" in program

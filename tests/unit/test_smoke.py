@@ -120,16 +120,18 @@ def test_a_gpu_image_without_a_gpu_fails_unless_serving_is_left_out(matrix: Matr
 @pytest.mark.parametrize(
     ("total", "says"),
     [
-        ({"changed": 0, "kept": {"sm_90a cubin": 5_000_000, "sm_80 ptx": 1}}, None),
+        ({"kept": {"sm_90a cubin": 5_000_000, "sm_80 ptx": 1}}, None),
         ({"changed": 2, "kept": {"sm_90 cubin": 1}}, "2 files hold what SM 9.0 never loads"),
-        ({"changed": 0, "kept": {"sm_80 cubin": 9, "sm_90 ptx": 9}}, "no machine code for SM 9.0"),
+        ({"kept": {"sm_90 cubin": 1}, "dropped": {"tests": 9}}, "rules leave out: tests"),
+        ({"kept": {"sm_80 cubin": 9, "sm_90 ptx": 9}}, "no machine code for SM 9.0"),
         ({}, "the slimmer prints something else"),
     ],
 )
 def test_a_thinned_image_has_code_for_its_gpu_alone(
     matrix: Matrix, total: dict[str, object], says: str | None
 ) -> None:
-    printed = Result(code=0, stdout=json.dumps({"total": total}), stderr="")
+    whole = {"changed": 0, "dropped": {}, **total} if total else {}
+    printed = Result(code=0, stdout=json.dumps({"total": whole}), stderr="")
     engine = FakeEngine(calls={**CALLS, "python3": printed})
     report = smoked(matrix, engine, "cuda13.0-vllm-h100", static=True)
     (check,) = (check for check in report.checks if check.name == "gpu-code")

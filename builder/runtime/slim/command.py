@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -49,6 +51,10 @@ def main(arguments: Sequence[str]) -> int:
         "--since", type=int, default=0, metavar="SECONDS",
         help="only files that have changed since, by the clock: what a build step has installed",
     )  # fmt: skip
+    parser.add_argument(
+        "--check", action="store_true",
+        help="PATH is a slimmed environment: import what rules say works without their files",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     if given.path.endswith(".whl") != bool(given.output) or (given.output and given.dry_run):
         print(
@@ -60,6 +66,8 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(f"slim: --sm: {error}", file=sys.stderr)
         return 2
+    if given.check:
+        return checked(given.path, sms)
     for number in (signal.SIGTERM, signal.SIGHUP):  # what stands aside is cleared away
         signal.signal(number, _ended)
     options = one.Options(sms, given.mode, given.uncovered, strip=not given.no_strip)
@@ -81,6 +89,24 @@ def main(arguments: Sequence[str]) -> int:
         for line in lines(report):
             print(line)
     return 0
+
+
+def checked(path: str, sms: Sequence[int]) -> int:
+    """Run the checks of the rules that hold in an environment, with its Python, in one process."""
+    rules = drops.Places(path, sms).installed()
+    program = "\n".join(
+        f"try:\n    {rule.check}\nexcept BaseException as error:\n"
+        f"    wrong.append(f'{rule.name}: {{type(error).__name__}}: {{error}}')"
+        for rule in rules
+    )
+    program = f"import sys\nwrong = []\n{program}\nsys.exit('\\n'.join(wrong) or 0)"
+    done = subprocess.run(
+        [os.path.join(path, "bin", "python3"), "-W", "ignore", "-c", program],
+        check=False, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    if not done.returncode:
+        print(f"{path}: {len(rules)} rules hold: {', '.join(rule.name for rule in rules)}")
+    return 1 if done.returncode else 0
 
 
 def _ended(number: int, _: object) -> None:
