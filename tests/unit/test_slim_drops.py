@@ -203,7 +203,7 @@ def test_checks_run_in_one_process_and_name_the_rule(
     site: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    works: bool,  # noqa: FBT001
+    works: bool,
     code: int,
 ) -> None:
     programs = []
