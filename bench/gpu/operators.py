@@ -1,6 +1,6 @@
 """What PyTorch and vLLM compute on a GPU, by operator: SHA-256 of the bytes of each result.
 
-    python3 operators.py --json [--rounds 2] [--model FOLDER] [--device cuda] [--seconds 240]
+    python3 operators.py --json [--rounds 3] [--model FOLDER] [--device cuda] [--seconds 240]
 
 Needs the PyTorch that is looked at and nothing else; vLLM's operators join where it is installed,
 and --model is the tiny model of builder/runtime/tinymodel.py. Inputs are computed from integers, so

@@ -44,6 +44,7 @@ ROOT = Path(__file__).resolve().parents[2]
 INSIDE = "/proof"  # where a container has the scratch folder
 MANIFEST = "/opt/imgbuild/manifest.json"
 HEALTH_SECONDS, STOP_SECONDS, OPERATOR_SECONDS, IMPORT_SECONDS = 420.0, 30.0, 420.0, 180.0
+WHOLE = 3  # runs of its operators: what varies may be the same twice by chance
 TAIL = 30  # lines of a log that a failure shows
 _DRIVER = "/usr/local/nvidia/bin:/usr/local/cuda/bin"  # where a host may bring nvidia-smi from
 _SMI = ("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total")
@@ -587,7 +588,7 @@ class Proof:
 
     def _operators(self) -> None:
         """Thin, whole and thin without JIT at once: processes of their own, some memory each."""
-        seconds = min(OPERATOR_SECONDS, self.left() - 15)
+        seconds = min(OPERATOR_SECONDS, self.left() - 40)  # the rest is the identity's
         if seconds < 40:
             why = f"{max(self.left(), 0):.0f} s of the budget are left"
             for name in ("operators", "compared", "without jit"):
@@ -601,7 +602,9 @@ class Proof:
             bare = {"CUDA_DISABLE_PTX_JIT": "1"}
             runs["nojit"] = pool.submit(self._computed, self._thin, "nojit", seconds, 1, bare)
             if self._whole:
-                runs["whole"] = pool.submit(self._computed, self._whole, "whole", seconds, 2, {})
+                runs["whole"] = pool.submit(
+                    self._computed, self._whole, "whole", seconds, WHOLE, {}
+                )
             try:
                 self.check("operators", 0, lambda: self._alone(runs["thin"]))
                 self.check("compared", 0, lambda: self._compared(runs.get("whole")))
@@ -856,8 +859,10 @@ def main() -> int:
             options.error(f"{file} is no file")
     if any("=" not in item for item in given.env):
         options.error("--env wants NAME=VALUE")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # A shell has its background jobs ignore SIGINT; what nohup ignores stays so.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     scratch = Path(tempfile.mkdtemp(prefix="prove-", dir=given.scratch))
     proof = Proof(given, scratch)
     try:
