@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,87 +106,27 @@ def compared(old: Path, new: Path, driver: Driver, most: int) -> Iterator[dict[s
         yield {"library": old.name, "containers": len(chosen), "errors": errors}
 
 
-def operators() -> dict[str, str]:
-    """Name of each operator -> what it gives, as a hash; runs in a process of its own."""
-    import torch  # noqa: PLC0415
-    import torch.nn.functional as F  # noqa: N812, PLC0415
-
-    torch.manual_seed(7)
-    cuda = {"device": "cuda"}
-    told: dict[str, str] = {}
-
-    def tried(name: str, make: Callable[..., Any], *given: Any) -> None:
-        try:
-            out = make(*given)
-            torch.cuda.synchronize()
-            data = out.contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()
-            told[name] = hashlib.sha256(data).hexdigest()[:16]
-        except (RuntimeError, NotImplementedError) as error:
-            told[name] = f"{type(error).__name__}: {str(error)[:200]}"
-
-    for kind in (torch.float32, torch.float16, torch.bfloat16):
-        x = torch.randn(512, 512, **cuda).to(kind)
-        image = torch.randn(8, 32, 56, 56, **cuda).to(kind)
-        heads = torch.randn(2, 8, 256, 64, **cuda).to(kind)
-        tried(f"matmul {kind}", lambda x: x @ x, x)
-        tried(f"linear {kind}", lambda x: F.gelu(F.linear(x, x, x[0])), x)
-        tried(f"conv {kind}", lambda i: F.conv2d(i, i[:, :, :3, :3], padding=1), image)
-        tried(f"attention {kind}", lambda q: F.scaled_dot_product_attention(q, q, q), heads)
-        tried(f"norm {kind}", lambda x: F.layer_norm(x, (512,)), x)
-        tried(f"softmax {kind}", lambda x: x.softmax(-1), x)
-        tried(f"sort {kind}", lambda x: x.sort(-1).values, x)
-    for size in (8, 27, 100, 127, 1000, 1021, 4096, 6561, 12289, 65536, 100_003):
-        line = torch.randn(4, size, **cuda)
-        tried(f"rfft {size}", lambda y: torch.view_as_real(torch.fft.rfft(y)), line)
-        tried(f"fft double {size}", lambda y: torch.view_as_real(torch.fft.fft(y.double())), line)
-        tried(f"irfft {size}", lambda y: torch.fft.irfft(torch.fft.rfft(y), n=y.shape[-1]), line)
-    plane = torch.randn(2, 96, 120, **cuda)
-    tried("fft2", lambda: torch.view_as_real(torch.fft.fft2(plane)))
-    tried(
-        "fft half", lambda: torch.view_as_real(torch.fft.fft(torch.randn(4, 1024, **cuda).half()))
-    )
-    x = torch.randn(256, 256, **cuda)
-    for name in ("inv", "svdvals", "qr", "eigvalsh", "cholesky_ex"):
-        work = x @ x.T + 256 * torch.eye(256, **cuda)
-        tried(name, lambda n, w: _first(getattr(torch.linalg, n)(w)), name, work)
-    tried("random", lambda: torch.rand(1000, **cuda))
-    eight = torch.randn(64, 64, **cuda).to(torch.float8_e4m3fn)
-    unit = torch.ones((), **cuda)
-    tried("fp8", lambda: torch._scaled_mm(eight, eight.t(), unit, unit, out_dtype=torch.bfloat16))
-    tried("int8", lambda: torch._int_mm(x.to(torch.int8), x.to(torch.int8)))
-    tried("embedding", lambda: F.embedding(torch.arange(100, **cuda), x))
-    return told
-
-
-def _first(out: Any) -> Any:
-    return out[0] if isinstance(out, tuple) else out
-
-
 def ran(packages: Path) -> dict[str, str]:
     """The operators with these packages."""
     done = subprocess.run(
-        [sys.executable, "-S", "-m", "bench.gpu.slim", "--operators"],
+        [sys.executable, "-S", "-m", "bench.gpu.operators", "--json"],
         cwd=_REPOSITORY,
         env={**os.environ, "PYTHONPATH": f"{_REPOSITORY}{os.pathsep}{packages}"},
         check=True,
         stdout=subprocess.PIPE,
-        timeout=300,
+        timeout=700,
     )
-    told: dict[str, str] = json.loads(done.stdout)
+    told: dict[str, str] = json.loads(done.stdout)["results"]
     return told
 
 
 def main() -> int:
     """Print what was found; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--operators", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--uncovered", choices=(one.KEEP, one.EMPTY), default=one.KEEP)
     parser.add_argument("--containers", type=int, default=200, metavar="N", help="of each library")
     parser.add_argument("--work", type=Path, default=Path("/tmp/slim"))  # noqa: S108
     given = parser.parse_args()
-    if given.operators:
-        sys.stdout.write(json.dumps(operators()))
-        return 0
     import torch  # noqa: PLC0415
 
     major, minor = torch.cuda.get_device_capability()

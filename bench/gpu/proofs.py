@@ -1,0 +1,246 @@
+"""What a proof says, and the table of those that are committed.
+
+    python3 -m bench.gpu.proofs [--check]
+
+Writes the table in docs/proofs.md from images/proofs/*.json; --check exits 1 where it is another.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "images" / "proofs"
+PAGE = ROOT / "docs" / "proofs.md"
+BEGIN, END = "<!-- proofs: begin -->", "<!-- proofs: end -->"
+SCHEMA = 1
+OK, FAILED, SKIPPED = "ok", "failed", "skipped"
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+# An operator that this PyTorch or this vLLM does not have, or not for these numbers or this GPU.
+_ABSENT = re.compile(
+    r"^(ImportError|ModuleNotFoundError|AttributeError|NotImplementedError)\b"
+    r"|not? (currently )?support|[Uu]nsupported|NOT_SUPPORTED|not implemented|not compiled"
+    r"|No viable backend|No available kernel|expected .* to be a floating",
+    re.IGNORECASE,
+)
+# In a log: code for this GPU is missing, or was to be made of PTX and could not.
+_MISSING = re.compile(
+    r"no kernel image|CUDA_ERROR_NO_BINARY_FOR_GPU|invalid device function|cudaErrorNoKernelImage"
+    r"|PTX JIT compil|unsupported toolchain|CUDA_ERROR_INVALID_PTX|CUDA_ERROR_JIT_COMPILER"
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One of a proof's, with what was measured."""
+
+    name: str
+    status: str
+    why: str = ""
+    seconds: float = 0.0
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    def told(self) -> dict[str, Any]:
+        """As JSON has it: the result reads "skipped: why" where there is a why."""
+        result = f"{self.status}: {self.why}" if self.why and self.status != OK else self.status
+        told: dict[str, Any] = {"result": result, "seconds": round(self.seconds, 1)}
+        return {
+            **told,
+            **({"note": self.why} if self.why and self.status == OK else {}),
+            **self.figures,
+        }
+
+
+def report(about: Mapping[str, Any], checks: Sequence[Check], *, complete: bool) -> dict[str, Any]:
+    """The whole of a proof; it passed where something is ok, nothing failed and all was tried."""
+    statuses = [check.status for check in checks]
+    passed = complete and OK in statuses and FAILED not in statuses
+    return {
+        "schema": SCHEMA,
+        "passed": passed,
+        "complete": complete,
+        **about,
+        "checks": {check.name: check.told() for check in checks},
+    }
+
+
+def slug(gpu: str) -> str:
+    """A GPU's name as matrix.yaml would have it: "NVIDIA H100 80GB HBM3" is "h100"."""
+    words = [word for word in re.split(r"[\s_-]+", gpu.lower()) if word]
+    words = [word for word in words if word not in {"nvidia", "tesla", "geforce", "quadro"}]
+    name = ""
+    for word in words:
+        name += word
+        if any(letter.isdigit() for letter in word):
+            break
+    return re.sub(r"[^a-z0-9]", "", name) or "unknown"
+
+
+def absent(told: str) -> bool:
+    """Whether an operator was not there, rather than broken."""
+    return not _HASH.fullmatch(told) and bool(_ABSENT.search(told))
+
+
+def broken(told: str) -> bool:
+    """Whether an operator was there and gave nothing."""
+    return not _HASH.fullmatch(told) and not absent(told)
+
+
+def alone(thin: Mapping[str, str]) -> Check:
+    """What can be said of operators without others beside them."""
+    failed = {name: told for name, told in thin.items() if broken(told)}
+    figures = {
+        "operators": len(thin),
+        "gave_a_result": sum(bool(_HASH.fullmatch(told)) for told in thin.values()),
+        "not_there": {name: told for name, told in thin.items() if absent(told)},
+        "broken": failed,
+    }
+    if failed:
+        return Check("operators", FAILED, _named("broken", failed), figures=figures)
+    if not figures["gave_a_result"]:
+        return Check("operators", FAILED, "none gave a result", figures=figures)
+    return Check("operators", OK, figures=figures)
+
+
+def compared(
+    thin: Mapping[str, str], whole: Mapping[str, str], vary: Sequence[str], *, rounds: int = 2
+) -> Check:
+    """Thin against whole: every bit, wherever whole against whole is the same."""
+    varying = set(vary)
+    both = [name for name in whole if name in thin]
+    hashed = [name for name in both if _HASH.fullmatch(whole[name])]
+    differ = {
+        name: [whole[name], thin[name]]
+        for name in hashed
+        if thin[name] != whole[name] and (name not in varying or not _HASH.fullmatch(thin[name]))
+    }
+    same = [name for name in hashed if thin[name] == whole[name]]
+    lost = sorted(set(whole) ^ set(thin))
+    figures = {
+        "operators": len(both),
+        "identical": len(same),
+        "differ": differ,
+        "vary_in_whole": sorted(name for name in varying if name in thin),
+        "in_neither": {
+            name: thin[name]
+            for name in both
+            if name not in hashed and not _HASH.fullmatch(thin[name])
+        },
+        "only_in_thin": sorted(n for n in both if n not in hashed and _HASH.fullmatch(thin[n])),
+        "not_compared": {"count": len(lost), "such_as": lost[:10]},
+        "runs_of_whole": rounds,
+    }
+    if differ:
+        return Check("compared", FAILED, _named("differ", differ), figures=figures)
+    if not same:
+        return Check("compared", FAILED, "nothing was compared", figures=figures)
+    return Check("compared", OK, figures=figures)
+
+
+def unlike(thin: Mapping[str, str], whole: Mapping[str, str]) -> str:
+    """Why two runs cannot be compared; "" where they can."""
+    for name in ("torch", "cuda", "gpu"):
+        if whole.get(name) != thin.get(name):
+            return f"{name} is {whole.get(name)} there and {thin.get(name)} here"
+    return ""
+
+
+def without_jit(thin: Mapping[str, str], bare: Mapping[str, str]) -> list[str]:
+    """Operators that give a result only where the driver may compile PTX."""
+    return sorted(
+        name
+        for name, told in thin.items()
+        if _HASH.fullmatch(told) and name in bare and not _HASH.fullmatch(bare[name])
+    )
+
+
+def missing_code(log: str) -> list[str]:
+    """Lines of a log that speak of code that is not there."""
+    return [line.strip()[:300] for line in log.splitlines() if _MISSING.search(line)]
+
+
+def _named(what: str, names: Mapping[str, Any]) -> str:
+    some = list(names)
+    more = f" and {len(some) - 5} more" if len(some) > 5 else ""
+    return f"{len(some)} {what}: {', '.join(some[:5])}{more}"
+
+
+def table(proofs: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown, a row a proof."""
+    if not proofs:
+        return "No proof is committed yet.\n"
+    head = ("cell", "GPU", "driver", "result", "tokens", "cold, s", "warm, s", "operators", "date")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for proof in sorted(proofs, key=lambda p: (str(p["cell"]), str(p["gpu"]["name"]))):
+        checks = proof["checks"]
+        cold, warm = checks.get("server cold", {}), checks.get("server warm", {})
+        cells = (
+            f"`{proof['cell']}`",
+            proof["gpu"]["name"],
+            proof["gpu"]["driver"],
+            _verdict(proof),
+            cold.get("tokens", "-"),
+            cold.get("first_token_s", "-"),
+            warm.get("first_token_s", "-"),
+            _operators(checks),
+            f"{proof['date']}, {proof['commit']}",
+        )
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(proof: Mapping[str, Any]) -> str:
+    results = {name: check["result"] for name, check in proof["checks"].items()}
+    failed = [name for name, result in results.items() if result.startswith(FAILED)]
+    skipped = [name for name, result in results.items() if result.startswith(SKIPPED)]
+    words = [f"failed: {', '.join(failed)}"] if failed else []
+    words += [] if proof["complete"] else ["cut off"]
+    words += [f"skipped: {', '.join(skipped)}"] if skipped else []
+    return "; ".join(["passed", *words] if proof["passed"] else words or ["failed"])
+
+
+def _operators(checks: Mapping[str, Any]) -> str:
+    compared_ = checks.get("compared", {})
+    if "identical" in compared_:
+        differ, vary = len(compared_["differ"]), len(compared_["vary_in_whole"])
+        return f"{compared_['identical']} identical to whole, {differ} differ, {vary} vary in whole"
+    ran = checks.get("operators", {})
+    return f"{ran['gave_a_result']} ran, not compared" if "gave_a_result" in ran else "-"
+
+
+def committed(folder: Path = FOLDER) -> list[dict[str, Any]]:
+    """All proofs below a folder."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+
+
+def written(page: str, proofs: Sequence[Mapping[str, Any]]) -> str:
+    """The page with its table made anew; raises ValueError where the marks are not there."""
+    before, found, rest = page.partition(BEGIN)
+    _, ends, after = rest.partition(END)
+    if not (found and ends):
+        raise ValueError(f"no {BEGIN} ... {END}")
+    return f"{before}{BEGIN}\n{table(proofs)}{END}{after}"
+
+
+def main() -> int:
+    """Write the table, or look whether it is that; returns the exit code."""
+    page = PAGE.read_text(encoding="utf-8")
+    made = written(page, committed())
+    if made == page:
+        return 0
+    if "--check" in sys.argv[1:]:
+        sys.stderr.write("docs/proofs.md is of other proofs: run python3 -m bench.gpu.proofs\n")
+        return 1
+    PAGE.write_text(made, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

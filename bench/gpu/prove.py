@@ -1,0 +1,880 @@
+"""Proof of an image on a real GPU: its server, its operators, its GPU code.
+
+    python3 -m bench.gpu.prove IMAGE [--whole WHOLE | --reference FILE] [--cell CELL]
+        [--engine docker|apptainer|none] [--rounds N] [--budget SECONDS] [-o images/proofs]
+
+IMAGE is a Docker reference, a SIF, or a folder with an unpacked root; with --engine none it is a
+Python environment of this host. Needs Python 3.11's standard library and an NVIDIA GPU. APPTAINER_*
+and APPTAINERENV_* of the caller count. Writes <cell>.<gpu>.json anew after each check; one that
+fails or finds no time is told there, and the others go on. Exit code 1 where a check failed.
+
+docs/proofs.md says what each check is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.gpu import proofs
+from bench.gpu.proofs import FAILED, OK, SKIPPED, Check
+from bench.stamp import stamp
+from builder.runtime import client
+
+ROOT = Path(__file__).resolve().parents[2]
+INSIDE = "/proof"  # where a container has the scratch folder
+MANIFEST = "/opt/imgbuild/manifest.json"
+HEALTH_SECONDS, STOP_SECONDS, OPERATOR_SECONDS, IMPORT_SECONDS = 420.0, 30.0, 420.0, 180.0
+WHOLE = 3  # runs of its operators: what varies may be the same twice by chance
+TAIL = 30  # lines of a log that a failure shows
+_DRIVER = "/usr/local/nvidia/bin:/usr/local/cuda/bin"  # where a host may bring nvidia-smi from
+_SMI = ("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total")
+_SMI_FORMAT = "--format=csv,noheader"
+
+
+@dataclass(frozen=True)
+class Server:
+    """How a framework serves the tiny model in float32, as it does by default otherwise."""
+
+    command: tuple[str, ...]  # with --engine none
+    arguments: tuple[str, ...]
+    module: str
+
+
+SERVERS = {
+    "vllm": Server(
+        ("vllm", "serve"),
+        (
+            *("--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "8"),
+            *("--gpu-memory-utilization", "0.2"),
+        ),
+        "vllm",
+    ),
+    "sglang": Server(
+        ("python3", "-m", "sglang.launch_server"),
+        ("--dtype", "float32", "--context-length", "256", "--mem-fraction-static", "0.2"),
+        "sglang",
+    ),
+    "ray": Server(
+        (),
+        (
+            *("--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "8"),
+            *("--gpu-memory-utilization", "0.2"),
+        ),
+        "ray",
+    ),
+    "deepspeed": Server((), ("--dtype", "float32"), "deepspeed"),
+}
+
+
+class SkipError(Exception):
+    """A check that cannot be made here."""
+
+
+class FailureError(Exception):
+    """A check that found something wrong, with what it had measured by then."""
+
+    def __init__(self, why: str, **figures: Any) -> None:
+        super().__init__(why)
+        self.figures = figures
+
+
+@dataclass(frozen=True)
+class Where:
+    """An image, and how commands run in it."""
+
+    engine: str
+    image: str
+    scratch: Path
+    env: Mapping[str, str]
+
+    @property
+    def inside(self) -> str:
+        """The scratch folder's name there."""
+        return str(self.scratch) if self.engine == "none" else INSIDE
+
+    def program(self, home: str, *argv: str, env: Mapping[str, str] | None = None) -> list[str]:
+        """A command of ours, without the image's own start; `home` is a name below scratch."""
+        own = f"{self.image}/bin" if self.engine == "none" else "/opt/venv/bin"
+        script = (
+            f'export PATH="{own}:$PATH:{_DRIVER}" HOME="{self.inside}/{home}"; '
+            'export CUDA_CACHE_PATH="$HOME/.nv/ComputeCache" XDG_CACHE_HOME="$HOME/.cache"; '
+            'mkdir -p "$HOME"; exec "$@"'
+        )
+        # Once more: a bare folder has no scripts that would take what Apptainer is given.
+        both = {**self.env, **(env or {})}
+        own_env = [f"{key}={value}" for key, value in both.items()]
+        argv = ("env", *own_env, *argv)
+        return self._command(("-c", script, "sh", *argv), {}, name=home, entry="sh")
+
+    def server(self, home: str, command: Sequence[str], *argv: str) -> list[str]:
+        """The image's own start, with caches below `home`."""
+        env = {"IMGBUILD_CACHE": f"{self.inside}/{home}"}
+        if self.engine == "none":
+            return self.program(home, *command, *argv, env=env)
+        return self._command(argv, env, name=home)
+
+    def _command(
+        self, argv: Sequence[str], env: Mapping[str, str], *, name: str, entry: str = ""
+    ) -> list[str]:
+        both = {**self.env, **env}
+        if self.engine == "none":
+            return ["env", *(f"{key}={value}" for key, value in both.items()), entry, *argv]
+        if self.engine == "docker":
+            options = ["--rm", f"--name={self.name(name)}", "--gpus=all", "--network=host"]
+            options += ["--shm-size=1g", f"--volume={self.scratch}:{INSIDE}"]
+            options += [f"--env={key}={value}" for key, value in both.items()]
+            options += [f"--entrypoint={entry}"] if entry else []
+            return ["docker", "run", *options, self.image, *argv]
+        options = ["--nv", "--cleanenv", "--no-home", "--pwd", INSIDE]
+        options += [f"--env={key}={value}" for key, value in both.items()]
+        options += [f"--bind={self.scratch}:{INSIDE}"]
+        if entry:
+            return ["apptainer", "exec", *options, self.image, entry, *argv]
+        return ["apptainer", "run", *options, self.image, *argv]
+
+    def name(self, home: str) -> str:
+        """Of a container of Docker's."""
+        return f"imgbuild-{self.scratch.name}-{home}".lower().replace("_", "-")
+
+
+class Group:
+    """A process and all that it has started, of which nothing stays."""
+
+    def __init__(self, command: Sequence[str], out: Path, err: Path | None, container: str) -> None:
+        self.container = container  # Docker's name of it
+        self.start = time.monotonic()
+        with out.open("wb") as stdout, (err or out).open("ab") as stderr:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=out.parent,
+                start_new_session=True,
+            )
+
+    def seconds(self) -> float:
+        """Since its start."""
+        return time.monotonic() - self.start
+
+    def pids(self) -> set[int]:
+        """Its processes, also those whose parent has gone."""
+        root = self.process.pid
+        parents, found = _parents(), {root}
+        if self.container and (pid := _docker_pid(self.container)):
+            found.add(pid)
+        more = True
+        while more:
+            children = {pid for pid, parent in parents.items() if parent in found}
+            more = not children <= found
+            found |= children
+        for pid in parents:
+            with contextlib.suppress(OSError):
+                if os.getsid(pid) == root:
+                    found.add(pid)
+        return found
+
+    def stop(self, seconds: float) -> int | None:
+        """SIGTERM; its exit code, None where it did not end."""
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(seconds)
+        return None
+
+    def end(self) -> None:
+        """Kill what is left."""
+        if self.container:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                subprocess.run(
+                    ["docker", "rm", "--force", self.container],
+                    capture_output=True,
+                    check=False,
+                    timeout=30,
+                )
+        mine = {os.getpid(), os.getppid(), 0, 1}
+        for _ in range(3):  # one may start another meanwhile
+            for pid in self.pids() - mine:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+
+
+def _parents() -> dict[int, int]:
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                stat = (entry / "stat").read_text(errors="replace")
+                found[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    return found
+
+
+def _docker_pid(name: str) -> int:
+    with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+        return int(_output("docker", "inspect", "--format={{.State.Pid}}", name))
+    return 0
+
+
+def _output(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+class Meter(threading.Thread):
+    """Peak of the memory of a group's processes, and what they read from disks."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__(daemon=True)
+        self._group, self._over = group, threading.Event()
+        self._peak, self._anon = 0, 0
+        self._read: dict[int, int] = {}
+
+    def run(self) -> None:
+        """Look twice a second: shared memory counts once."""
+        while not self._over.wait(0.5):
+            total = anon = 0
+            for pid in self._group.pids():
+                with contextlib.suppress(OSError, ValueError):
+                    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                    rows = dict(line.split()[:2] for line in text.splitlines()[1:])
+                    total += int(rows["Pss:"]) << 10
+                    anon += int(rows.get("Pss_Anon:", 0)) << 10
+                with contextlib.suppress(OSError, ValueError, StopIteration):
+                    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+                    own = next(line for line in lines if line.startswith("read_bytes"))
+                    self._read[pid] = int(own.split()[1])
+            self._peak, self._anon = max(self._peak, total), max(self._anon, anon)
+
+    def figures(self) -> dict[str, Any]:
+        """What was seen; None where the kernel does not tell."""
+        self._over.set()
+        self.join(5)
+        return {
+            "peak_pss_bytes": self._peak or None,
+            "peak_pss_anon_bytes": self._anon or None,
+            "read_bytes": sum(self._read.values()) if self._read else None,
+        }
+
+
+class Proof:
+    """One run: its checks in a row, and the file that they go to."""
+
+    def __init__(self, given: argparse.Namespace, scratch: Path) -> None:
+        self._given = given
+        self._start = time.monotonic()
+        self._scratch = scratch
+        self._logs = given.logs or scratch / "logs"
+        env = dict(item.partition("=")[::2] for item in given.env)
+        self._thin = Where(given.engine, given.image, scratch, env)
+        self._whole = Where(given.engine, given.whole, scratch, env) if given.whole else None
+        self._groups: list[Group] = []
+        self._lock = threading.Lock()
+        self.checks: list[Check] = []
+        self._about: dict[str, Any] = {}
+        self._manifest: dict[str, Any] = {}
+        self._results: dict[str, dict[str, Any]] = {}
+        self._compiled: dict[str, dict[str, int]] = {}
+        self._missing: dict[str, list[str]] = {}
+        self._golden: list[dict[str, Any]] = []
+        self._file: Path | None = None
+
+    # -- the run ------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """All checks; returns the exit code."""
+        try:
+            self._prepare()
+            self.check("nvidia-smi", 0, self._smi)
+            self._name()
+            self.check("server cold", 60, lambda: self._served("server", "cold"))
+            for number in range(self._given.rounds):
+                suffix = f" {number + 1}" if number else ""
+                self.check(
+                    f"server warm{suffix}",
+                    45,
+                    lambda n=number: self._served("server", f"warm{n or ''}"),  # type: ignore[misc]
+                )
+            self.check("import", 20, self._imports)
+            self._operators()
+            self.check("gpu code", 0, self._gpu_code)
+            self._identify()
+        finally:
+            self.end()
+        self.flush(complete=True)
+        return int(any(check.status == FAILED for check in self.checks))
+
+    def end(self) -> None:
+        """Kill all that was started."""
+        with self._lock:
+            groups, self._groups = self._groups, []
+        for group in groups:
+            group.end()
+
+    def left(self) -> float:
+        """Seconds of the budget."""
+        budget: float = self._given.budget
+        return budget - (time.monotonic() - self._start)
+
+    def check(
+        self, name: str, needs: float, make: Callable[[], tuple[str, dict[str, Any]]]
+    ) -> None:
+        """One check, whatever it does; none where its time does not fit."""
+        start = time.monotonic()
+        if self.left() < needs:
+            made = Check(name, SKIPPED, f"{max(self.left(), 0):.0f} s of the budget are left")
+        else:
+            say(f"{name} ...")
+            made = judged(name, make)
+        made = Check(name, made.status, made.why, time.monotonic() - start, made.figures)
+        self.checks.append(made)
+        say(f"{name}: {made.status}{f': {made.why}' if made.why else ''} ({made.seconds:.1f} s)")
+        self.flush()
+
+    def flush(self, *, complete: bool = False) -> None:
+        """Write the file: aside, then renamed."""
+        if not self._file:
+            return
+        told = proofs.report(self._about, self.checks, complete=complete)
+        aside = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        aside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        aside.replace(self._file)
+
+    # -- what is needed first -----------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._scratch.chmod(0o777)  # an image has a user of its own
+        shutil.copy(ROOT / "bench" / "gpu" / "operators.py", self._scratch / "operators.py")
+        script = ROOT / "builder" / "runtime" / "tinymodel.py"
+        made = subprocess.run(
+            [sys.executable, "-B", str(script), str(self._scratch / "model"), "--json"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )
+        (self._scratch / "golden.json").write_text(made.stdout, encoding="utf-8")
+        self._golden = json.loads(made.stdout)["prompts"]
+        told = stamp()
+        self._about = {
+            "cell": self._given.cell,
+            "image": {"reference": Path(self._given.image).name},
+            "gpu": {"name": "unknown", "driver": "unknown", "compute_capability": "unknown"},
+            "engine": self._given.engine,
+            "date": told["date"],
+            "commit": self._given.commit or told["commit"],
+            "machine": told["machine"],
+            "settings": dict(self._thin.env),
+        }
+        manifest = self._quick("manifest", "cat", MANIFEST)
+        with contextlib.suppress(ValueError):
+            self._manifest = json.loads(manifest)
+        framework = self._given.framework or self._manifest.get("framework") or "vllm"
+        self._about["framework"] = {
+            "name": framework,
+            "version": self._manifest.get("version"),
+            "build": self._manifest.get("build"),
+            "sms": self._manifest.get("sms"),
+        }
+        self._about["cell"] = self._given.cell or self._label() or framework
+
+    def _label(self) -> str:
+        """The cell that the image says it is."""
+        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+            file = Path(self._given.image, ".singularity.d", "labels.json")
+            if file.is_file():
+                labels = json.loads(file.read_text())
+            elif self._given.engine == "docker":
+                form = "--format={{json .Config.Labels}}"
+                labels = json.loads(_output("docker", "image", "inspect", form, self._given.image))
+            elif self._given.engine == "apptainer":
+                shown = _output("apptainer", "inspect", "--labels", "--json", self._given.image)
+                labels = json.loads(shown)["data"]["attributes"]["labels"]
+            else:
+                labels = {}
+            return str((labels or {}).get("io.imgbuild.cell", ""))
+        return ""
+
+    def _quick(self, home: str, *argv: str) -> str:
+        with contextlib.suppress(FailureError, OSError):
+            return self._ran(self._thin, home, *argv, limit=60)[0]
+        return ""
+
+    def _name(self) -> None:
+        """The file, now that the GPU is known."""
+        cell = "".join(c if c.isalnum() or c in "._-" else "-" for c in self._about["cell"])
+        gpu = proofs.slug(self._about["gpu"]["name"])
+        self._given.output.mkdir(parents=True, exist_ok=True)
+        self._file = self._given.output / f"{cell}.{gpu}.json"
+        say(f"writing {self._file}")
+        self.flush()
+
+    # -- processes ----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _started(
+        self, where: Where, home: str, command: list[str], out: Path, err: Path | None = None
+    ) -> Iterator[Group]:
+        name = where.name(home) if where.engine == "docker" else ""
+        group = Group(command, out, err, name)
+        with self._lock:
+            self._groups.append(group)
+        try:
+            yield group
+        finally:
+            group.end()
+            with self._lock:
+                if group in self._groups:
+                    self._groups.remove(group)
+
+    def _ran(
+        self,
+        where: Where,
+        home: str,
+        *argv: str,
+        limit: float,
+        env: Mapping[str, str] | None = None,
+    ) -> tuple[str, float]:
+        """What a command of ours prints, and its seconds; raises FailureError."""
+        out, err = self._logs / f"{home}.out", self._logs / f"{home}.err"
+        err.write_bytes(b"")
+        limit = max(min(limit, self.left()), 5)
+        command = where.program(home, *argv, env=env)
+        with self._started(where, home, command, out, err) as group:
+            try:
+                code: int | None = group.process.wait(limit)
+            except subprocess.TimeoutExpired:
+                code = None
+            took = group.seconds()
+        text = out.read_text(errors="replace")
+        if code != 0:
+            how = f"exit code {code}" if code is not None else f"no end in {limit:.0f} s"
+            tail = [*text.splitlines()[-5:], *tail_of(err)]
+            raise FailureError(f"`{argv[0]}`: {how}", log=tail)
+        return text, took
+
+    # -- checks -------------------------------------------------------------------------------
+
+    def _smi(self) -> tuple[str, dict[str, Any]]:
+        """Also from the host, for the name of the file, where the container cannot say it."""
+        try:
+            text, _ = self._ran(self._thin, "smi", *_SMI, _SMI_FORMAT, limit=60)
+            self._gpu(text)
+        except FailureError:
+            path = f"{os.environ.get('PATH', '')}:{_DRIVER}"
+            found = shutil.which("nvidia-smi", path=path)
+            with contextlib.suppress(OSError, IndexError, subprocess.TimeoutExpired):
+                if found:
+                    self._gpu(_output(found, *_SMI[1:], _SMI_FORMAT))
+            raise
+        return "", {"gpus": text.strip().splitlines()}
+
+    def _gpu(self, text: str) -> None:
+        name, driver, capability, memory = (w.strip() for w in text.splitlines()[0].split(","))
+        self._about["gpu"] = {
+            "name": name,
+            "driver": driver,
+            "compute_capability": capability,
+            "memory": memory,
+        }
+
+    def _imports(self) -> tuple[str, dict[str, Any]]:
+        framework = self._about["framework"]["name"]
+        module = SERVERS[framework].module if framework in SERVERS else framework
+        code = (
+            f"import json, time; t = time.perf_counter(); import {module} as m; "
+            "print(json.dumps({'import_s': round(time.perf_counter() - t, 2), "
+            "'version': getattr(m, '__version__', '')}))"
+        )
+        text, took = self._ran(self._thin, "import", "python3", "-c", code, limit=IMPORT_SECONDS)
+        told = json.loads(text.strip().splitlines()[-1])
+        return "", {**told, "module": module, "container_s": round(took, 2)}
+
+    def _served(self, home: str, name: str) -> tuple[str, dict[str, Any]]:
+        """Start it, wait, ask, stop it."""
+        framework = self._about["framework"]["name"]
+        known = SERVERS.get(framework, Server((), (), framework))
+        server = self._manifest.get("server", {})
+        command = tuple(shlex.split(self._given.server)) or known.command
+        if self._given.engine == "none" and not command:
+            raise SkipError("--server does not say what serves")
+        flag = (server.get("model_flags") or ["--model"])[0]
+        if framework == "sglang":
+            flag = "--model-path"
+        port, log = free_port(), self._logs / f"{name}.log"
+        arguments = [flag, f"{self._thin.inside}/model", "--port", str(port), *known.arguments]
+        if framework == "vllm" and self._given.engine == "none":
+            arguments = arguments[1:]  # `vllm serve FOLDER`
+        arguments += shlex.split(self._given.server_args)
+        if name != "cold" and not any(
+            c.name == "server cold" and c.status == OK for c in self.checks
+        ):
+            raise SkipError("the cold one did not pass")
+        if name == "cold":
+            shutil.rmtree(self._scratch / home, ignore_errors=True)
+        (self._scratch / home).mkdir(exist_ok=True)
+        (self._scratch / home).chmod(0o777)
+        url = f"http://127.0.0.1:{port}"
+        start = self._thin.server(home, command, *arguments)
+        try:
+            figures = self._asked(home, start, log, url, server.get("health", "/health"))
+        finally:
+            self._missing[name] = proofs.missing_code(log.read_text(errors="replace"))[:10]
+            self._compiled[name] = compiled(self._scratch / home)
+        figures["caches"] = "empty" if name == "cold" else "kept"
+        if figures["wrong"]:
+            raise FailureError("the tokens are not the golden ones", **figures, log=tail_of(log))
+        return "", figures
+
+    def _asked(
+        self, home: str, start: list[str], log: Path, url: str, health: str
+    ) -> dict[str, Any]:
+        """What there is to say of a server's life."""
+        figures: dict[str, Any] = {}
+        with self._started(self._thin, home, start, log) as group:
+            meter = Meter(group)
+            meter.start()
+            try:
+                figures["health_s"] = self._healthy(group, url + health)
+                figures.update(first_token(group, url))
+                figures.update(tokens(url, self._golden))
+            except (
+                OSError,
+                http.client.HTTPException,
+                ValueError,
+                LookupError,
+                TypeError,
+            ) as error:
+                figures.update(meter.figures())
+                raise FailureError(brief(error), **figures, log=tail_of(log)) from error
+            figures.update(meter.figures())
+            told = time.monotonic()
+            figures["exit_code"] = group.stop(STOP_SECONDS)
+            figures["stop_s"] = round(time.monotonic() - told, 1)
+        return figures
+
+    def _healthy(self, group: Group, url: str) -> float:
+        deadline = group.start + min(HEALTH_SECONDS, max(0.6 * self.left(), 10))
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        while time.monotonic() < deadline:
+            if (code := group.process.poll()) is not None:
+                raise OSError(f"the server ended with exit code {code}")
+            with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+                opener.open(url, timeout=2).close()
+                return round(group.seconds(), 2)
+            time.sleep(0.1)
+        raise OSError(f"not healthy after {group.seconds():.0f} s")
+
+    def _operators(self) -> None:
+        """Thin, whole and thin without JIT at once: processes of their own, some memory each."""
+        seconds = min(OPERATOR_SECONDS, self.left() - 40)  # the rest is the identity's
+        if seconds < 40:
+            why = f"{max(self.left(), 0):.0f} s of the budget are left"
+            for name in ("operators", "compared", "without jit"):
+                self.checks.append(Check(name, SKIPPED, why))
+            self.flush()
+            return
+        say(f"operators, for at most {seconds:.0f} s ...")
+        with ThreadPoolExecutor(3) as pool:
+            runs: dict[str, Future[dict[str, Any]]] = {}
+            runs["thin"] = pool.submit(self._computed, self._thin, "thin", seconds, 1, {})
+            bare = {"CUDA_DISABLE_PTX_JIT": "1"}
+            runs["nojit"] = pool.submit(self._computed, self._thin, "nojit", seconds, 1, bare)
+            if self._whole:
+                runs["whole"] = pool.submit(
+                    self._computed, self._whole, "whole", seconds, WHOLE, {}
+                )
+            try:
+                self.check("operators", 0, lambda: self._alone(runs["thin"]))
+                self.check("compared", 0, lambda: self._compared(runs.get("whole")))
+                self.check("without jit", 0, lambda: self._bare(runs["nojit"]))
+            except BaseException:
+                self.end()  # else the pool waits for them
+                raise
+
+    def _computed(
+        self, where: Where, home: str, seconds: float, rounds: int, env: Mapping[str, str]
+    ) -> dict[str, Any]:
+        argv = ["python3", "-B", f"{where.inside}/operators.py", "--json", "--rounds", str(rounds)]
+        argv += ["--model", f"{where.inside}/model", "--seconds", f"{seconds:.0f}"]
+        argv += ["--device", self._given.device, "--silence", f"{min(120.0, seconds / 2):.0f}"]
+        argv += ["--groups", self._given.groups] if self._given.groups else []
+        text, _ = self._ran(where, home, *argv, limit=seconds + 12, env=env)
+        told: dict[str, Any] = json.loads(text[text.index("{") :])
+        self._results[home] = told
+        self._compiled[home] = compiled(self._scratch / home)
+        if not told["results"] or not told["about"]:
+            err = self._logs / f"{home}.err"
+            raise FailureError(f"nothing was computed: {told['results']}", log=tail_of(err))
+        return told
+
+    def _alone(self, run: Future[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+        told = run.result()
+        self._about["libraries"] = told["about"]
+        made = proofs.alone(told["results"])
+        figures = {**made.figures, "groups_cut_off": told["missed"], "took_s": told["seconds"]}
+        # What whole lacks as well is no fault of thin: the comparison judges.
+        beside = self._whole or self._given.reference
+        if made.status == FAILED and not (beside and figures["gave_a_result"]):
+            raise FailureError(made.why, **figures)
+        return made.why, figures
+
+    def _compared(self, run: Future[dict[str, Any]] | None) -> tuple[str, dict[str, Any]]:
+        if "thin" not in self._results:
+            raise SkipError("thin's operators have no results")
+        if run:
+            whole = run.result()
+        elif self._given.reference:
+            whole = json.loads(self._given.reference.read_text(encoding="utf-8"))
+        else:
+            raise SkipError("no whole image")
+        thin = self._results["thin"]
+        if why := proofs.unlike(thin["about"], whole["about"]):
+            if run:
+                raise FailureError(why)
+            raise SkipError(f"the reference is another's: {why}")
+        rounds = whole.get("rounds", 1)
+        made = proofs.compared(
+            thin["results"], whole["results"], whole.get("vary", ()), rounds=rounds
+        )
+        figures = {"against": "whole image" if run else "reference", **made.figures}
+        if made.status == FAILED:
+            raise FailureError(made.why, **figures)
+        return made.why, figures
+
+    def _bare(self, run: Future[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+        told = run.result()
+        if "thin" not in self._results:
+            raise SkipError("thin's operators have no results")
+        thin = self._results["thin"]["results"]
+        needs = proofs.without_jit(thin, told["results"])
+        tried = len(set(thin) & set(told["results"]))
+        return "", {"operators": tried, "need_jit": needs, "groups_cut_off": told["missed"]}
+
+    def _gpu_code(self) -> tuple[str, dict[str, Any]]:
+        found = {k: v for k, v in self._missing.items() if v}
+        for home in self._results:
+            lines = proofs.missing_code((self._logs / f"{home}.err").read_text(errors="replace"))
+            if lines and home == "thin":
+                found[home] = lines[:10]
+        figures = {"compiled_by_driver": self._compiled, "missing": found}
+        if found:
+            raise FailureError(f"code is missing, says the log of {', '.join(found)}", **figures)
+        if not self._compiled:
+            raise SkipError("nothing ran")
+        return "", figures
+
+    def _identify(self) -> None:
+        """Last: reading the image would warm the disk's cache."""
+        say("identity of the image ...")
+        for name, image in (("image", self._given.image), ("whole", self._given.whole)):
+            if image:
+                file = self._given.file if name == "image" else None
+                told = identity(image, self._given.engine, file, max(self.left(), 20))
+                self._about[name] = {"reference": Path(image).name, **told}
+        if self._given.digest:
+            self._about["image"]["digest"] = self._given.digest
+
+
+def judged(name: str, make: Callable[[], tuple[str, dict[str, Any]]]) -> Check:
+    """A check of what a function tells; nothing but a signal goes through."""
+    try:
+        why, figures = make()
+    except SkipError as skip:
+        return Check(name, SKIPPED, str(skip))
+    except FailureError as failure:
+        return Check(name, FAILED, str(failure), figures=failure.figures)
+    except Exception as error:  # the others are to go on
+        return Check(name, FAILED, brief(error))
+    return Check(name, OK, why, figures=figures)
+
+
+def first_token(group: Group, url: str) -> dict[str, Any]:
+    """Seconds from the start of the container to the first answer."""
+    model = client.get(f"{url}/v1/models")["data"][0]["id"]
+    body = {"model": model, "prompt": "?", "max_tokens": 1, "temperature": 0}
+    client.post(f"{url}/v1/completions", body)
+    return {"first_token_s": round(group.seconds(), 2)}
+
+
+def tokens(url: str, golden: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How many are the golden ones, and which answers are not."""
+    answers = list(client.compare(url, golden))
+    right = sum(
+        len(wanted["tokens"]) for wanted, a in zip(golden, answers, strict=True) if a["same"]
+    )
+    return {
+        "tokens": f"{right} of {sum(len(wanted['tokens']) for wanted in golden)}",
+        "by_ids": all(answer["tokens"] is not None for answer in answers),
+        "answers_s": [answer["seconds"] for answer in answers],
+        "wrong": [answer for answer in answers if not answer["same"]],
+    }
+
+
+def identity(image: str, engine: str, file: Path | None, seconds: float) -> dict[str, Any]:
+    """Size and digest; of a folder the hash of its names and sizes, beside that of its file."""
+    told: dict[str, Any] = {}
+    path = Path(image)
+    try:
+        if file:
+            told.update(file=file.name, file_bytes=file.stat().st_size, file_sha256=hashed(file))
+        if path.is_file():
+            told.update(bytes=path.stat().st_size, sha256=hashed(path))
+        elif path.is_dir():
+            told.update(_tree(path, seconds))
+        elif engine == "docker":
+            form = "--format={{json .}}"
+            shown = json.loads(_output("docker", "image", "inspect", form, image))
+            told.update(bytes=shown["Size"], id=shown["Id"], digests=shown.get("RepoDigests"))
+            told["digests"] = [d.rpartition("@")[2] for d in told["digests"] or ()]
+    except (OSError, ValueError, LookupError, subprocess.TimeoutExpired) as error:
+        told["identity"] = f"not known: {brief(error)}"
+    return told
+
+
+def hashed(file: Path) -> str:
+    """SHA-256 of a file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _tree(folder: Path, seconds: float) -> dict[str, Any]:
+    deadline = time.monotonic() + seconds
+    found, total, count = hashlib.sha256(), 0, 0
+    for at, folders, files in os.walk(folder):
+        folders.sort()
+        if time.monotonic() > deadline:
+            return {"identity": "not known: no time left"}
+        for name in sorted(files):
+            status = os.lstat(os.path.join(at, name))  # noqa: PTH118 - twice as fast
+            place = os.path.relpath(os.path.join(at, name), folder)  # noqa: PTH118
+            found.update(f"{place}\0{status.st_size}\n".encode(errors="surrogateescape"))
+            total, count = total + status.st_size, count + 1
+    return {"bytes": total, "files": count, "sha256_of_names_and_sizes": found.hexdigest()}
+
+
+def compiled(home: Path) -> dict[str, int]:
+    """What the driver has compiled of PTX and kept, below that home or that folder of caches."""
+    places = [folder for folder in (home / "nv", home / ".nv") if folder.is_dir()]
+    files = [f for place in places for f in place.rglob("*") if f.is_file() and f.name != "index"]
+    return {"files": len(files), "bytes": sum(file.stat().st_size for file in files)}
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def tail_of(file: Path) -> list[str]:
+    """The end of a log."""
+    with contextlib.suppress(OSError):
+        lines = file.read_text(errors="replace").splitlines()
+        return [line[:300] for line in lines[-TAIL:]]
+    return []
+
+
+def brief(error: BaseException) -> str:
+    """An error in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def say(line: str) -> None:
+    """Progress."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+        sys.stderr.flush()
+
+
+def chosen_engine(image: str) -> str:
+    """The one that an image is for."""
+    path = Path(image)
+    return "apptainer" if path.is_dir() or path.is_file() else "docker"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    made.add_argument("image", help="a Docker reference, a SIF, or a folder")
+    beside = made.add_mutually_exclusive_group()
+    beside.add_argument("--whole", help="the image that is not thinned, to compare with")
+    beside.add_argument(
+        "--reference", type=Path, metavar="FILE", help="what operators.py --json printed elsewhere"
+    )
+    made.add_argument("--cell", default="", help="default: the image's label")
+    made.add_argument("--engine", choices=("docker", "apptainer", "none"))
+    made.add_argument("--rounds", type=int, default=1, metavar="N", help="warm starts")
+    made.add_argument("--budget", type=float, default=3600.0, metavar="SECONDS")
+    made.add_argument("-o", "--output", type=Path, default=ROOT / "images" / "proofs")
+    made.add_argument("--digest", default="", help="of the image's manifest, where it is known")
+    made.add_argument("--file", type=Path, help="what the folder is mounted from, to be hashed")
+    made.add_argument("--commit", default="", help="where this is not a checkout")
+    made.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="for the image"
+    )
+    made.add_argument("--framework", default="", help="where the image has no manifest")
+    made.add_argument("--server", default="", help="what serves, with --engine none")
+    made.add_argument("--server-args", default="", help="more arguments of the server")
+    made.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the logs there")
+    made.add_argument("--scratch", type=Path, metavar="FOLDER", help="below which 1 GB is free")
+    made.add_argument("--device", default="cuda", help="of the operators")
+    made.add_argument("--groups", default="", help="of operators; default: all")
+    return made
+
+
+def main() -> int:
+    """Prove and write; returns the exit code."""
+    options = parser()
+    given = options.parse_args()
+    given.engine = given.engine or chosen_engine(given.image)
+    if given.engine != "docker":
+        given.image = str(Path(given.image).absolute())
+        given.whole = str(Path(given.whole).absolute()) if given.whole else None
+    given.output = given.output.absolute()
+    given.logs = given.logs.absolute() if given.logs else None
+    for file in (given.file, given.reference):
+        if file and not file.is_file():
+            options.error(f"{file} is no file")
+    if any("=" not in item for item in given.env):
+        options.error("--env wants NAME=VALUE")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # A shell has its background jobs ignore SIGINT; what nohup ignores stays so.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+    scratch = Path(tempfile.mkdtemp(prefix="prove-", dir=given.scratch))
+    proof = Proof(given, scratch)
+    try:
+        return proof.run()
+    except KeyboardInterrupt:
+        say("interrupted")
+        proof.flush()
+        return 130
+    finally:
+        proof.end()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""A proof on a GPU: what is said of its results, and the page of those that are committed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.gpu import operators, proofs, prove
+from bench.gpu.proofs import FAILED, OK, SKIPPED, Check
+
+ONE, TWO, THREE = "1" * 64, "2" * 64, "3" * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("Tesla V100-SXM2-16GB", "v100"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA GH200 480GB", "gh200"),
+        ("NVIDIA GeForce RTX 5090", "rtx5090"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtxpro6000"),
+        ("unknown", "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_a_gpu_is_named_as_in_the_matrix(name: str, slug: str) -> None:
+    assert proofs.slug(name) == slug
+
+
+@pytest.mark.parametrize(
+    ("told", "absent", "broken"),
+    [
+        (ONE, False, False),
+        ("ImportError: not installed", True, False),
+        ("NotImplementedError: no", True, False),
+        ("RuntimeError: CUBLAS_STATUS_NOT_SUPPORTED when calling", True, False),
+        ("RuntimeError: float8 is not supported on this device", True, False),
+        ("RuntimeError: CUDA error: no kernel image is available", False, True),
+        ("crashed: signal SIGSEGV", False, True),
+        ("hung: no answer in 120 s", False, True),
+        ("RuntimeError: vLLM's library of kernels is not loaded", False, True),
+    ],
+)
+def test_an_operator_that_is_not_there_is_not_a_broken_one(
+    told: str, *, absent: bool, broken: bool
+) -> None:
+    assert (proofs.absent(told), proofs.broken(told)) == (absent, broken)
+
+
+def test_a_broken_operator_fails_where_nothing_is_beside_it() -> None:
+    made = proofs.alone({"a": ONE, "b": "RuntimeError: CUDA error", "c": "ImportError: no"})
+    assert made.status == FAILED
+    assert made.figures["broken"] == {"b": "RuntimeError: CUDA error"}
+    assert made.figures["not_there"] == {"c": "ImportError: no"}
+    assert proofs.alone({"a": ONE, "c": "ImportError: no"}).status == OK
+    assert proofs.alone({"c": "ImportError: no"}).status == FAILED
+
+
+def test_every_bit_counts_where_whole_is_the_same_twice() -> None:
+    whole = {"same": ONE, "other": ONE, "varies": ONE, "gone": ONE, "no": "ImportError: x"}
+    thin = {"same": ONE, "other": TWO, "varies": TWO, "gone": "RuntimeError: y", "no": "z: x"}
+    made = proofs.compared(thin, whole, ["varies"])
+    assert made.status == FAILED
+    assert made.figures["differ"] == {"other": [ONE, TWO], "gone": [ONE, "RuntimeError: y"]}
+    assert made.figures["vary_in_whole"] == ["varies"]
+    assert made.figures["in_neither"] == {"no": "z: x"}
+    assert made.figures["identical"] == 1
+
+
+def test_one_that_varies_must_run_all_the_same() -> None:
+    made = proofs.compared({"a": ONE, "b": "crashed: x"}, {"a": ONE, "b": TWO}, ["b"])
+    assert made.status == FAILED
+    assert list(made.figures["differ"]) == ["b"]
+
+
+def test_what_one_run_did_not_reach_is_told() -> None:
+    made = proofs.compared({"a": ONE, "b": ONE}, {"a": ONE, "c": ONE}, [])
+    assert made.status == OK
+    assert made.figures["not_compared"] == {"count": 2, "such_as": ["b", "c"]}
+    assert proofs.compared({"b": ONE}, {"c": ONE}, []).status == FAILED
+
+
+def test_other_software_is_not_compared() -> None:
+    about = {"torch": "2", "cuda": "13", "gpu": "H100"}
+    assert proofs.unlike(about, about) == ""
+    assert "torch is 3" in proofs.unlike(about, {**about, "torch": "3"})
+
+
+def test_what_needs_the_compiler_of_the_driver() -> None:
+    assert proofs.without_jit({"a": ONE, "b": TWO, "c": "x: y"}, {"a": ONE, "b": "no: z"}) == ["b"]
+
+
+def test_a_log_that_speaks_of_missing_code() -> None:
+    log = "fine\nCUDA error: no kernel image is available for execution\nptxas info\n"
+    assert proofs.missing_code(log) == [log.splitlines()[1]]
+
+
+def about() -> dict[str, Any]:
+    gpu = {"name": "NVIDIA H100", "driver": "580", "compute_capability": "9.0"}
+    return {"cell": "c", "gpu": gpu, "date": "2026-01-01", "commit": "abc"}
+
+
+def test_a_failed_check_fails_the_proof() -> None:
+    fine, bad = Check("one", OK), Check("two", FAILED, "why", figures={"log": ["x"]})
+    assert proofs.report(about(), [fine], complete=True)["passed"]
+    told = proofs.report(about(), [fine, bad], complete=True)
+    assert not told["passed"]
+    assert told["checks"]["two"] == {"result": "failed: why", "seconds": 0.0, "log": ["x"]}
+
+
+def test_one_that_was_cut_off_or_did_nothing_has_not_passed() -> None:
+    assert not proofs.report(about(), [Check("one", OK)], complete=False)["passed"]
+    skipped = Check("one", SKIPPED, "no whole image")
+    told = proofs.report(about(), [skipped], complete=True)
+    assert not told["passed"]
+    assert told["checks"]["one"]["result"] == "skipped: no whole image"
+
+
+def test_whatever_a_check_raises_is_recorded() -> None:
+    def skips() -> Any:
+        raise prove.SkipError("not here")
+
+    def fails() -> Any:
+        raise prove.FailureError("broken", tokens="1 of 2")
+
+    def breaks() -> Any:
+        raise ZeroDivisionError("a defect\nof ours")
+
+    assert prove.judged("a", lambda: ("", {"n": 1})) == Check("a", OK, figures={"n": 1})
+    assert prove.judged("a", skips) == Check("a", SKIPPED, "not here")
+    assert prove.judged("a", fails) == Check("a", FAILED, "broken", figures={"tokens": "1 of 2"})
+    assert prove.judged("a", breaks).why == "ZeroDivisionError: a defect of ours"
+
+
+def given(tmp_path: Path, *more: str) -> argparse.Namespace:
+    made = prove.parser().parse_args(["image.sif", "-o", str(tmp_path), *more])
+    made.engine = made.engine or "apptainer"
+    return made
+
+
+def test_no_time_is_a_reason_and_the_file_is_written_each_time(tmp_path: Path) -> None:
+    proof = prove.Proof(given(tmp_path, "--budget", "0"), tmp_path)
+    proof._about = about()
+    proof._name()
+    proof.check("server cold", 60, lambda: ("", {}))
+    told = json.loads((tmp_path / "c.h100.json").read_text())
+    assert told["checks"]["server cold"]["result"] == "skipped: 0 s of the budget are left"
+    assert not told["complete"]
+    assert [file.name for file in tmp_path.iterdir()] == ["c.h100.json"]
+
+
+def test_a_command_in_each_engine(tmp_path: Path) -> None:
+    def command(engine: str) -> list[str]:
+        return prove.Where(engine, "image", tmp_path, {"A": "1"}).program("thin", "id")
+
+    assert command("apptainer")[:3] == ["apptainer", "exec", "--nv"]
+    assert command("docker")[:2] == ["docker", "run"]
+    assert command("none")[:2] == ["env", "A=1"]
+    for engine in ("apptainer", "docker", "none"):
+        assert command(engine)[-3:] == ["env", "A=1", "id"]
+    served = prove.Where("apptainer", "image", tmp_path, {}).server("server", (), "--model", "m")
+    assert served[:2] == ["apptainer", "run"]
+    assert served[-3:] == ["image", "--model", "m"]
+    assert "--env=IMGBUILD_CACHE=/proof/server" in served
+
+
+def test_lines_of_a_process_that_fell() -> None:
+    progress = operators.Progress()
+    progress.read('["begin", "dense"]\n["begin", "a"]\n["end", "a", "x"]\n["begin", "b"]\n["en')
+    progress.fell("crashed: signal SIGSEGV")
+    assert progress.results == {"a": "x", "b": "crashed: signal SIGSEGV"}
+    progress.fell("crashed: again")
+    assert progress.results["b"] == "crashed: signal SIGSEGV"
+    progress.read('["done", "dense"]\n["begin", "vllm"]\n')
+    progress.fell("hung: no answer")
+    assert progress.done == {"dense", "vllm"}
+
+
+def test_what_varies_between_rounds() -> None:
+    rounds = [
+        {"results": {"a": ONE, "b": ONE, "c": ONE}, "missed": []},
+        {"results": {"a": ONE, "b": TWO}, "missed": ["fourier"]},
+    ]
+    told = operators.joined(rounds, 1.0)
+    assert told["results"] == {"a": ONE, "b": ONE}
+    assert told["vary"] == ["b"]
+    assert told["missed"] == ["fourier"]
+    assert told["rounds"] == 2
+
+
+def test_the_page_is_of_the_committed_proofs() -> None:
+    page = proofs.PAGE.read_text(encoding="utf-8")
+    assert proofs.written(page, proofs.committed()) == page, "run python3 -m bench.gpu.proofs"
+
+
+def test_a_row_of_the_table() -> None:
+    checks = [
+        Check("server cold", OK, figures={"tokens": "128 of 128", "first_token_s": 80.1}),
+        Check("server warm", OK, figures={"first_token_s": 40.2}),
+        proofs.compared({"a": ONE, "b": TWO}, {"a": ONE, "b": THREE}, ["b"]),
+    ]
+    told = proofs.report(about(), checks, complete=True)
+    assert proofs.table([told]).splitlines()[-1] == (
+        "| `c` | NVIDIA H100 | 580 | passed | 128 of 128 | 80.1 | 40.2 | "
+        "1 identical to whole, 0 differ, 1 vary in whole | 2026-01-01, abc |"
+    )
+
+
+@pytest.mark.parametrize(
+    ("checks", "complete", "said"),
+    [
+        ([Check("a", OK), Check("b", SKIPPED, "x")], True, "passed; skipped: b"),
+        ([Check("a", OK), Check("b", FAILED, "x")], True, "failed: b"),
+        ([Check("a", OK)], False, "cut off"),
+    ],
+)
+def test_the_table_hides_nothing(checks: list[Check], said: str, *, complete: bool) -> None:
+    told = proofs.report(about(), checks, complete=complete)
+    assert f"| {said} |" in proofs.table([told])
+
+
+def test_a_page_without_a_place_for_the_table() -> None:
+    with pytest.raises(ValueError, match="proofs: begin"):
+        proofs.written("no marks", [])
