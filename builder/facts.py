@@ -322,6 +322,15 @@ class DeviceChoice(Fact):
     source: Text
 
 
+class GpuCodeException(Fact):
+    """Libraries that need no GPU code for some GPUs, and why: `imgbuild inspect --sm` asks."""
+
+    library: Text  # a glob of a path's end, as "vllm/_qutlass_C.abi3.so"
+    below: Version | None = None  # for GPUs of a lower compute capability; None: for any
+    why: Text
+    source: Text
+
+
 class Tool(Fact):
     """A program that works during a build and stays out of the image."""
 
@@ -339,6 +348,7 @@ class Matrix(Fact):
     caches: tuple[Cache, ...] = ()
     device_choices: tuple[DeviceChoice, ...] = ()
     tuning: Tuning = Tuning()
+    gpu_code_exceptions: tuple[GpuCodeException, ...] = ()
     os: dict[Name, OperatingSystem]
     stacks: dict[Name, Stack]
     gpus: dict[Name, Gpu]

@@ -13,13 +13,14 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from builder.errors import BuildError, ImgbuildError
 
@@ -156,6 +157,53 @@ def stream(command: Command, on_line: Callable[[str], None]) -> None:
         raise BuildError(f"`{command}` took longer than {command.timeout:g} s", tail=tail)
     if code:
         raise BuildError(f"`{command.args[0]}` failed with exit code {code}", tail=tail)
+
+
+@contextmanager
+def piped(command: Command) -> Iterator[IO[bytes]]:
+    """What a program prints, as bytes, while it runs; it ends with the `with` block.
+
+    Raises BuildError with its last lines when it is missing or fails, also where what it printed
+    was of no use to the caller for that reason.
+    """
+    LOG.info("$ %s", command)
+    with tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(
+                command.args,
+                env=command.environment,
+                cwd=command.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise _unstartable(command, error) from None
+        assert process.stdout  # noqa: S101 - it was asked for
+        try:
+            yield process.stdout
+            while process.stdout.read(1 << 20):  # it must not fail by what nobody reads
+                pass
+            code = process.wait()
+        except Exception:
+            with suppress(subprocess.TimeoutExpired):
+                if process.wait(timeout=1):
+                    raise _failed(command, process.returncode, errors) from None
+            raise
+        finally:
+            process.stdout.close()
+            if process.poll() is None:
+                end_group(process)
+        if code:
+            raise _failed(command, code, errors)
+
+
+def _failed(command: Command, code: int, errors: IO[bytes]) -> BuildError:
+    errors.seek(0)
+    text = command.redact(errors.read().decode("utf-8", "replace"))
+    tail = text.splitlines()[-TAIL_LINES:]
+    return BuildError(f"`{command}` failed with exit code {code}", tail=tail)
 
 
 def spawn(command: Command, log: Path) -> subprocess.Popen[bytes]:

@@ -27,6 +27,7 @@ VERBS = {
     "push": "Push built images to a registry, under all their tags.",
     "pull": "Fetch a cell's image from a registry, as a SIF or an OCI archive.",
     "clean": "Remove images that no longer are what would be built.",
+    "inspect": "Show where every megabyte of an image is, and for which GPUs.",
     "slim": "Leave out of libraries what a GPU does not load.",
     "tune": "Say what an image would set on this host, and why.",
     "doctor": "Show engines, GPU and site as imgbuild sees them.",

@@ -15,9 +15,9 @@ from builder import engines
 from builder.cli import options
 from builder.cli.progress import display
 from builder.engines.apptainer import Apptainer
-from builder.engines.base import Engine, Image, Publisher
+from builder.engines.base import Engine
 from builder.engines.buildah import Buildah
-from builder.errors import BuildError, ImgbuildError, UserError
+from builder.errors import ImgbuildError, UserError
 from builder.model import Cell
 from builder.prepare import Workbench
 from builder.render import DEFINITION, DOCKERFILE
@@ -123,7 +123,7 @@ def _find(
         engine = Apptainer.name
     asked = []
     for candidate in engines.usable(engine, sifs):
-        if _has(candidate, image):
+        if engines.holds(candidate, image):
             return candidate, image
         asked.append(candidate.name)
     if asked == [Apptainer.name]:
@@ -136,16 +136,6 @@ def _find(
         f"--image: {' and '.join(asked)} {'has' if len(asked) == 1 else 'have'} no {image}",
         hint=f"`imgbuild build --matrix {cell.id}` builds the cell's own, `{fetch}` fetches this",
     )
-
-
-def _has(engine: Engine, image: str) -> bool:
-    """Whether an engine has an image of that name: a smoke fetches nothing by itself."""
-    if isinstance(engine, Publisher):
-        try:
-            return bool(engine.identity(Image(reference=image, size=0)))
-        except (BuildError, OSError):  # Docker's own "not found" is an OSError
-            return False
-    return "://" in image or Path(image).exists()
 
 
 def _tell(report: SmokeReport) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from builder.engines.apptainer import Apptainer
-from builder.engines.base import Engine, Image
+from builder.engines.base import Engine, Image, Publisher
 from builder.engines.buildah import Buildah
 from builder.engines.buildkit import BuildKit
-from builder.errors import UserError, nearest
+from builder.errors import BuildError, UserError, nearest
 from builder.naming import Naming
 from builder.project import SIF_FOLDER
 
@@ -52,6 +52,16 @@ def built(
     )
 
 
+def holds(engine: Engine, image: str) -> bool:
+    """Whether an engine has an image of that name already; nothing is fetched."""
+    if isinstance(engine, Publisher):
+        try:
+            return bool(engine.identity(Image(reference=image, size=0)))
+        except (BuildError, OSError):  # Docker's own "not found" is an OSError
+            return False
+    return "://" in image or Path(image).exists()
+
+
 def usable(name: str, sifs: Path) -> Iterator[Engine]:
     """The engines of `name` that work here, one by one; raises UserError when there is none."""
     if name != "auto" and name not in ENGINES:
@@ -70,4 +80,4 @@ def usable(name: str, sifs: Path) -> Iterator[Engine]:
         )
 
 
-__all__ = ["ENGINES", "Engine", "built", "choose", "require", "usable"]
+__all__ = ["ENGINES", "Engine", "built", "choose", "holds", "require", "usable"]

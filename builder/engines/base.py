@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, runtime_checkable
 
 from builder.errors import BuildError
 from builder.model import BaseKind
@@ -176,6 +177,14 @@ class Exporter(Protocol):
 
     def archive(self, image: Image, target: Path) -> str:
         """Write an image to the file `target`; returns Apptainer's name of it."""
+
+
+@runtime_checkable
+class Saver(Protocol):
+    """An engine that hands its images out as a tar, while somebody reads it."""
+
+    def saved(self, reference: str) -> AbstractContextManager[IO[bytes]]:
+        """An image as `docker save` writes it; raises BuildError with the engine's words."""
 
 
 @dataclass(frozen=True, kw_only=True)

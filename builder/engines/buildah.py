@@ -7,7 +7,9 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import IO
 
 from builder import proc
 from builder.engines import host
@@ -153,6 +155,10 @@ class Buildah:
         names = (image.reference, f"oci-archive:{target}")
         proc.capture(Command(args=(*args, *names), env=env, timeout=900))
         return f"oci-archive:{target}"
+
+    def saved(self, reference: str) -> AbstractContextManager[IO[bytes]]:
+        args = ("podman", "save", "--quiet", "--format", "docker-archive", reference)
+        return proc.piped(Command(args=args, env=host.containers_env()))
 
     def identity(self, image: Image) -> str:
         shape = ("--type", "image", "--format", "{{.FromImageID}}")

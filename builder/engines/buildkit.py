@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from builder import proc
 from builder.engines.base import (
@@ -225,6 +225,9 @@ class BuildKit:
             Command(args=("docker", "save", "--output", str(target), image.reference), timeout=900)
         )
         return f"docker-archive:{target}"
+
+    def saved(self, reference: str) -> AbstractContextManager[IO[bytes]]:
+        return proc.piped(Command(args=("docker", "save", reference)))
 
     def identity(self, image: Image) -> str:
         return str(self._inspect(image.reference)["Id"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -34,6 +36,39 @@ def test_a_failure_has_the_end_of_the_output() -> None:
         proc.stream(shell("seq 100; exit 3"), lambda _: None)
     assert error.value.tail[-1] == "100"
     assert len(error.value.tail) == proc.TAIL_LINES
+
+
+def test_what_is_piped_is_bytes_while_it_runs() -> None:
+    with proc.piped(shell(r"printf '\377\0one'; sleep 0.1; printf two")) as stream:
+        assert stream.read(5) == b"\xff\0one"
+        assert stream.read() == b"two"
+
+
+def through(command: Command, read: Callable[[IO[bytes]], object]) -> object:
+    with proc.piped(command) as stream:
+        return read(stream)
+
+
+def fails(_: IO[bytes]) -> None:
+    raise LookupError("nothing of use")
+
+
+@pytest.mark.parametrize("read", [lambda stream: stream.read(), fails, lambda _: None])
+def test_a_pipe_that_fails_says_why_before_what_its_reader_found(
+    read: Callable[[IO[bytes]], object],
+) -> None:
+    script = "echo no such secret >&2; exit 3"
+    command = shell(script, redact=lambda text: text.replace("secret", "*"))
+    with pytest.raises(BuildError, match="exit code 3") as error:
+        through(command, read)
+    assert error.value.tail == ("no such *",)
+
+
+def test_a_reader_that_leaves_ends_the_program() -> None:
+    mark = "8642.1"
+    with pytest.raises(LookupError):
+        through(shell(f"echo one; sleep {mark}"), fails)
+    assert not alive(mark)
 
 
 def test_capture_redacts_what_it_raises() -> None:

@@ -10,7 +10,7 @@ PAGE = 0x1000
 PTX, CUBIN, LTO = 1, 2, 8
 _FLAGS = {"": 0, "a": 1 << 20, "f": 1 << 21}
 _PROGBITS, _SYMTAB, _STRTAB, _NOBITS = 1, 2, 3, 8
-_ALLOC = 2
+_ALLOC, _EXECUTED = 2, 4
 
 
 def entry(
@@ -113,6 +113,7 @@ class Library:
         self._pad(align)
         at = len(self._out)
         flags, address = (_ALLOC, at) if mapped else (0, 0)
+        flags |= _EXECUTED if name == b".text" else 0
         self._sections.append((name, kind, flags, address, at, len(text), link, align))
         self._out += text
 

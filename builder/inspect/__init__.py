@@ -1,0 +1,10 @@
+"""Where every byte of an image, a SIF, a folder or a wheel is: by layer, package, kind and GPU."""
+
+from __future__ import annotations
+
+from builder.inspect.coverage import sms
+from builder.inspect.report import Report, failing, report
+from builder.inspect.sources import Contents, read_image, read_path
+from builder.inspect.text import lines
+
+__all__ = ["Contents", "Report", "failing", "lines", "read_image", "read_path", "report", "sms"]

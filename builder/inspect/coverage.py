@@ -1,0 +1,86 @@
+"""Which GPUs each library has code for, and which libraries have none for a GPU at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from builder.errors import UserError
+from builder.facts import GpuCodeException
+from builder.inspect.stored import Stored
+from builder.runtime.slim import fatbin, targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Library:
+    """A file with GPU code."""
+
+    path: str
+    package: str
+    size: int  # bytes of the file
+    code: Mapping[str, int]  # "sm_90 cubin" -> bytes
+    containers: int
+    cubins: tuple[str, ...]  # "sm_80", "sm_90a", ...: of what is not blank
+    ptx: tuple[str, ...]
+    lto: tuple[str, ...]
+    uncovered: Mapping[int, int]  # SM that was asked for -> containers that have nothing for it
+    strange: tuple[str, ...]  # what of it is not known
+
+    @property
+    def fails(self) -> tuple[int, ...]:
+        """SMs for which not one container has code: whatever it computes, it cannot there."""
+        return tuple(sm for sm, count in self.uncovered.items() if count == self.containers)
+
+
+def library(stored: Stored, path: str, package: str, sms: Sequence[int]) -> Library:
+    """Of a file that has containers."""
+    entries = {entry for one in stored.containers for entry in one.entries}
+    return Library(
+        path=path,
+        package=package,
+        size=stored.size,
+        code={kind: size for kind, size in stored.kinds.items() if is_gpu(kind)},
+        containers=stored.containers.total(),
+        cubins=_named(entries, fatbin.CUBIN),
+        ptx=_named(entries, fatbin.PTX),
+        lto=_named(entries, fatbin.LTO),
+        uncovered={
+            sm: sum(
+                count for one, count in stored.containers.items() if targets.uncovered(one, [sm])
+            )
+            for sm in sms
+        },
+        strange=tuple(sorted({one.strange for one in stored.containers if one.strange})),
+    )
+
+
+def is_gpu(kind: str) -> bool:
+    """Whether a kind is GPU code of one SM."""
+    return kind.startswith("sm_")
+
+
+def sms(text: str) -> tuple[int, ...]:
+    """ "90,8.0" -> (80, 90); raises UserError for what is no compute capability."""
+    try:
+        return tuple(targets.parse(text))
+    except ValueError as error:
+        raise UserError(f"--sm: {error}") from None
+
+
+def excuse(path: str, sm: int, rows: Iterable[GpuCodeException]) -> GpuCodeException | None:
+    """The row by which a library needs no code for an SM."""
+    for row in rows:
+        named = fnmatchcase(path, row.library) or fnmatchcase(path, f"*/{row.library}")
+        if named and (row.below is None or sm < _number(row.below)):
+            return row
+    return None
+
+
+def _number(sm: str) -> int:
+    return int(sm.replace(".", ""))
+
+
+def _named(entries: Iterable[fatbin.Entry], kind: int) -> tuple[str, ...]:
+    own = {(one.sm, one.variant) for one in entries if one.kind == kind and not one.blank}
+    return tuple(f"sm_{sm}{variant}" for sm, variant in sorted(own))

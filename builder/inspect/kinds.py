@@ -1,0 +1,108 @@
+"""What kind each byte of a file is: machine code, GPU code by SM, debug, Python, data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from builder.runtime.slim import debug, elf, fatbin
+from builder.runtime.slim.fatbin import Container, Entry
+
+CODE, TABLES, DEBUG = "machine code", "library data", "debug"
+SOURCE, BYTECODE, DATA = "Python source", "bytecode", "data"
+OBJECTS, HEADERS, CUBINS = "objects and archives", "C and CUDA source", "cubin files"
+
+_SUFFIXES = {
+    **dict.fromkeys((".py", ".pyi", ".pyx", ".pxd"), SOURCE),
+    **dict.fromkeys((".pyc", ".pyo"), BYTECODE),
+    **dict.fromkeys((".a", ".o", ".lo"), OBJECTS),
+    **dict.fromkeys((".h", ".hpp", ".hh", ".hxx", ".cuh", ".inl", ".inc", ".c"), HEADERS),
+    **dict.fromkeys((".cc", ".cpp", ".cxx", ".cu", ".ipp", ".tpp"), HEADERS),
+    ".cubin": CUBINS,
+}
+_INSTRUCTIONS = 0x4  # SHF_EXECINSTR of sh_flags
+_CUDA = 190  # e_machine of a cubin
+
+Region = tuple[str, int, int]  # kind, begin and end in the file
+
+
+def by_name(path: str) -> str:
+    """The kind of a file that is no program and no shared object."""
+    return _SUFFIXES.get(PurePosixPath(path).suffix, DATA)
+
+
+def mapped(head: bytes) -> bool:
+    """Whether a file that begins so holds more than one kind: it is worth looking into."""
+    if head[:4] == fatbin_magic():
+        return True
+    machine = int.from_bytes(head[18:20], "little")
+    program = elf.is_elf(head) and elf.kind_of(head) in {elf.EXEC, elf.DYN}
+    return program and machine != _CUDA
+
+
+def fatbin_magic() -> bytes:
+    """What containers of GPU code begin with."""
+    return (0xBA55ED50).to_bytes(4, "little")
+
+
+def regions(data: bytes) -> tuple[list[Region], Counter[Container]]:
+    """All of a file's bytes (also of an mmap), in order, and the containers of GPU code among them.
+
+    Raises Refused for what is no sound ELF file.
+    """
+    if data[:4] == fatbin_magic():
+        found = fatbin.containers(data, len(data))
+        return _filled(_gpu(found), len(data), DATA), _counted(found)
+    file = elf.read(data)
+    found = fatbin.containers(data, file.head)
+    spans = [*_gpu(found), *_debug(file), *_code(file)]
+    return _filled(spans, file.size, TABLES), _counted(found)
+
+
+def _gpu(found: list[Container]) -> Iterator[Region]:
+    for one in found:
+        for entry in one.entries:
+            yield entry.name, entry.at, entry.end
+
+
+def _debug(file: elf.Elf) -> Iterator[Region]:
+    for index in debug.sections(file):
+        yield DEBUG, file.sections[index].offset, file.sections[index].end
+
+
+def _code(file: elf.Elf) -> Iterator[Region]:
+    if not file.sections:
+        for load in file.loads:
+            if load.flags & elf.EXECUTE:
+                yield CODE, load.offset, load.end
+    for section in file.sections:
+        if section.flags & _INSTRUCTIONS and section.stored:
+            yield CODE, section.offset, section.end
+
+
+def _filled(spans: list[Region] | Iterator[Region], size: int, rest: str) -> list[Region]:
+    """Spans without overlaps, the first to come wins, and what lies between them."""
+    out: list[Region] = []
+    at = 0
+    for kind, begin, end in sorted(spans, key=lambda span: span[1]):
+        begin = max(begin, at)  # noqa: PLW2901
+        end = min(end, size)  # noqa: PLW2901
+        if begin >= end:
+            continue
+        if begin > at:
+            out.append((rest, at, begin))
+        out.append((kind, begin, end))
+        at = end
+    if at < size:
+        out.append((rest, at, size))
+    return out
+
+
+def _counted(found: list[Container]) -> Counter[Container]:
+    """Containers by what they hold, wherever they stand: a library has thousands, of few sorts."""
+    return Counter(Container(0, 0, _bare(one.entries), one.strange) for one in found)
+
+
+def _bare(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    return tuple(sorted({entry._replace(at=0, header=0, payload=0) for entry in entries}))

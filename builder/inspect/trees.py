@@ -1,0 +1,82 @@
+"""Names and bytes of a folder, a wheel, a tar or a squashfs, one after the other."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+from builder.inspect.stored import FOLDER, HARD, LINK, Item, Items
+
+
+def of_folder(root: Path) -> Items:
+    """Files below a folder, or one file; raises OSError for what cannot be read.
+
+    Symbolic links are not followed, and other file systems are not entered.
+    """
+    info = root.stat()
+    if not stat.S_ISDIR(info.st_mode):
+        yield Item(path=root.name, size=info.st_size, disk=root)
+        return
+    seen: dict[tuple[int, int], str] = {}
+    pending = [root]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+        for entry in listed:
+            own = entry.stat(follow_symlinks=False)
+            path = os.path.relpath(entry.path, root)
+            key = (own.st_dev, own.st_ino)
+            if own.st_dev != info.st_dev:
+                continue
+            if stat.S_ISDIR(own.st_mode):
+                pending.append(Path(entry.path))
+                yield Item(path=path, type=FOLDER)
+            elif not stat.S_ISREG(own.st_mode):
+                yield Item(path=path, type=LINK)
+            elif key in seen:
+                yield Item(path=path, type=HARD, target=seen[key])
+            else:
+                if own.st_nlink > 1:
+                    seen[key] = path
+                yield Item(path=path, size=own.st_size, disk=Path(entry.path))
+
+
+def of_wheel(file: Path) -> Items:
+    """Members of a wheel or another zip; raises BadZipFile."""
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if not member.is_dir():
+                with archive.open(member) as content:
+                    yield Item(path=member.filename, size=member.file_size, content=content)
+
+
+def of_tar(stream: IO[bytes]) -> Items:
+    """Members of an uncompressed tar that is read once; raises tarfile.TarError."""
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
+        for member in members(archive):
+            path = normal(member.name)
+            if member.isreg():
+                content = archive.extractfile(member)
+                yield Item(path=path, size=member.size, content=content)
+            elif member.islnk():
+                yield Item(path=path, type=HARD, target=normal(member.linkname))
+            elif path:
+                yield Item(path=path, type=FOLDER if member.isdir() else LINK)
+
+
+def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Of a tar that is read once; they do not stay in memory, as they else would."""
+    while (member := archive.next()) is not None:
+        cast(Any, archive).members.clear()
+        yield member
+
+
+def normal(name: str) -> str:
+    """A member's name as a path below the root."""
+    return posixpath.normpath("/" + name).strip("/")

@@ -1,0 +1,251 @@
+"""Files: kinds of their bytes, GPU code by SM, packages, and the gate."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder import inspect
+from builder.cli.inspect import command
+from builder.errors import ImgbuildError, UserError
+from builder.facts import GpuCodeException, Matrix
+from builder.inspect import Report, examine, kinds
+from builder.inspect.squeeze import BLOCK, EACH, Squeeze
+from builder.runtime.slim import elf
+from tests.unit.elves import CUBIN, LTO, PTX, Library, container, entry
+
+KB = 1 << 10
+HOPPER = container(entry(CUBIN, 90, 6 * KB, "a"), entry(PTX, 80, 3 * KB))
+BLACKWELL = container(entry(CUBIN, 100, 5 * KB, "f"))
+LINKED = container(entry(LTO, 75, 2 * KB))
+RULE = GpuCodeException(library="pkg/new*.so", below="10.0", why="newer GPUs only", source="a test")
+
+
+def quiet(_files: int, _size: int) -> None:
+    pass
+
+
+def look(path: Path, sms: tuple[int, ...] = (), rules: tuple[GpuCodeException, ...] = ()) -> Report:
+    return inspect.report(inspect.read_path(path, quiet), sms, rules)
+
+
+def by(rows: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
+    return {row[key]: row for row in rows}
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    """A venv with one distribution, which owns all but one file."""
+    site = tmp_path / "venv/lib/python3.11/site-packages"
+    made: dict[str, bytes] = {
+        "pkg/old.so": Library([HOPPER], debug=500).made(),
+        "pkg/new.so": Library([BLACKWELL, BLACKWELL]).made(),
+        "pkg/mixed.so": Library([HOPPER, BLACKWELL, LINKED]).made(),
+        "pkg/plain.so": Library().made(),
+        "pkg/broken.so": Library().made()[:70],
+        "pkg/a.py": b"pass\n",
+        "pkg/__pycache__/a.cpython-311.pyc": b"compiled",
+        "../../../bin/pkg": b"#!",
+        "stray.txt": b"nobody's",
+    }
+    listed = [name for name in made if "__pycache__" not in name and name != "stray.txt"]
+    rows = [*(f"{name},," for name in listed), '"pkg-1.0.dist-info/RECORD",,']
+    made["pkg-1.0.dist-info/RECORD"] = "\n".join(rows).encode()
+    for name, content in made.items():
+        file = site / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    os.link(site / "pkg/a.py", site / "pkg/b.py")
+    (site / "pkg/l.py").symlink_to("a.py")
+    return tmp_path / "venv"
+
+
+def test_every_byte_is_of_one_kind_and_of_one_package(venv: Path) -> None:
+    found = look(venv)
+    size = sum(
+        file.stat().st_size
+        for file in venv.rglob("*")
+        if file.is_file() and not file.is_symlink() and file.name != "b.py"
+    )
+    assert found["size"] == size
+    assert sum(row["size"] for row in found["kinds"]) == size
+    assert sum(row["size"] for row in found["packages"]) == size
+    sorts = by(found["kinds"], "kind")
+    assert sorts["sm_90a cubin"]["size"] == 2 * (6 * KB + 64)
+    assert sorts["sm_100f cubin"]["size"] == 3 * (5 * KB + 64)
+    assert sorts["sm_75 lto"]["size"] == 2 * KB + 64
+    assert sorts["machine code"]["size"] >= 4 * 250
+    assert sorts["debug"]["size"] > 500
+    assert sorts["bytecode"]["size"] == 8
+    assert sorts["Python source"]["size"] == 5
+    packages = by(found["packages"], "name")
+    assert (packages["pkg"]["version"], packages["pkg"]["source"]) == ("1.0", "python")
+    assert packages["other"]["size"] == len("nobody's")
+    assert found["refused"] == [
+        {"path": "lib/python3.11/site-packages/pkg/broken.so",
+         "why": "program headers lie outside the file"},
+    ]  # fmt: skip
+
+
+def test_coverage_is_told_by_library(venv: Path) -> None:
+    found = look(venv, (90, 100))
+    rows = {Path(row["path"]).name: row for row in found["gpu"]["libraries"]}
+    assert rows.keys() == {"old.so", "new.so", "mixed.so"}
+    old, new, mixed = rows["old.so"], rows["new.so"], rows["mixed.so"]
+    assert (old["cubins"], old["ptx"], old["lto"]) == (("sm_90a",), ("sm_80",), ())
+    assert old["uncovered"] == {"90": 0, "100": 0}  # PTX of sm_80
+    assert (new["containers"], new["uncovered"]) == (2, {"90": 2, "100": 0})
+    assert (mixed["uncovered"], mixed["lto"]) == ({"90": 1, "100": 0}, ("sm_75",))
+    path = "lib/python3.11/site-packages/pkg/new.so"
+    assert inspect.failing(found) == {90: [path]}
+    text = "\n".join(inspect.lines(found, 5))
+    assert (
+        f"sm_90: 2 of 3 libraries with GPU code have some that runs there\n  none in {path}" in text
+    )
+    assert "sm_100: 3 of 3" in text
+
+
+def test_a_rule_with_a_reason_excuses_a_library(venv: Path) -> None:
+    found = look(venv, (90,), (RULE,))
+    assert inspect.failing(found) == {}
+    assert found["gpu"]["excused"][0]["why"] == "newer GPUs only"
+    assert "and it needs none: newer GPUs only" in "\n".join(inspect.lines(found, 5))
+    above = GpuCodeException(library="pkg/new*.so", below="9.0", why="x", source="a test")
+    assert inspect.failing(look(venv, (90,), (above,)))
+
+
+def test_what_was_emptied_is_no_coverage(tmp_path: Path) -> None:
+    """A thinned library keeps the headers of what it had."""
+    blank = container(bytes(entry(CUBIN, 90, 0)), bytes(entry(PTX, 75, 0)))
+    (tmp_path / "thin.so").write_bytes(Library([blank]).made())
+    found = look(tmp_path, (90,))
+    assert inspect.failing(found) == {90: ["thin.so"]}
+    assert found["gpu"]["libraries"][0]["cubins"] == ()
+
+
+def test_a_fatbin_of_its_own_is_a_library(tmp_path: Path) -> None:
+    (tmp_path / "kernels.fatbin").write_bytes(HOPPER)
+    found = look(tmp_path, (120, 70))
+    assert inspect.failing(found) == {70: ["kernels.fatbin"]}
+
+
+def test_the_command_fails_by_name_and_only_where_it_was_asked(venv: Path) -> None:
+    def run(*args: str) -> str:
+        return CliRunner().invoke(command, [str(venv), *args], catch_exceptions=False).output
+
+    assert "packages" in run()
+    assert json.loads(run("--sm", "100", "--json"))["gpu"]["failing"] == {"100": []}
+    with pytest.raises(
+        ImgbuildError, match=r"^no code for sm_90 in lib/\S+/pkg/new.so; a row below"
+    ) as raised:
+        run("--sm", "9.0")
+    assert raised.value.exit_code == 1
+    with pytest.raises(UserError, match=r"^--sm: 'h100' is no SM; write 90 or 9"):
+        run("--sm", "h100")
+
+
+def test_a_wheel_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its large libraries become temporary files; its last is gone with it."""
+    monkeypatch.setattr(examine, "_IN_MEMORY", 100)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    wheel = tmp_path / "pkg-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pkg/new.so", Library([BLACKWELL]).made())
+        archive.writestr("pkg-1.0.dist-info/RECORD", "pkg/new.so,,\npkg-1.0.dist-info/RECORD,,\n")
+    found = look(wheel, (90,))
+    assert found["packages"][0]["name"] == "pkg"
+    assert found["layers"][0]["stored"] == wheel.stat().st_size
+    assert inspect.failing(found) == {90: ["pkg/new.so"]}
+    assert not list((tmp_path / "scratch").iterdir())
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ImgbuildError, match=r"0 MB free, and to look into pkg/new.so") as raised:
+        look(wheel)
+    assert raised.value.hint == "set TMPDIR to a larger folder"
+
+
+def test_distributions_packages_are_those_of_dpkg(tmp_path: Path) -> None:
+    made = {
+        "etc/os-release": b"ID=debian\n",
+        "var/lib/dpkg/status": b"Package: libc6\nStatus: x\nVersion: 2.36-9\n\nPackage: y\n",
+        "var/lib/dpkg/info/libc6:amd64.list": b"/.\n/lib\n/lib/libc.so.6\n/usr/bin/ldd\n",
+        "usr/lib/libc.so.6": b"c" * 30,  # /lib is a link to usr/lib
+        "usr/bin/ldd": b"l" * 12,
+        "usr/bin/own": b"o" * 7,
+        "usr/local/bin/x": b"x" * 3,
+        "models/weights": b"w" * 5,
+    }
+    for name, content in made.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    packages = by(look(tmp_path)["packages"], "name")
+    assert packages["libc6"] | {"compressed": 0} == {
+        "name": "libc6", "version": "2.36-9", "source": "deb", "size": 42, "files": 2, "gpu": 0,
+        "compressed": 0, "kinds": {"data": 42},
+    }  # fmt: skip
+    assert packages["other"]["size"] == 8
+    assert packages["os"]["size"] == sum(map(len, made.values())) - 42 - 8
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("./nothing.sif", "./nothing.sif: no such file; give a file"),
+        ("README.txt", "README.txt: nothing that is known; a folder"),
+        ("./READNE.txt", "./READNE.txt: no such file; did you mean 'README.txt'"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_what_can(
+    target: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("README.txt").write_text("words")
+    with pytest.raises(UserError) as raised:
+        CliRunner().invoke(command, [target], catch_exceptions=False)
+    assert str(raised.value).startswith(why)
+
+
+def test_estimates_are_of_a_part_and_keep_kinds_apart() -> None:
+    squeeze = Squeeze()
+    noise = random.Random(2).randbytes(BLOCK * EACH * 2)
+    squeeze.offer("noise", noise)
+    squeeze.offer("zeros", bytes(len(noise)))
+    assert squeeze.ratio("noise") > 0.99
+    assert squeeze.ratio("zeros") < 0.01
+    assert squeeze.ratio("never seen") == 1
+    assert squeeze.estimate({"noise": 100, "zeros": 1_000_000}) < 10_000
+
+
+def chunks() -> Iterator[bytes]:
+    yield from (Library([HOPPER, LINKED], debug=300, between=200).made(), HOPPER, b"\x7fELF")
+
+
+@given(st.sampled_from(list(chunks())), st.data())
+def test_regions_cover_any_file_exactly_once(content: bytes, data: st.DataObject) -> None:
+    broken = bytearray(content)
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, len(broken) - 1))
+        broken[at] = data.draw(st.integers(0, 255))
+    try:
+        spans, _ = kinds.regions(bytes(broken))
+    except elf.Refused:
+        return
+    assert [begin for _, begin, _ in spans] == [0, *(end for _, _, end in spans[:-1])]
+    assert spans[-1][2] == len(broken)
+
+
+def test_exceptions_of_the_matrix_name_libraries_below_packages(matrix: Matrix) -> None:
+    assert all(row.library.endswith((".so", ".so*")) for row in matrix.gpu_code_exceptions)
