@@ -95,7 +95,7 @@ class Proof:
                 start = time.monotonic()
                 slimmed = aside / f"sm_{sm}" / path.name
                 slimmed.parent.mkdir()
-                _linked(path, slimmed)
+                linked(path, slimmed)
                 report = one.slim(str(slimmed), one.Options((sm,), uncovered=one.EMPTY))
                 self._code(library, slimmed, name, sm)
                 if report.get("refused"):
@@ -154,7 +154,7 @@ class Proof:
     def _loaded(self, path: Path) -> str:
         with tempfile.TemporaryDirectory(dir=self._scratch) as made:
             whole = Path(made, path.name)  # away from its neighbours, as the slimmed one is
-            _linked(path, whole)
+            linked(path, whole)
             return self.load(whole)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
@@ -173,7 +173,8 @@ def warnings(path: Path) -> set[str]:
     return lines | ({f"exit code {done.returncode}"} if done.returncode else set())
 
 
-def _linked(path: Path, name: Path) -> None:
+def linked(path: Path, name: Path) -> None:
+    """Give a file a second name, or make a copy."""
     try:
         name.hardlink_to(path)
     except OSError:  # another disk
