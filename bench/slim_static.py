@@ -226,6 +226,7 @@ def main(arguments: list[str]) -> int:
         parser.error("--cuobjdump: it is not in PATH")
     path = given.path.resolve()
     start = time.monotonic()
+    told: dict[str, Any] = stamp() | {"of": path.name}  # of the code that runs, as it is now
     with tempfile.TemporaryDirectory(prefix="slim-static-") as made:
         scratch = Path(made, "scratch")
         scratch.mkdir()
@@ -236,8 +237,7 @@ def main(arguments: list[str]) -> int:
     version = subprocess.run(
         [given.cuobjdump, "--version"], capture_output=True, text=True, check=True
     )
-    told = stamp() | {
-        "of": given.path.resolve().name,
+    told |= {
         "cuobjdump": re.findall(r"V([\d.]+)", version.stdout)[-1],
         "seconds": round(time.monotonic() - start),
         "sms": result,
