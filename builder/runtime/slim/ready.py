@@ -31,6 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--sm", required=True, help="the GPU's compute capability, as 9.0")
     parser.add_argument("modules", nargs="+", metavar="MODULE")
     given = parser.parse_args(arguments)
+    # The environment's programs, as ninja, are on the path of who starts the image, not of builds.
+    os.environ["PATH"] = os.pathsep.join((os.path.join(sys.prefix, "bin"), os.environ["PATH"]))
     if importlib.util.find_spec("flashinfer"):
         sampler(given.sm)
     bytecode(imported(given.modules))
