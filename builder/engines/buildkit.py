@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder import proc
+from builder.engines import oci
 from builder.engines.base import (
     NO_HOME,
     TMPFS,
@@ -25,6 +26,7 @@ from builder.engines.base import (
     Image,
     OnLine,
     Run,
+    UnsupportedError,
     run_options,
 )
 from builder.errors import BuildError
@@ -255,6 +257,17 @@ class BuildKit:
             raise BuildError(f"docker pushed {target}, but told no digest")
         return digests[-1]
 
+    def layout(
+        self, image: Image, folder: Path, compression: Compression, on_line: OnLine
+    ) -> bytes:
+        if compression not in self.compressions():
+            raise UnsupportedError(
+                f"docker's classic image store compresses no layer as {compression}"
+            )
+        output = f"type=oci,tar=false,dest={folder}"
+        _convert(image.reference, output, compression, self._context(), on_line)
+        return oci.layout_config(folder)
+
     @cached_property
     def _converts(self) -> bool:
         """Whether images are in containerd's store: the classic one keeps no compressed layers."""
@@ -272,7 +285,8 @@ class BuildKit:
         handle = self._client.images.get(image.reference)
         borrowed = name not in self.names(image)
         if self._converts:
-            _convert(image.reference, name, compression, self._context(), on_line)
+            output = f"type=image,name={name}"
+            _convert(image.reference, output, compression, self._context(), on_line)
         else:
             handle.tag(name)
         try:
@@ -296,11 +310,12 @@ class BuildKit:
 
 
 def _convert(
-    reference: str, name: str, compression: Compression, builder: str, on_line: OnLine
+    reference: str, output: str, compression: Compression, builder: str, on_line: OnLine
 ) -> None:
     """Build an image without any step of its own: the same configuration, layers compressed anew.
 
-    `docker push` sends layers as the store has them. Equal layers become equal blobs.
+    `docker push` sends layers as the store has them. Equal layers become equal blobs; what BuildKit
+    has compressed before it takes from its cache, also where that was at another level.
     """
     shape = {
         Compression.ZSTD: f"compression=zstd,compression-level={ZSTD_LEVEL},oci-mediatypes=true",
@@ -310,7 +325,7 @@ def _convert(
         Path(scratch, "Dockerfile").write_text(f"FROM {reference}\n", encoding="utf-8")
         args = ["docker", "buildx", "build", "--progress", "plain", "--provenance=false"]
         args += ["--builder", builder]
-        args += ["--output", f"type=image,name={name},force-compression=true,{shape}"]
+        args += ["--output", f"{output},force-compression=true,{shape}"]
         proc.stream(Command(args=(*args, scratch)), on_line)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.engines.base import Compression, OnLine
-from builder.engines.oci import digest_of
+from builder.engines.oci import digest_of, layout_manifest
 from builder.registry.blob import Descriptor
 from builder.registry.client import Manifest, Registry
 
@@ -65,10 +65,7 @@ def upload(layout: Layout, registry: Registry, repository: str, tag: str, on_lin
 
 
 def _layers(folder: Path) -> tuple[Descriptor, ...]:
-    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    digest = Descriptor.model_validate(index["manifests"][0]).digest.removeprefix("sha256:")
-    manifest = json.loads((folder / "blobs/sha256" / digest).read_text(encoding="utf-8"))
-    return tuple(Descriptor.model_validate(layer) for layer in manifest["layers"])
+    return tuple(Descriptor.model_validate(layer) for layer in layout_manifest(folder)["layers"])
 
 
 def _described(media_type: str, blob: Descriptor) -> dict[str, Any]:
