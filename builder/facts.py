@@ -354,6 +354,13 @@ class Matrix(Fact):
     gpus: dict[Name, Gpu]
     frameworks: dict[Name, Framework]
     cells: Annotated[tuple[Text, ...], Field(min_length=1)]
+    # Cell, or a glob of several -> compressed megabytes that its image may have; the first counts.
+    budgets: dict[Text, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
+
+    def budget(self, cell_id: str) -> int | None:
+        """Megabytes (10^6) that a cell's image may have, compressed; None: nobody says."""
+        found = (mb for cells, mb in self.budgets.items() if fnmatchcase(cell_id, cells))
+        return next(found, None)
 
     def __hash__(self) -> int:
         """That of this one object: what is computed from it is cached by it."""

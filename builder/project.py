@@ -58,6 +58,10 @@ class Project:
         """Where this project's locks are written."""
         return self.images / "locks"
 
+    def sizes(self, cell_id: str) -> Path:
+        """Where the sizes of a cell's image are recorded."""
+        return self.images / "sizes" / f"{cell_id}.json"
+
     @property
     def lock_dirs(self) -> tuple[Path, ...]:
         return (self.locks, shipped() / "images" / "locks")

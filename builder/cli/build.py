@@ -9,16 +9,18 @@ from pathlib import Path
 
 import click
 
-from builder import engines, site
+from builder import engines, site, sizes
 from builder.build import Builder, BuildResult, Options
 from builder.cli import options
 from builder.cli.progress import display
 from builder.engines.apptainer import Apptainer
-from builder.engines.base import Progress
+from builder.engines.base import Compression, Engine, LayoutWriter, Progress, Publisher
 from builder.engines.buildkit import BuildKit
 from builder.errors import UserError
 from builder.model import BaseKind
 from builder.prepare import Workbench
+from builder.project import Project
+from builder.sizes import Sizes
 
 
 @click.command("build")
@@ -43,6 +45,9 @@ from builder.prepare import Workbench
     metavar="SPEC",
     help="BuildKit's cache to fill, as type=registry,ref=...,mode=max; docker only.",
 )
+@click.option(
+    "--record-sizes", is_flag=True, help="Write what images weigh to images/sizes/; not for SIFs."
+)
 @options.sif_folder
 @options.as_json
 def command(
@@ -57,15 +62,17 @@ def command(
     output: Path,
     force: bool,
     refresh_base: bool,
+    record_sizes: bool,
     as_json: bool,
 ) -> None:
     """Build cells, those first that stand first in matrix.yaml; the unchanged are left alone.
 
     Mirrors, proxies, CA and wheel folders of this site are found from pip's, uv's, apt's and TLS
-    settings and used while building only. Exit codes: 1 a build failed, 2 a mistake in what was
+    settings and used while building only. Exit codes: 1 a build failed or
+    an image is more than 2 % over its budget, 2 a mistake in what was
     asked, 130 interrupted.
     """
-    project, matrix, cells = options.load(file, selector)
+    project, loaded, cells = options.load(file, selector)
     if tags and engine == Apptainer.name:
         raise UserError("--tag: a SIF has no tags, its name is its file's", hint="see --output")
     for tag in tags:
@@ -75,9 +82,8 @@ def command(
             f"--tag: {len(cells)} cells cannot bear one tag", hint="say with --matrix which one"
         )
     chosen = engines.choose(engine, output)
-    if (cache_from or cache_to) and chosen.name != BuildKit.name:
-        raise UserError(f"--cache-from and --cache-to are BuildKit's, not {chosen.name}'s")
-    builder = Builder(Workbench(project, matrix), chosen, site.discover())
+    _refuse_caches(chosen, cache_from, cache_to)
+    builder = Builder(Workbench(project, loaded), chosen, site.discover())
     wanted = Options(
         base=None if base == "auto" else BaseKind(base),
         extra_tags=tags,
@@ -89,12 +95,46 @@ def command(
     results = []
     for cell in cells:
         with display(cell.id) as shown:
-            result = builder.build(cell, wanted, Progress(step=shown.step, line=shown.line))
-        results.append(result)
+            progress = Progress(step=shown.step, line=shown.line)
+            result = builder.build(cell, wanted, progress)
+            results.append(result)
+            budget = loaded.budget(cell.id)
+            measured = None
+            if record_sizes or (budget and _weighs(chosen)):
+                measured = sizes.measure(cell, chosen, result.image, progress)
         if not as_json:
             click.echo(_told(result))
+        if measured:
+            _weigh(cell.id, measured, budget, project, record=record_sizes)
+        elif budget:
+            options.say(f"{cell.id}: budget not checked: {chosen.name} makes no zstd layers here")
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(result) for result in results], indent=2))
+
+
+def _refuse_caches(engine: Engine, *caches: object) -> None:
+    if any(caches) and engine.name != BuildKit.name:
+        raise UserError(f"--cache-from and --cache-to are BuildKit's, not {engine.name}'s")
+
+
+def _weighs(engine: Engine) -> bool:
+    """Whether an engine can say what a registry would hold: a SIF and Docker's old store cannot."""
+    if not isinstance(engine, LayoutWriter) or not isinstance(engine, Publisher):
+        return False
+    return Compression.ZSTD in engine.compressions()
+
+
+def _weigh(
+    cell_id: str, measured: Sizes, budget: int | None, project: Project, *, record: bool
+) -> None:
+    """Say what an image weighs, and what changed; raises BuildError for one over its budget."""
+    file = project.sizes(cell_id)
+    recorded = Sizes.read(file)
+    for line in sizes.table(measured, recorded) if recorded else ():
+        options.say(line)
+    if record:
+        measured.write(file)
+    options.say(sizes.check(cell_id, measured, budget, recorded))
 
 
 # https://pkg.go.dev/github.com/distribution/reference: [host[:port]/]path:tag

@@ -12,7 +12,7 @@ from builder import engines, publish, site
 from builder.cli import options
 from builder.cli.progress import display
 from builder.engines.apptainer import Apptainer
-from builder.engines.base import Progress, Publisher
+from builder.engines.base import Compression, Progress, Publisher
 from builder.errors import UserError
 from builder.prepare import Workbench
 from builder.registry import Address, Registry, credentials
@@ -24,9 +24,20 @@ from builder.render import DOCKERFILE
 @options.select
 @options.registry
 @options.engine("auto", *engines.ENGINES)
+@click.option(
+    "--compression",
+    type=click.Choice([known.value for known in Compression]),
+    help="Of layers. Default: zstd where the engine can; gzip is for clients that do not read it.",
+)
 @options.as_json
 def command(
-    file: Path | None, selector: str | None, registry: str, engine: str, *, as_json: bool
+    file: Path | None,
+    selector: str | None,
+    registry: str,
+    engine: str,
+    compression: str | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Push built images to PREFIX/<framework>, under all their tags; prints name@digest.
 
@@ -44,6 +55,10 @@ def command(
     bench = Workbench(project, matrix)
     # Nothing is pushed unless all can be.
     found = [engines.built(engine, bench.namings(cell, DOCKERFILE)) for cell in cells]
+    wanted = Compression(compression) if compression else None
+    for source, _, _ in found:
+        assert isinstance(source, Publisher)  # noqa: S101 - by the choices of --engine
+        publish.chosen(source, wanted)
     here = site.discover()
     results = []
     for source, image, naming in found:
@@ -52,7 +67,7 @@ def command(
         there = Registry(address, ca=here.ca, login=login, actions="pull,push")
         with display(naming.cell_id) as shown:
             progress = Progress(step=shown.step, line=shown.line)
-            result = publish.push(source, image, naming, there, progress)
+            result = publish.push(source, image, naming, there, progress, wanted=wanted)
         results.append(result)
         if not as_json:
             for tag in result.tags:

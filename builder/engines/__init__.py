@@ -56,9 +56,10 @@ def holds(engine: Engine, image: str) -> bool:
     """Whether an engine has an image of that name already; nothing is fetched."""
     if isinstance(engine, Publisher):
         try:
-            return bool(engine.identity(Image(reference=image, size=0)))
+            engine.names(Image(reference=image, size=0))
         except (BuildError, OSError):  # Docker's own "not found" is an OSError
             return False
+        return True
     return "://" in image or Path(image).exists()
 
 

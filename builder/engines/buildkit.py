@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
@@ -11,18 +12,21 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from builder import proc
+from builder.engines import oci
 from builder.engines.base import (
     NO_HOME,
     TMPFS,
+    ZSTD_LEVEL,
     Archive,
     Base,
     BuildRequest,
+    Compression,
     Config,
     Container,
     Image,
     OnLine,
-    Remote,
     Run,
+    UnsupportedError,
     run_options,
 )
 from builder.errors import BuildError
@@ -229,13 +233,20 @@ class BuildKit:
     def saved(self, reference: str) -> AbstractContextManager[IO[bytes]]:
         return proc.piped(Command(args=("docker", "save", reference)))
 
-    def identity(self, image: Image) -> str:
-        return str(self._inspect(image.reference)["Id"])
+    def compressions(self) -> tuple[Compression, ...]:
+        return tuple(Compression) if self._converts else (Compression.GZIP,)
+
+    def identity(self, image: Image, compression: Compression) -> str:
+        # BuildKit keeps what it has compressed once, so that asking costs a second.
+        with self._named(
+            image, f"imgbuild-push:{secrets.token_hex(6)}", compression, _unheard
+        ) as name:
+            return str(self._inspect(name)["Id"])
 
     def names(self, image: Image) -> tuple[str, ...]:
         return tuple(self._inspect(image.reference)["RepoTags"] or ())
 
-    def push(self, image: Image, target: str, remote: Remote, on_line: OnLine) -> str:  # noqa: ARG002 - the daemon's own settings say whom it trusts
+    def push(self, image: Image, target: str, compression: Compression, on_line: OnLine) -> str:
         digests: list[str] = []
 
         def line(text: str) -> None:
@@ -243,18 +254,51 @@ class BuildKit:
                 digests.append(found[1])
             on_line(text)
 
-        handle = self._client.images.get(image.reference)
-        # Docker pushes an image by its name. One that was not there before goes again.
-        borrowed = target not in self.names(image)
-        handle.tag(target)
-        try:
+        with self._named(image, target, compression, on_line):
             proc.stream(Command(args=("docker", "push", target)), line)
-        finally:
-            if borrowed:
-                self._client.images.remove(target)
         if not digests:
             raise BuildError(f"docker pushed {target}, but told no digest")
         return digests[-1]
+
+    def layout(
+        self, image: Image, folder: Path, compression: Compression, on_line: OnLine
+    ) -> bytes:
+        if compression not in self.compressions():
+            raise UnsupportedError(
+                f"docker's classic image store compresses no layer as {compression}"
+            )
+        output = f"type=oci,tar=false,dest={folder}"
+        _convert(image.reference, output, compression, self._context(), on_line)
+        return oci.layout_config(folder)
+
+    @cached_property
+    def _converts(self) -> bool:
+        """Whether images are in containerd's store: the classic one keeps no compressed layers."""
+        status = self._client.info().get("DriverStatus") or ()
+        return ["driver-type", "io.containerd.snapshotter.v1"] in status
+
+    @contextmanager
+    def _named(
+        self, image: Image, name: str, compression: Compression, on_line: OnLine
+    ) -> Iterator[str]:
+        """An image with layers that are compressed so, under the name by which Docker pushes it.
+
+        A name that the image had before stays its own.
+        """
+        handle = self._client.images.get(image.reference)
+        borrowed = name not in self.names(image)
+        if self._converts:
+            output = f"type=image,name={name}"
+            _convert(image.reference, output, compression, self._context(), on_line)
+        else:
+            handle.tag(name)
+        try:
+            yield name
+        finally:
+            if borrowed:
+                self._client.images.remove(name)
+            else:
+                handle.tag(name)
 
     def _image(self, reference: str) -> Image | None:
         import docker  # noqa: PLC0415
@@ -266,6 +310,30 @@ class BuildKit:
 
     def _inspect(self, reference: str) -> dict[str, Any]:
         return dict(self._client.images.get(reference).attrs)
+
+
+def _convert(
+    reference: str, output: str, compression: Compression, builder: str, on_line: OnLine
+) -> None:
+    """Build an image without any step of its own: the same configuration, layers compressed anew.
+
+    `docker push` sends layers as the store has them. Equal layers become equal blobs; what BuildKit
+    has compressed before it takes from its cache, also where that was at another level.
+    """
+    shape = {
+        Compression.ZSTD: f"compression=zstd,compression-level={ZSTD_LEVEL},oci-mediatypes=true",
+        Compression.GZIP: "compression=gzip,oci-mediatypes=false",
+    }[compression]
+    with tempfile.TemporaryDirectory(prefix="imgbuild-push-") as scratch:
+        Path(scratch, "Dockerfile").write_text(f"FROM {reference}\n", encoding="utf-8")
+        args = ["docker", "buildx", "build", "--progress", "plain", "--provenance=false"]
+        args += ["--builder", builder]
+        args += ["--output", f"{output},force-compression=true,{shape}"]
+        proc.stream(Command(args=(*args, scratch)), on_line)
+
+
+def _unheard(line: str) -> None:
+    """For what nobody waits for."""
 
 
 @contextmanager

@@ -137,6 +137,22 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes, epoch: int) -> Non
     archive.addfile(_member(name, len(content), epoch), io.BytesIO(content))
 
 
+def layout_config(folder: Path) -> bytes:
+    """The configuration of the one image of an OCI layout."""
+    return _blob(folder, layout_manifest(folder)["config"]["digest"])
+
+
+def layout_manifest(folder: Path) -> Mapping[str, Any]:
+    """The manifest of the one image of an OCI layout."""
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    manifest: Mapping[str, Any] = json.loads(_blob(folder, index["manifests"][0]["digest"]))
+    return manifest
+
+
+def _blob(folder: Path, digest: str) -> bytes:
+    return (folder / _path(digest)).read_bytes()
+
+
 def manifest_digest(archive: Path) -> str:
     """Digest of the manifest of an archive that `write_archive` wrote."""
     with tarfile.open(archive) as source:

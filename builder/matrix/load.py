@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from builder.errors import Place, UserError, brief, nearest, quoted
 from builder.facts import Matrix
 from builder.matrix.document import Document, Key, read
-from builder.matrix.misfits import misfits
+from builder.matrix.misfits import budgets, misfits
 from builder.matrix.select import cell, parse_id
 
 _KINDS = {int: "a number", bool: "true or false", NoneType: "nothing"}
@@ -44,6 +44,8 @@ def load(file: Path) -> Matrix:
     for path, problem in misfits(matrix):
         raise UserError(f"{_spell(path)}{problem}", place=document.place(path))
     _check_cells(matrix, document)
+    for path, problem in budgets(matrix):
+        raise UserError(f"{_spell(path)}{problem}", place=document.place(path))
     return matrix
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ def misfits(matrix: Matrix) -> Iterator[Misfit]:
         yield from _twice((*path, "releases"), versions)
         for index, release in enumerate(framework.releases):
             yield from _release((*path, "releases", index), release, framework, matrix)
+
+
+def budgets(matrix: Matrix) -> Iterator[Misfit]:
+    """Those that are of no cell; the cells themselves are checked before."""
+    for cells in matrix.budgets:
+        if not any(fnmatchcase(cell, cells) for cell in matrix.cells):
+            hint = "" if "*" in cells else f"; {nearest(cells, matrix.cells)}"
+            yield ("budgets", cells), f" names no published cell{hint}"
 
 
 def _server(path: Key, server: Server) -> Iterator[Misfit]:

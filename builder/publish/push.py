@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
-from builder.engines.base import Image, Progress, Publisher
-from builder.errors import BuildError
+from builder.engines.base import Compression, Image, LayoutWriter, Progress, Publisher, Pusher
+from builder.errors import BuildError, UserError
 from builder.naming import Naming
+from builder.publish.upload import Layout, upload
 from builder.registry.client import Manifest, Registry
 from builder.registry.connection import unknown_ca
 
@@ -34,6 +37,8 @@ class Pushed:
     cell_id: str
     engine: str
     digest: str
+    compression: str
+    size: int  # bytes that a client without any of its layers loads
     tags: tuple[Tag, ...]
     seconds: float
 
@@ -44,21 +49,27 @@ def push(
     naming: Naming,
     registry: Registry,
     progress: Progress,
+    *,
+    wanted: Compression | None = None,
 ) -> Pushed:
     """Push one image under its content's name, then give it the others.
 
-    An image that the registry has already is not sent again. Raises BuildError, in one line where
+    Its layers are compressed as `wanted`, or in the best way that the engine can. An image that the
+    registry has so already is not sent again. Raises BuildError, in one line where
     the reason is known.
     """
     start, address = time.monotonic(), registry.address
+    compression = chosen(engine, wanted)
     name, repository = address.reference(naming.repository), address.repository(naming.repository)
     progress.step(f"asking {address.host}")
     content = naming.content_reference.rpartition(":")[2]
     there = registry.find(repository, content)
-    sent = there is None or engine.identity(image) not in (there.digest, there.config.digest)
+    sent = there is None or not _is(there, engine, image, compression)
     if there is None or sent:
         progress.step(f"pushing {name}:{content}")
-        there = _send(engine, image, f"{name}:{content}", registry, progress)
+        there = _send(
+            engine, image, f"{name}:{content}", registry, progress, compression=compression
+        )
     tags = {content: sent}
     for tag in _tags(engine, image, naming):
         if tag not in tags:
@@ -70,6 +81,8 @@ def push(
         cell_id=naming.cell_id,
         engine=engine.name,
         digest=there.digest,
+        compression=compression,
+        size=sum(blob.size for blob in there.blobs),
         tags=tuple(
             Tag(reference=f"{name}:{tag}@{there.digest}", changed=changed)
             for tag, changed in tags.items()
@@ -78,20 +91,55 @@ def push(
     )
 
 
+def chosen(engine: Publisher, wanted: Compression | None) -> Compression:
+    """How layers go; raises UserError where the engine cannot do what is wanted."""
+    can = engine.compressions()
+    if wanted is not None and wanted not in can:
+        raise UserError(
+            f"--compression {wanted}: {engine.name}'s image store here sends {can[0]} only",
+            hint="push with --engine buildah, or turn Docker's containerd image store on",
+        )
+    return wanted or can[0]
+
+
+def _is(there: Manifest, engine: Publisher, image: Image, compression: Compression) -> bool:
+    """Whether what a registry has is this image, compressed like that."""
+    if there.compression != compression:
+        return False
+    return engine.identity(image, compression) in (there.digest, there.config.digest)
+
+
 def _send(
-    engine: Publisher, image: Image, target: str, registry: Registry, progress: Progress
+    engine: Publisher,
+    image: Image,
+    target: str,
+    registry: Registry,
+    progress: Progress,
+    *,
+    compression: Compression,
 ) -> Manifest:
-    """Let the engine push, and see that the registry has what the engine says it sent."""
+    """Send an image, and see that the registry has what was sent."""
     host = registry.address.host
-    try:
-        digest = engine.push(image, target, registry.remote, progress.line)
-    except BuildError as error:
-        raise _told(error, engine.name, host) from None
     stem, _, tag = target.rpartition(":")
     repository = stem.removeprefix(f"{host}/")
+    try:
+        if isinstance(engine, Pusher):
+            digest = engine.push(image, target, compression, progress.line)
+        else:
+            assert isinstance(engine, LayoutWriter)  # noqa: S101 - a publisher is one of both
+            with tempfile.TemporaryDirectory(prefix="imgbuild-push-") as scratch:
+                folder = Path(scratch) / "layout"
+                config = engine.layout(image, folder, compression, progress.line)
+                prepared = Layout(folder=folder, config=config, compression=compression)
+                digest = upload(prepared, registry, repository, tag, progress.line)
+    except BuildError as error:
+        raise _told(error, engine.name, host) from None
     if (found := registry.digest(repository, tag)) != digest:
         raise BuildError(f"{engine.name} pushed {target} as {digest}, but the registry has {found}")
-    return registry.manifest(repository, digest)
+    manifest = registry.manifest(repository, digest)
+    if manifest.compression != compression:
+        raise BuildError(f"{engine.name} pushed {target}, but its layers are not all {compression}")
+    return manifest
 
 
 def _tags(engine: Publisher, image: Image, naming: Naming) -> list[str]:

@@ -29,6 +29,7 @@ class Descriptor(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
+    media_type: Annotated[str, Field(alias="mediaType")] = ""
     digest: Digest
     size: Annotated[int, Field(ge=0)]
 

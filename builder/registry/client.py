@@ -1,26 +1,27 @@
-"""A registry's HTTP API, as far as pulling and naming go; nothing but the standard library.
+"""A registry's HTTP API, as far as imgbuild needs it; nothing but the standard library.
 
-https://github.com/opencontainers/distribution-spec/blob/main/spec.md. Pushing blobs is the
-engines' own affair. Nothing of what comes is used before its digest has been checked.
+https://github.com/opencontainers/distribution-spec/blob/main/spec.md. Nothing
+of what comes is used before its digest has been checked.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from builder.engines.base import Remote
+from builder.engines.base import Compression, Remote
 from builder.engines.oci import digest_of
 from builder.errors import BuildError
 from builder.registry.address import Address
 from builder.registry.blob import Blob, Descriptor, is_digest
-from builder.registry.connection import AbsentError, Connection
+from builder.registry.connection import AbsentError, Connection, UnreachableError
 from builder.registry.credentials import Login
 
 _INDEXES = (
@@ -56,6 +57,12 @@ class Manifest:
     def blobs(self) -> tuple[Descriptor, ...]:
         """Each blob once."""
         return tuple({blob.digest: blob for blob in (self.config, *self.layers)}.values())
+
+    @property
+    def compression(self) -> Compression | None:
+        """That of all its layers; None: they differ, or it is none that we know."""
+        kinds = {layer.media_type.rpartition("+")[2].rpartition(".")[2] for layer in self.layers}
+        return next((known for known in Compression if kinds == {known}), None)
 
 
 class Registry:
@@ -122,6 +129,34 @@ class Registry:
         headers = {"Content-Type": manifest.media_type}
         path = f"manifests/{tag}"
         self._connection.open(repository, path, "PUT", headers=headers, data=manifest.text).close()
+
+    def send(self, repository: str, blob: Descriptor, source: BinaryIO) -> bool:
+        """Give it a blob; returns whether it was none that is there already."""
+        try:
+            self._connection.open(repository, f"blobs/{blob.digest}", "HEAD", headers={}).close()
+        except AbsentError:
+            pass
+        else:
+            return False
+        for last in (False, False, True):
+            try:
+                self._upload(repository, blob, source)
+            except UnreachableError:
+                if last:
+                    raise
+            else:
+                break
+        return True
+
+    def _upload(self, repository: str, blob: Descriptor, source: BinaryIO) -> None:
+        """All at once, to where the registry says."""
+        with self._connection.open(
+            repository, "blobs/uploads/", "POST", headers={}, data=b""
+        ) as begun:
+            place = urllib.parse.urljoin(begun.url, begun.headers.get("Location", ""))
+        place += ("&" if "?" in place else "?") + urllib.parse.urlencode({"digest": blob.digest})
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
+        self._connection.open(repository, place, "PUT", headers=headers, data=source).close()
 
     def blob(self, repository: str, blob: Descriptor, on_bytes: Callable[[int], None]) -> Blob:
         """A blob to read; `on_bytes` hears how many came."""

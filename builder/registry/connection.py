@@ -11,7 +11,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from builder.errors import BuildError
 from builder.registry import trust
@@ -19,6 +19,7 @@ from builder.registry.address import Address
 from builder.registry.credentials import Login
 
 _SECONDS = 30.0  # without a byte
+_STORING = 600.0  # until a registry has put away what it was given
 _PASSING = {429, 500, 502, 503, 504}  # HTTP status codes that may be others in a moment
 # X509_V_ERR_*: the chain ends in an authority that is not known here.
 _UNKNOWN_CA = {2, 18, 19, 20, 21}
@@ -48,15 +49,21 @@ class Connection:
         method: str,
         *,
         headers: Mapping[str, str],
-        data: bytes | None = None,
+        data: bytes | BinaryIO | None = None,
     ) -> http.client.HTTPResponse:
-        """Ask, once more with a login where the registry wants one; raises AbsentError for 404."""
-        url = f"{self._address.url}{repository}/{path}"
+        """Ask, once more with a login where the registry wants one; raises AbsentError for 404.
+
+        `path` is below the repository, or where a registry's own answer said.
+        """
+        url = urllib.parse.urljoin(f"{self._address.url}{repository}/", path)
+        own = urllib.parse.urlsplit(url).netloc == urllib.parse.urlsplit(self._address.url).netloc
         for last in (False, True):
+            if data is not None and not isinstance(data, bytes):
+                data.seek(0)
             request = urllib.request.Request(  # noqa: S310 - http or https, by Address
                 url, method=method, headers=dict(headers), data=data
             )
-            if self._authorization:
+            if self._authorization and own:
                 # Not sent on to where a registry keeps its blobs: that is somebody else.
                 request.add_unredirected_header("Authorization", self._authorization)
             try:
@@ -72,7 +79,8 @@ class Connection:
     def _send(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         """Raises HTTPError for an answer that refuses, BuildError where there is none."""
         try:
-            answer: http.client.HTTPResponse = self._opener.open(request, timeout=_SECONDS)
+            seconds = _STORING if request.get_method() == "PUT" else _SECONDS
+            answer: http.client.HTTPResponse = self._opener.open(request, timeout=seconds)
         except urllib.error.HTTPError:
             raise
         except UnicodeError:  # of Python's codec for hosts' names; it has a "reason" of its own

@@ -11,7 +11,7 @@ from pathlib import Path
 from builder.render.text import RenderedImage
 
 # Folders below images/ that are no cell's.
-_OTHERS = {"locks", "proofs", "wheels"}
+_OTHERS = {"locks", "proofs", "sizes", "wheels"}
 
 
 def write(images: Path, rendered: Iterable[RenderedImage]) -> list[Path]:

@@ -70,6 +70,90 @@ def test_all_tags_are_pushed_once(name: str, shelf: Path, registry: RegistryServ
     assert "pushing" not in again.stderr
 
 
+@pytest.mark.parametrize("name", ENGINES)
+def test_layers_are_sent_as_zstd_or_as_gzip_and_never_twice(
+    name: str, shelf: Path, registry: RegistryServer
+) -> None:
+    """Of one store and to one registry: an engine must not send what it remembers instead."""
+    run, repository = Imgbuild(shelf, registry.env()), f"both-{name}/files"
+    push = ("push", "--registry", f"{registry.host}/both-{name}", "--engine", name)
+    kinds = {
+        "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
+        "gzip": "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    }
+    sizes: dict[str, int] = {}
+    blobs: dict[str, list[str]] = {}
+    for compression in ("gzip", "zstd", "gzip", "zstd"):
+        if name == "docker" and compression == "zstd" and not keeps_in_containerd():
+            failed = run(*push, "--compression", "zstd", code=2)
+            assert "sends gzip only" in failed.stderr
+            return
+        pushed = run(*push, "--compression", compression, "--json").json()[0]
+        layers = registry.manifest(repository, CELL)["layers"]
+        assert {layer["mediaType"] for layer in layers} == {kinds[compression]}
+        digests = [layer["digest"] for layer in layers]
+        assert blobs.setdefault(compression, digests) == digests, "equal layers, other bytes"
+        sizes[compression] = pushed["size"]
+        again = run(*push, "--compression", compression)
+        assert {line.split()[0] for line in again.stdout.splitlines()} == {"unchanged"}
+    assert sizes["zstd"] < 0.97 * sizes["gzip"]
+    config = json.loads(
+        registry.blob_file(registry.manifest(repository, CELL)["config"]["digest"]).read_bytes()
+    )
+    assert config["config"]["Healthcheck"]["Test"][0] == "CMD"
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_images_share_the_blobs_of_equal_layers(
+    name: str, shelf: Path, registry: RegistryServer, tmp_path: Path
+) -> None:
+    other = tmp_path / "project"
+    shutil.copytree(shelf, other)
+    file = other / "matrix.yaml"
+    file.write_text(file.read_text().replace("shelf", "board"))
+    blobs: list[dict[str, str]] = []  # of each image: layer -> what it became
+    for folder, cell in ((shelf, CELL), (other, "board-files")):
+        Imgbuild(folder, {})("build", "--engine", name)
+        push = ("push", "--engine", name, "--registry", f"{registry.host}/shared-{name}")
+        Imgbuild(folder, registry.env())(*push)
+        manifest = registry.manifest(f"shared-{name}/files", cell)
+        config = json.loads(registry.blob_file(manifest["config"]["digest"]).read_bytes())
+        digests = [layer["digest"] for layer in manifest["layers"]]
+        blobs.append(dict(zip(config["rootfs"]["diff_ids"], digests, strict=True)))
+    common = blobs[0].keys() & blobs[1].keys()
+    assert common, "not even the base is one"
+    assert {blobs[0][layer] for layer in common} == {blobs[1][layer] for layer in common}
+
+
+@pytest.mark.parametrize("program", ["docker", "podman", "apptainer"])
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_client_reads_what_is_pushed(
+    name: str, program: str, shelf: Path, plain_registry: RegistryServer, tmp_path: Path
+) -> None:
+    engine("buildah" if program == "podman" else program)
+    Imgbuild(shelf, {})("push", "--engine", name, "--registry", f"{plain_registry.url}/{name}")
+    place = f"{plain_registry.host}/{name}/files:{CELL}"
+    env = {**os.environ, **host.containers_env(), **host.apptainer_env()}
+    if program == "apptainer":
+        command = ["apptainer", "pull", "--no-https", str(tmp_path / "x.sif"), f"docker://{place}"]
+        subprocess.run(command, check=True, env=env)
+        return
+    insecure = ["--tls-verify=false"] if program == "podman" else []
+    subprocess.run([program, "pull", *insecure, place], check=True, env=env)
+    try:
+        python = [program, "run", "--rm", "--network=host", "--entrypoint=python3", place, "-V"]
+        subprocess.run(python, check=True, env=env)
+    finally:
+        subprocess.run([program, "rmi", "--force", place], check=True, env=env)
+
+
+def keeps_in_containerd() -> bool:
+    """Whether this Docker keeps images in containerd, and not in its own store."""
+    info = ["docker", "info", "--format", "{{json .DriverStatus}}"]
+    shown = subprocess.run(info, capture_output=True, text=True, check=True)
+    return "containerd" in shown.stdout
+
+
 def test_what_is_refused_is_one_line(shelf: Path, registry: RegistryServer) -> None:
     trusted = registry.env("wrong")
     for env, told in (
@@ -260,8 +344,7 @@ def test_a_build_cache_lies_in_a_registry(
     shelf: Path, plain_registry: RegistryServer, tmp_path: Path
 ) -> None:
     """As CI keeps it. Docker writes one only where it keeps images in containerd."""
-    info = ["docker", "info", "--format", "{{json .DriverStatus}}"]
-    if "containerd" not in subprocess.run(info, capture_output=True, text=True, check=True).stdout:
+    if not keeps_in_containerd():
         pytest.skip("this Docker keeps images in its own store")
     run = Imgbuild(shelf, {"XDG_STATE_HOME": str(tmp_path)})
     cache = f"type=registry,ref={plain_registry.host}/files:cache-{CELL}"

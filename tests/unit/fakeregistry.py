@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
 INDEX = "application/vnd.oci.image.index.v1+json"
 
 
@@ -38,18 +39,24 @@ class FakeRegistry:
     elsewhere: int = 0  # port that blobs are redirected to
     tells_digest: bool = True
     puts: list[tuple[str, str, bytes]] = field(default_factory=list)
+    uploaded: list[str] = field(default_factory=list)  # digests of blobs, in order
+    refusals: int = 0  # so often it answers an upload with 503 first
 
     @property
     def host(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def add_image(self, *layers: bytes, tag: str = "latest") -> str:
+    def add_image(
+        self, *layers: bytes, tag: str = "latest", media_type: str = f"{LAYER}+zstd"
+    ) -> str:
         """Hold an image; returns its digest."""
         config = json.dumps({"os": "linux", "layers": len(layers)}).encode()
         parts = []
         for content in (config, *layers):
             self.blobs[digest_of(content)] = content
-            parts.append({"digest": digest_of(content), "size": len(content), "mediaType": "x"})
+            parts.append(
+                {"digest": digest_of(content), "size": len(content), "mediaType": media_type}
+            )
         manifest = {"schemaVersion": 2, "mediaType": MANIFEST}
         return self.add_manifest(manifest | {"config": parts[0], "layers": parts[1:]}, tag)
 
@@ -76,15 +83,33 @@ class _Handler(BaseHTTPRequestHandler):
             value = f"{held.challenge} {realm}"
             self._send(401, b"{}", {"WWW-Authenticate": value})
             return
+        if "/blobs/uploads/" in path.path:
+            self._upload(path.query, body)
+            return
         kind, name = re.fullmatch(r"/v2/.+/(manifests|blobs)/(.+)", path.path).groups()  # type: ignore[union-attr]
         if self.command == "PUT":
             held.puts.append((name, self.headers["Content-Type"], body))
-            held.manifests[name] = body
+            held.manifests[name] = held.manifests[digest_of(body)] = body
             self._send(201, b"")
         elif kind == "manifests":
             self._manifest(name)
         else:
             self._blob(name)
+
+    def _upload(self, query: str, body: bytes) -> None:
+        held = self.registry
+        if self.command == "POST":
+            self._send(202, b"", {"Location": "/v2/x/blobs/uploads/of-somebody?state=a%2Bb"})
+        elif held.refusals:
+            held.refusals -= 1
+            self._send(503, b"")
+        else:
+            asked = parse_qs(query)
+            assert asked["state"] == ["a+b"]
+            assert asked["digest"] == [digest_of(body)]
+            held.blobs[digest_of(body)] = body
+            held.uploaded.append(digest_of(body))
+            self._send(201, b"")
 
     def _manifest(self, name: str) -> None:
         text = self.registry.manifests.get(name)
@@ -107,6 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
             held.failures -= 1
             self._send(503, b"")
             return
+        if name not in held.blobs:
+            self._send(404, b"{}")
+            return
         content, begin = held.blobs[name], 0
         if held.resumes and (found := re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))):
             begin = int(found[1])
@@ -114,7 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if begin else 200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content[: held.cut_after or None])
+        if self.command != "HEAD":
+            self.wfile.write(content[: held.cut_after or None])
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)

@@ -13,7 +13,7 @@ import pytest
 
 from builder import cli, engines
 from builder.engines.apptainer import Apptainer
-from builder.engines.base import Engine, Image, OnLine, Remote
+from builder.engines.base import Compression, Engine, Image, OnLine, Remote
 from builder.errors import BuildError
 from builder.facts import Matrix
 from builder.matrix import cell
@@ -22,7 +22,7 @@ from builder.prepare import Workbench
 from builder.project import Project
 from builder.render import DOCKERFILE
 from tests.unit.fakeengine import FakeEngine
-from tests.unit.fakeregistry import FakeRegistry, digest_of, fake_registry
+from tests.unit.fakeregistry import LAYER, FakeRegistry, digest_of, fake_registry
 from tests.unit.support import ROOT
 
 pytestmark = pytest.mark.loopback
@@ -43,22 +43,28 @@ class Pushing(FakeEngine):
         super().__init__()
         self._server = server
         self.layers: tuple[bytes, ...] = LAYERS
-        self.pushed: list[tuple[str, Remote]] = []
+        self.pushed: list[tuple[str, Compression]] = []
+        self.can: tuple[Compression, ...] = tuple(Compression)
+        self.really: Compression | None = None  # how it compresses, whatever it is asked
         self.fails: BuildError | None = None
         self.lies = False
 
-    def identity(self, image: Image) -> str:
+    def compressions(self) -> tuple[Compression, ...]:
+        return self.can
+
+    def identity(self, image: Image, compression: Compression) -> str:
         fresh = FakeRegistry()
-        return fresh.add_image(*self.layers)
+        return fresh.add_image(*self.layers, media_type=f"{LAYER}+{compression}")
 
     def names(self, image: Image) -> tuple[str, ...]:
         return tuple(name for name, held in self.images.items() if held is image)
 
-    def push(self, image: Image, target: str, remote: Remote, on_line: OnLine) -> str:
-        self.pushed.append((target, remote))
+    def push(self, image: Image, target: str, compression: Compression, on_line: OnLine) -> str:
+        self.pushed.append((target, compression))
         if self.fails:
             raise self.fails
-        digest = self._server.add_image(*self.layers, tag=target.rpartition(":")[2])
+        tag, kind = target.rpartition(":")[2], f"{LAYER}+{self.really or compression}"
+        digest = self._server.add_image(*self.layers, tag=tag, media_type=kind)
         return "sha256:" + "0" * 64 if self.lies else digest
 
 
@@ -125,9 +131,7 @@ def test_one_push_and_all_names(
     assert code == 0
     place = f"{server.host}/lab/vllm"
     content = naming.content_reference.rpartition(":")[2]
-    ((target, remote),) = engine.pushed
-    assert target == f"{place}:{content}"
-    assert remote.plain
+    assert engine.pushed == [(f"{place}:{content}", "zstd")]
     digest = digest_of(server.manifests[content])
     tags = [content, naming.version_tag, "cpu-vllm", "mine"]
     assert out.splitlines() == [f"pushed    {place}:{tag}@{digest}" for tag in tags]
@@ -157,6 +161,127 @@ def test_another_image_of_the_same_content_is_pushed(run: Run, engine: Pushing) 
     assert all(tag["changed"] for tag in result["tags"])
     assert {tag["reference"].rpartition("@")[2] for tag in result["tags"]} == {result["digest"]}
     assert (result["cell_id"], result["engine"]) == ("cpu-vllm", "docker")
+
+
+@pytest.mark.parametrize(
+    ("can", "options", "sent"),
+    [
+        (("zstd", "gzip"), (), "zstd"),
+        (("zstd", "gzip"), ("--compression", "gzip"), "gzip"),
+        (("gzip",), (), "gzip"),
+    ],
+)
+def test_layers_are_zstd_where_the_engine_can(
+    can: tuple[str, ...], options: tuple[str, ...], sent: str, run: Run, engine: Pushing
+) -> None:
+    engine.can = tuple(map(Compression, can))
+    result = json.loads(run(*PUSH, *options, "--json")[1])[0]
+    assert [compression for _, compression in engine.pushed] == [sent]
+    assert result["compression"] == sent
+    assert result["size"] > sum(map(len, set(LAYERS)))
+    assert "pushing" not in run(*PUSH, *options)[2]
+
+
+def test_what_is_there_with_another_compression_is_sent_again(run: Run, engine: Pushing) -> None:
+    for compression in ("gzip", "zstd", "zstd", "gzip"):
+        run(*PUSH, "--compression", compression)
+    assert [compression for _, compression in engine.pushed] == ["gzip", "zstd", "gzip"]
+
+
+def test_a_compression_that_the_engine_cannot_is_refused_first(
+    run: Run, engine: Pushing, server: FakeRegistry
+) -> None:
+    engine.can = (Compression.GZIP,)
+    code, _, err = run(*PUSH, "--compression", "zstd")
+    assert (code, server.asked) == (2, [])
+    assert err == (
+        "imgbuild: --compression zstd: docker's image store here sends gzip only; push with "
+        "--engine buildah, or turn Docker's containerd image store on\n"
+    )
+
+
+def test_layers_that_came_otherwise_are_told(run: Run, engine: Pushing) -> None:
+    engine.really = Compression.GZIP
+    code, _, err = run(*PUSH)
+    assert code == 1
+    assert err.splitlines()[-1].endswith(", but its layers are not all zstd")
+
+
+CONFIG = b'{"config": {"Healthcheck": {}}}'
+
+
+class Writing(FakeEngine):
+    """An engine that writes OCI layouts."""
+
+    name = "buildah"
+
+    def compressions(self) -> tuple[Compression, ...]:
+        return tuple(Compression)
+
+    def identity(self, image: Image, compression: Compression) -> str:
+        return digest_of(CONFIG)
+
+    def names(self, image: Image) -> tuple[str, ...]:
+        return ()
+
+    def layout(
+        self, image: Image, folder: Path, compression: Compression, on_line: OnLine
+    ) -> bytes:
+        held = FakeRegistry()
+        digest = held.add_image(*LAYERS, media_type=f"{LAYER}+{compression}")
+        blobs = folder / "blobs/sha256"
+        blobs.mkdir(parents=True)
+        for name, content in (held.blobs | {digest: held.manifests[digest]}).items():
+            (blobs / name.removeprefix("sha256:")).write_bytes(content)
+        index = {"manifests": [{"digest": digest, "size": len(held.manifests[digest])}]}
+        (folder / "index.json").write_text(json.dumps(index))
+        return CONFIG
+
+
+@pytest.fixture
+def writer(engine: Pushing, monkeypatch: pytest.MonkeyPatch) -> Writing:
+    writing = Writing()
+    writing.images = engine.images
+
+    def usable(_name: str, _sifs: Path) -> Iterator[Engine]:
+        yield writing
+
+    monkeypatch.setattr(engines, "usable", usable)
+    return writing
+
+
+def test_a_layout_is_sent_blob_by_blob_with_the_configuration_of_the_engine(
+    run: Run, writer: Writing, server: FakeRegistry
+) -> None:
+    server.refusals = 2
+    code, out, err = run(*PUSH)
+    assert (code, len(out.splitlines())) == (0, 3), err
+    distinct = [digest_of(content) for content in dict.fromkeys(LAYERS)]
+    assert server.uploaded == [*distinct, digest_of(CONFIG)]
+    manifest = json.loads(server.manifests["cpu-vllm"])
+    assert manifest["config"]["digest"] == digest_of(CONFIG)
+    assert [layer["mediaType"] for layer in manifest["layers"]] == [f"{LAYER}+zstd"] * 3
+    assert "pushing" not in run(*PUSH)[2]
+
+
+def test_of_an_image_only_what_is_new_is_sent(
+    run: Run, writer: Writing, server: FakeRegistry
+) -> None:
+    server.blobs[digest_of(LAYERS[0])] = LAYERS[0]
+    run(*PUSH, "--compression", "gzip")
+    assert server.uploaded == [digest_of(LAYERS[1]), digest_of(CONFIG)]
+    types = {layer["mediaType"] for layer in json.loads(server.manifests["cpu-vllm"])["layers"]}
+    assert types == {"application/vnd.docker.image.rootfs.diff.tar.gzip"}
+
+
+def test_a_registry_that_refuses_uploads_is_one_line(
+    run: Run, writer: Writing, server: FakeRegistry
+) -> None:
+    server.refusals = 99
+    code, _, err = run(*PUSH)
+    assert code == 1
+    assert err.splitlines()[-1] == (f"imgbuild: {server.host} answers 503 Service Unavailable")
+    assert server.puts == []
 
 
 def test_what_the_registry_has_must_be_what_was_sent(run: Run, engine: Pushing) -> None:

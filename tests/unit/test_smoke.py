@@ -14,7 +14,7 @@ from builder import engines
 from builder import matrix as matrices
 from builder.engines import host
 from builder.engines.apptainer import Apptainer
-from builder.engines.base import Image, OnLine, Remote
+from builder.engines.base import Compression, Image
 from builder.errors import BuildError
 from builder.facts import Matrix
 from builder.proc import Result
@@ -182,16 +182,16 @@ class Keeping(FakeEngine):
         self._kept = images
         self._complaint = complaint
 
-    def identity(self, image: Image) -> str:
-        if image.reference not in self._kept:
-            raise self._complaint
-        return "sha256:00"
+    def compressions(self) -> tuple[Compression, ...]:
+        return tuple(Compression)
+
+    def identity(self, image: Image, compression: Compression) -> str:
+        raise AssertionError
 
     def names(self, image: Image) -> tuple[str, ...]:
+        if image.reference not in self._kept:
+            raise self._complaint
         return (image.reference,)
-
-    def push(self, image: Image, target: str, remote: Remote, on_line: OnLine) -> str:
-        raise AssertionError
 
 
 @pytest.fixture
