@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.stamp import stamp
 from builder.runtime.slim import elf, fatbin, one
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -138,6 +139,7 @@ def main() -> int:
     first, second = ran(given.most), ran(given.most)
     stable = {name for name in first if first[name] == second[name]}
     told: dict[str, Any] = {
+        **stamp(),
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "library": whole.name,

@@ -27,6 +27,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _ABSENT = re.compile(
     r"^(ImportError|ModuleNotFoundError|AttributeError|NotImplementedError)\b"
     r"|not? (currently )?support|[Uu]nsupported|NOT_SUPPORTED|not implemented|not compiled"
+    r"|supported only on"
     r"|No viable backend|No available kernel|expected .* to be a floating",
     re.IGNORECASE,
 )

@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.stamp import stamp
 from builder.runtime.slim import elf, fatbin, one, tree
 from tests.oracle.memory import Memory
 
@@ -150,6 +151,7 @@ def main() -> int:
         if first[name] == second[name] != slim.get(name)
     }
     told = {
+        **stamp(),
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "slim": {**total["total"], "seconds": total["seconds"]},

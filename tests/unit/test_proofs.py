@@ -42,6 +42,7 @@ def test_a_gpu_is_named_as_in_the_matrix(name: str, slug: str) -> None:
         ("ImportError: not installed", True, False),
         ("NotImplementedError: no", True, False),
         ("RuntimeError: CUBLAS_STATUS_NOT_SUPPORTED when calling", True, False),
+        ("RuntimeError: Supported only on GPUs with compute capability 8.x", True, False),
         ("RuntimeError: float8 is not supported on this device", True, False),
         ("RuntimeError: CUDA error: no kernel image is available", False, True),
         ("crashed: signal SIGSEGV", False, True),
