@@ -90,6 +90,21 @@ def test_all_files_can_be_kept_and_a_dry_run_keeps_them(site: Path) -> None:
     assert left(site) == before
 
 
+def test_a_file_that_is_named_itself_stays(site: Path) -> None:
+    tree.slim(str(site / TWIN), FOR_90)
+    assert (site / TWIN).exists()
+
+
+def test_the_folder_that_is_slimmed_stays_however_it_is_spelled(site: Path) -> None:
+    (site / "tokenspeed_triton/__init__.py").unlink()
+    tests = site.parent / "own/site-packages"
+    (tests / "sympy/core/tests").mkdir(parents=True)
+    (tests / "sympy/core/tests/test_all.py").touch()
+    tree.slim(f"{tests}/", FOR_90)
+    assert tests.is_dir()
+    assert not list(tests.iterdir())
+
+
 def test_what_was_there_before_the_step_stays(site: Path) -> None:
     later = int((site / TWIN).stat().st_ctime) + 60
     before = left(site)

@@ -58,8 +58,8 @@ def _rule(row: Dict[str, Any]) -> Rule:
 def leave(name: str, root: str) -> None:
     """Remove a file, and the folders that it leaves empty: Python takes one for a package."""
     os.unlink(name)
-    folder = os.path.dirname(name)
-    while folder != root:
+    folder, stop = os.path.dirname(os.path.abspath(name)), os.path.abspath(root)
+    while folder != stop:
         try:
             os.rmdir(folder)
         except OSError:

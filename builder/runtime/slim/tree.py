@@ -34,6 +34,7 @@ def slim(
     start = time.monotonic()
     reports: List[Report] = []
     seen = size = 0
+    files = files and os.path.isdir(path)  # who names one file wants it to stay
     places = drops.Places(path, options.sms)
     dropped: Dict[str, Dict[str, int]] = {}
     stay: List[str] = []
