@@ -5,7 +5,6 @@ A wheel holds no links, so what was one beside its versioned names is stored sev
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import stat
@@ -39,7 +38,7 @@ def link(names: Iterable[str], *, dry: bool = False) -> int:
             if kept != name:
                 saved += size
                 if not dry:
-                    _replace(kept, name)
+                    one.link(kept, name)
     return saved
 
 
@@ -52,16 +51,3 @@ def digest(name: str) -> bytes:
             if not part:
                 return found.digest()
             found.update(part)
-
-
-def _replace(kept: str, name: str) -> None:
-    folder, last = os.path.split(name)
-    aside = os.path.join(folder, f".{last}{one.ASIDE}")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(aside)
-    try:
-        os.link(kept, aside)
-        os.replace(aside, name)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(aside)

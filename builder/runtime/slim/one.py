@@ -209,12 +209,21 @@ def _replace(path: str, data: bytes, pieces: Sequence[layout.Piece], names: Sequ
             raise OSError(error.errno, error.strerror, path) from None
         raise
     for other in names:
-        try:
-            os.link(path, aside)
-            os.replace(aside, other)
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(aside)
+        link(path, other)
+
+
+def link(path: str, name: str) -> None:
+    """Make `name` one more name of the file `path`, in place of what it named. Raises OSError."""
+    folder, last = os.path.split(name)
+    aside = os.path.join(folder, f".{last}{ASIDE}")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(aside)  # of one that was killed
+    try:
+        os.link(path, aside)
+        os.replace(aside, name)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
 
 
 def _write(out: Any, data: bytes, pieces: Sequence[layout.Piece]) -> None:
