@@ -52,7 +52,7 @@ def test_each_rule_says_why_where_from_and_how_to_check() -> None:
         assert all((rule.paths, rule.why, rule.source)), rule
         assert rule.check.startswith("import "), rule
         assert rule.code in {"", "lto"}, rule
-        assert all(re.match(r"[a-z_]+/", path) for path in rule.paths), rule
+        assert all(re.match(r"[A-Za-z_]+/", path) for path in rule.paths), rule
 
 
 def test_twins_leave_and_neighbours_stay(site: Path) -> None:
@@ -69,6 +69,20 @@ def test_twins_leave_and_neighbours_stay(site: Path) -> None:
     assert not (site / "tokenspeed_triton").exists()
     assert set(report["dropped"]) == {"cutlass-for-cuda-12", "tokenspeed-triton", "tests"}
     assert report["total"]["dropped"]["tests"] == len("numpy/tests/test_all.py")
+
+
+def test_of_a_file_with_several_names_those_leave_that_a_rule_names(site: Path) -> None:
+    tools = site / "torch/bin"
+    tools.mkdir()
+    (tools / "protoc-3.13.0.0").write_bytes(b"#!")
+    (tools / "protoc").hardlink_to(tools / "protoc-3.13.0.0")
+    (site / "kept.py").hardlink_to(site / "numpy/tests/test_all.py")
+    report = tree.slim(str(site.parents[2]), FOR_90)
+    assert not tools.exists()
+    assert report["total"]["dropped"]["protobuf-compiler"] == len(b"#!")
+    assert (site / "kept.py").is_file()
+    assert not (site / "numpy/tests").exists()
+    assert report["total"]["dropped"]["tests"] == 0
 
 
 def test_a_rule_holds_for_its_gpus_only(site: Path) -> None:

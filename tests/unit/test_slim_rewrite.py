@@ -244,6 +244,8 @@ def test_a_library_that_links_keeps_its_input(kind: int) -> None:
         container(entry(CUBIN, 100, 100 * KB)),
     ]).made()  # fmt: skip
     report, _ = one.examine(old, one.Options((90,), uncovered="empty"))
+    assert report["removed"] == {"sm_80 cubin": 64, "sm_100 cubin": 100 * KB}
+    report, _ = one.examine(old, one.Options((90,)))
     assert report["removed"] == {"sm_80 cubin": 64}
 
 

@@ -70,6 +70,13 @@ def test_ptx_stays_where_a_library_links_at_run_time() -> None:
     assert stay(90, "p75", "p80", "90", "80", links=True) == ["p75", "p80", "90"]
 
 
+def test_ptx_for_newer_gpus_stays_only_beside_what_is_linked() -> None:
+    assert stay(90, "p80", "p120", "90", links=True) == ["p80", "90"]
+    assert stay(90, "p120", links=True) == []
+    assert stay("90,120", "p120", links=True) == ["p120"]
+    assert stay(90, "l80", "p120") == ["l80", "p120"]
+
+
 @pytest.mark.parametrize(
     ("sms", "there", "missing"),
     [

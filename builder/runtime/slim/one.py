@@ -99,7 +99,7 @@ def _staying(one: Container, options: Options, report: Report, *, links: bool) -
     holding = ", ".join(sorted({entry.name for entry in one.entries if not entry.blank}))
     for sm in missing:
         _count(report["uncovered"].setdefault(str(sm), {}), holding or "nothing", 1)
-    if len(missing) == len(options.sms) and (options.uncovered == KEEP or links):
+    if len(missing) == len(options.sms) and options.uncovered == KEEP:
         return set(one.entries)
     return targets.kept(one, options.sms, links=links)
 

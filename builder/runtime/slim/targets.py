@@ -105,10 +105,20 @@ def _best(entries: Sequence[Entry], sm: int) -> Set[Entry]:
 
 
 def kept(container: Container, sms: Sequence[int], *, links: bool) -> Set[Entry]:
-    """Entries that stay for any of these SMs. `links`: whether the library links at run time."""
+    """Entries that stay for any of these SMs. `links`: whether the library links at run time.
+
+    PTX for a newer GPU than all of them is no input to any link for these, unless it stands beside
+    LTO IR: who takes the container as a whole hands that on, too.
+    """
     stay: Set[Entry] = set()
     if links:
-        stay |= {one for one in container.entries if one.kind in {*LINKED, *BESIDE_LINKED}}
+        beside = any(one.kind in LINKED for one in container.entries)
+        stay |= {one for one in container.entries if one.kind in LINKED}
+        stay |= {
+            one
+            for one in container.entries
+            if one.kind in BESIDE_LINKED and (beside or one.sm <= max(sms))
+        }
     for sm in sms:
         stay |= serving(container.entries, sm)
     return stay

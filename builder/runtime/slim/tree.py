@@ -39,21 +39,27 @@ def slim(
     dropped: Dict[str, Dict[str, int]] = {}
     stay: List[str] = []
     for first, others, links in inodes(path, since):
-        rule = places.drops(first) if files else None
-        if rule and not others:
-            dropped.setdefault(rule.name, {})[first] = os.path.getsize(first)
+        names = [first, *others]
+        going = {name: rule for name in names for rule in [places.drops(name)] if files and rule}
+        for name, rule in going.items():
+            names.remove(name)
+            # A file is given back with the last of its names.
+            freed = 0 if names or links > len(going) else os.path.getsize(name)
+            dropped.setdefault(rule.name, {})[name] = freed
             if not dry:
-                drops.leave(first, path)
+                drops.leave(name, path)
+        if not names:
             continue
+        first, others = names[0], names[1:]  # noqa: PLW2901 - those that stay
         own = options._replace(linked=not (files and places.unlinked(first)))
         report = one.slim(first, own, others, dry=dry)
         stay.append(first)
         seen += 1
         if report:
             size += report["before"]
-            report["names"] = [first, *others]
+            report["names"] = names
             # Their content stays what it was: a package manager's cache, another environment.
-            report["links_outside"] = links - 1 - len(others) if _changed(report) else 0
+            report["links_outside"] = links - len(going) - len(names) if _changed(report) else 0
             reports.append(report)
         if told:
             told(seen, size)
