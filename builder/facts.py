@@ -259,7 +259,7 @@ class Framework(Fact):
 
 
 class WheelLayer(Fact):
-    """A layer of wheels; distributions belong to the first layer whose pattern matches."""
+    """A layer of wheels; a distribution belongs to the one with the longest pattern that matches."""
 
     name: Name
     packages: tuple[Text, ...]
@@ -267,8 +267,10 @@ class WheelLayer(Fact):
     licenses: dict[Text, Text] = Field(default_factory=dict)
     why: Text
 
-    def holds(self, distribution: str) -> bool:
-        return any(fnmatchcase(distribution, pattern) for pattern in self.packages)
+    def claim(self, distribution: str) -> int:
+        """Characters of the longest pattern that matches it, 0: none does."""
+        fit = (pattern for pattern in self.packages if fnmatchcase(distribution, pattern))
+        return max(map(len, fit), default=0)
 
 
 class Cache(Fact):

@@ -247,9 +247,9 @@ def _split(matrix: Matrix, closure: Closure, text: str) -> dict[str, str]:
 def _layer_of(matrix: Matrix, closure: Closure, distribution: str) -> str:
     if distribution in closure.framework.core:
         return FRAMEWORK_LAYER
-    for layer in matrix.layers:
-        if layer.holds(distribution):
-            return layer.name
+    layer = max(matrix.layers, key=lambda one: one.claim(distribution), default=None)
+    if layer and layer.claim(distribution):
+        return layer.name
     raise UserError(f"no layer of matrix.yaml holds {distribution!r}", hint='end with "*"')
 
 

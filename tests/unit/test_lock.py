@@ -172,6 +172,25 @@ def test_a_line_that_is_no_pin_is_not_dropped(
     assert str(error.value) == f"uv answered with a line that is no pin: {line!r}"
 
 
+@pytest.mark.parametrize(
+    ("distribution", "layer"),
+    [
+        ("nvidia-cublas", "cuda"),
+        ("nvidia-cutlass-dsl-libs-cu13", "companions"),
+        ("transformers", "companions"),
+        ("torch", "torch"),
+        ("numpy", "dependencies"),
+        ("vllm", "framework"),
+    ],
+)
+def test_the_pattern_that_says_most_decides(
+    matrix: Matrix, ask: Callable[[str], Uv], distribution: str, layer: str
+) -> None:
+    ask(f"{distribution}==1 \\\n    --hash=sha256:aa\n")
+    files = locks.resolve(matrix, closure_of(matrix, "cpu-vllm"), {}, proc.unredacted)
+    assert list(files) == [f"{layer}.txt"]
+
+
 def test_a_distribution_without_a_layer(matrix: Matrix, ask: Callable[[str], Uv]) -> None:
     ask(ANSWER)
     bare = matrix.model_copy(update={"layers": matrix.layers[:2]})
@@ -298,7 +317,8 @@ def test_a_project_without_locks_uses_the_shipped_ones(tmp_path: Path, matrix: M
 
 def test_layers_are_read_in_the_matrix_order(project: Project, matrix: Matrix) -> None:
     lock = locks.read(project, matrix, closure_of(matrix, "cuda13.0-vllm"))
-    assert [layer.name for layer in lock.layers] == ["cuda", "torch", "dependencies", "framework"]
+    wanted = ["cuda", "torch", "dependencies", "companions", "framework"]
+    assert [layer.name for layer in lock.layers] == wanted
     assert lock.layers[-1].pins == (("vllm", "0.32.0"),)
     assert lock.layers[0].path == "vllm-0.32.0-cu130-py311-x86_64/cuda.txt"
 
