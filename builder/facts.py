@@ -259,7 +259,7 @@ class Framework(Fact):
 
 
 class WheelLayer(Fact):
-    """A layer of wheels; a distribution belongs to the one with the longest pattern that matches."""
+    """A layer of wheels; a distribution is of the one whose longest matching pattern is longest."""
 
     name: Name
     packages: tuple[Text, ...]

@@ -17,7 +17,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from . import apply, caches, decide, gpus, host, manifest, preflight, reaper, weights
+from . import apply, caches, decide, gpus, host, manifest, preflight, reaper, seeds, weights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,6 +143,8 @@ class Start:
         for line in wrong:
             say(line)
         self._environment.update(chosen)
+        if self._serves:
+            seeds.plant(self._environment, self._about["caches"])
         if looks or tuning != "off":
             try:
                 code = self._prepare(query, tuning, looking if looks else "off")
