@@ -15,6 +15,7 @@ import pytest
 from builder import engines
 from builder.engines.apptainer import Apptainer
 from builder.engines.base import Run
+from builder.smoke import contract
 from tests.integration.conftest import REPOSITORY, Imgbuild, engine
 from tests.integration.registryserver import RegistryServer
 
@@ -76,6 +77,8 @@ CELLS = {
         ("/model", "--max-seq-len", "1"),
     ),
 }
+# Checks of the contract that ask for what no stand-in has: here the distribution `tensorrt_llm`.
+LACKING = {"cuda13.0-tensorrt-llm": {"version"}}
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +145,15 @@ def test_a_wrapped_cell_is_built_and_starts(
     (built,) = run("build", *options, *output, "--refresh-base", "--json").json()
     image = built["image"]["reference"]
     try:
-        (report,) = run("smoke", *options, "--image", image, "--static", "--json").json()
+        asked = ("smoke", *options, "--image", image, "--static", "--json")
+        (report,) = run(*asked).json()
         found = {check["name"]: check["status"] for check in report["checks"]}
         assert (found["user"], found["import"], found["help"]) == ("passed", "skipped", "passed")
+        lacking = LACKING.get(cell, set())
+        (report,) = run(*asked, "--contract", code=bool(lacking)).json()
+        held = {check["name"] for check in report["checks"] if check["status"] == "passed"}
+        assert held == {check["name"] for check in report["checks"]} - lacking
+        assert held >= {of_all for of_all, _ in contract.ALL}
         made = Apptainer(tmp_path) if name == "apptainer" else engines.choose(name)
         here = {"IMGBUILD_PREFLIGHT": "off"}  # it has no GPU
         refused = made.start(Run(image=image, args=unknown, port=8000, env=here))

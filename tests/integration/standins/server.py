@@ -41,6 +41,8 @@ def main() -> None:
         assert arguments[:1] == ["serve"], "stand-in: only `trtllm-serve serve`"
         arguments = arguments[1:]
         parser.add_argument("model")
+    else:  # "text-generation-launcher 3.3.7" is what the real one prints
+        parser.add_argument("--version", action="version", version=f"{name} 0 (a stand-in)")
     for option in (TRTLLM if name == "trtllm-serve" else TGI).split():
         parser.add_argument(f"--{option}")
     given = parser.parse_args(arguments)
