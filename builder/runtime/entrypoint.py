@@ -171,9 +171,8 @@ class Start:
         """Tune and look; returns an exit code where the server does not fit."""
         answer = query.answer() if query else {"devices": []}
         hidden = self._environment.get("CUDA_VISIBLE_DEVICES")
-        facts = host.discover(host.Root(), gpus.visible(answer, hidden))
-        if self._elsewhere:
-            facts["tpus"] = 0
+        seen = gpus.visible(answer, hidden)
+        facts = host.discover(host.Root(), seen, tpus=not self._elsewhere)
         flags = self._tuned(facts, explain=tuning == "explain") if tuning != "off" else []
         if looking != "off" and (code := self._looked(facts, flags, go_on=looking == "warn")):
             return code

@@ -122,9 +122,7 @@ def report(
     asks = root.live and about["accelerator"] == "cuda" and not elsewhere
     hidden = environment.get("CUDA_VISIBLE_DEVICES")
     answer = gpus.visible(gpus.Query().answer(), hidden) if asks else None
-    facts = host.discover(root, answer)
-    if elsewhere:
-        facts["tpus"] = 0
+    facts = host.discover(root, answer, tpus=not elsewhere)
     topology = links.asked() if answer and answer["devices"] else root.text(f"/{links.RECORDED}")
     facts["gpus"]["links"] = links.parse(topology)
     server = about["server"]
