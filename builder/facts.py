@@ -286,7 +286,7 @@ class Setting(Fact):
 
     kind: Literal["env", "affinity", "memory", "flag"]
     name: Text  # a variable; what is bound; for a flag the server's own is taken
-    rule: Name  # of builder/runtime/decide.py, which computes the value
+    rule: Name  # of builder/runtime/rules.py, which computes the value
     accelerators: tuple[AcceleratorName, ...] = ()  # () is all
     frameworks: tuple[Name, ...] = ()  # () is all
     instead: tuple[Option, ...] = ()  # by which a user says the same

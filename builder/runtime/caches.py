@@ -13,7 +13,7 @@ import zlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterator, Mapping, Sequence
+    from typing import Callable, Dict, Iterator, Mapping, Sequence
 
 SHARED = ("/tmp", "/var/tmp", "/dev/shm")
 _NAMED = ("IMGBUILD_CACHE", "XDG_CACHE_HOME", "TMPDIR")  # folders that the user may choose
@@ -74,7 +74,7 @@ def root(environment: Mapping[str, str], own_home: str | None) -> str | None:
         if writable(wanted):
             return wanted
     # A volume may be mounted there, below a home that is read-only.
-    mounted = os.path.join(environment.get("HOME") or "/nonexistent", ".cache")
+    mounted = _usual(environment)
     if os.path.isdir(mounted) and writable(mounted):
         return mounted
     # A home may be ours and its .cache not: Docker makes the parents of a mount as root.
@@ -135,9 +135,7 @@ def placed(
     if folder is not None:
         own = environment.get("XDG_CACHE_HOME")
         chosen["XDG_CACHE_HOME"] = own if own and writable(own) else folder
-        for row in rows:
-            if not environment.get(row["variable"]):
-                chosen[row["variable"]] = _place_of(environment, folder, row["folder"])
+        chosen.update(_places(environment, folder, rows, writable))
     if environment.get("TMPDIR") != given:
         chosen["TMPDIR"] = environment["TMPDIR"]
     elif not given and own_home is not None and not writable("/tmp"):
@@ -151,16 +149,29 @@ def placed(
     return chosen, [*_wrong(environment, own_home, folder), *unused]
 
 
-def _default_of(environment: Mapping[str, str], name: str) -> str:
-    return os.path.join(environment.get("HOME") or "/nonexistent", ".cache", name)
+def _usual(environment: Mapping[str, str]) -> str:
+    """The folder for caches where nobody names one."""
+    return os.path.join(environment.get("HOME") or "/nonexistent", ".cache")
 
 
-def _place_of(environment: Mapping[str, str], folder: str, name: str) -> str:
-    """Below the root, unless a volume is mounted where this cache lies by default."""
-    mount = _default_of(environment, name)
-    if os.path.ismount(mount) and (_read_only(mount) or writable(mount)):
-        return mount
-    return os.path.join(folder, name)
+def _places(
+    environment: Mapping[str, str],
+    folder: str,
+    rows: Sequence[Dict[str, str]],
+    takes: Callable[[str], bool],
+) -> Dict[str, str]:
+    """Each cache's variable that the user has not set, and its place.
+
+    Below `folder`, unless a volume is mounted where the cache lies by default; `takes` says whether
+    that can be written.
+    """
+    chosen = {}
+    for row in rows:
+        if not environment.get(row["variable"]):
+            mount = os.path.join(_usual(environment), row["folder"])
+            used = os.path.ismount(mount) and (_read_only(mount) or takes(mount))
+            chosen[row["variable"]] = mount if used else os.path.join(folder, row["folder"])
+    return chosen
 
 
 def _read_only(mount: str) -> bool:
@@ -197,7 +208,8 @@ def _unused(
 ) -> Iterator[str]:
     """Volumes that are mounted for a cache, and cannot take it."""
     for row in rows if folder is not None else ():
-        mount, place = _default_of(environment, row["folder"]), chosen.get(row["variable"])
+        mount = os.path.join(_usual(environment), row["folder"])
+        place = chosen.get(row["variable"])
         if place and os.path.ismount(mount) and not (_read_only(mount) or writable(mount)):
             yield f"{mount} {_refused()}; {row['variable']} is {place}"
 
@@ -220,12 +232,5 @@ def looked_up(environment: Mapping[str, str], rows: Sequence[Dict[str, str]]) ->
     Without the scratch folders, in which nobody has models before a start has made them.
     """
     named = [os.path.abspath(folder) for folder in _wanted(environment)]
-    usual = os.path.join(environment.get("HOME") or "/nonexistent", ".cache")
-    folder = next((place for place in (*named, usual) if creatable(place)), None)
-    chosen = {}
-    for row in rows:
-        mount = _default_of(environment, row["folder"])
-        if folder and not environment.get(row["variable"]):
-            used = os.path.ismount(mount) and (_read_only(mount) or creatable(mount))
-            chosen[row["variable"]] = mount if used else os.path.join(folder, row["folder"])
-    return chosen
+    folder = next((place for place in (*named, _usual(environment)) if creatable(place)), None)
+    return _places(environment, folder, rows, creatable) if folder else {}

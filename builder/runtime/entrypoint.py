@@ -17,7 +17,19 @@ import signal
 import sys
 from contextlib import suppress
 
-from . import apply, caches, decide, gpus, host, manifest, preflight, reaper, seeds, weights
+from . import (
+    apply,
+    caches,
+    decide,
+    gpus,
+    host,
+    manifest,
+    options,
+    preflight,
+    reaper,
+    seeds,
+    weights,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,9 +171,8 @@ class Start:
         """Tune and look; returns an exit code where the server does not fit."""
         answer = query.answer() if query else {"devices": []}
         hidden = self._environment.get("CUDA_VISIBLE_DEVICES")
-        facts = host.discover(host.Root(), gpus.visible(answer, hidden))
-        if self._elsewhere:
-            facts["tpus"] = 0
+        seen = gpus.visible(answer, hidden)
+        facts = host.discover(host.Root(), seen, tpus=not self._elsewhere)
         flags = self._tuned(facts, explain=tuning == "explain") if tuning != "off" else []
         if looking != "off" and (code := self._looked(facts, flags, go_on=looking == "warn")):
             return code
@@ -191,10 +202,7 @@ class Start:
         made = apply.place(made)
         done = [f"{d['name']}={d['value']}" for d in made if d["status"] == decide.SET]
         if explain:
-            folder = weights.folder(model, self._environment) if model else None
-            disk = host.scheduler(host.Root(), folder) if folder else None
-            for line in decide.explained(made, decide.advice(facts, disk)):
-                say(line)
+            self._explain(made, facts, model)
             return apply.flags(made)
         for row in made:
             if row["status"] == decide.REFUSED:
@@ -203,12 +211,23 @@ class Start:
             say(f"tuned: {', '.join(done)} (IMGBUILD_TUNE=explain says why)")
         return apply.flags(made)
 
+    def _explain(
+        self, made: Sequence[Dict[str, Any]], facts: Dict[str, Any], model: str | None
+    ) -> None:
+        """Say what was decided, why, and what the host could do."""
+        from . import advice, explained  # noqa: PLC0415 - what most starts do not need
+
+        folder = weights.folder(model, self._environment) if model else None
+        disk = host.scheduler(host.Root(), folder) if folder else None
+        for line in explained.lines(made, advice.of_host(facts, disk)):
+            say(line)
+
     def _looked(self, facts: Dict[str, Any], flags: Sequence[str], *, go_on: bool) -> int:
         """Say what is wrong; returns the exit code where that ends the start."""
         server = self._about["server"]
-        ranks = decide.ranks(server, [*self._arguments, *flags], self._environment)
+        ranks = options.ranks(server, [*self._arguments, *flags], self._environment)
         cluster = bool(self._environment.get("RAY_ADDRESS"))  # the ranks may be other nodes'
-        model = decide.here(self._model, server, self._arguments, self._environment)
+        model = options.here(self._model, server, self._arguments, self._environment)
         ranks = None if cluster else ranks
         found = preflight.check(facts, self._about, ranks, model, self._environment)
         for finding in found:

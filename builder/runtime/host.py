@@ -74,20 +74,24 @@ class Root:
         return self._told.get(key)
 
 
-def discover(root: Root, gpus: Facts | None = None) -> Facts:
-    """All facts; `gpus` is what `gpus.Query` answered."""
+def discover(root: Root, gpus: Facts | None = None, *, tpus: bool = True) -> Facts:
+    """All facts; `gpus` is what `gpus.Query` answered, `tpus` whether any are wanted."""
     return {
         "cpus": _cpus(root),
         "memory": _memory(root),
         "numa": _numa(root),
         "gpus": _gpus(root, gpus if gpus is not None else root.told("gpus")),
-        "tpus": len(root.names("/dev/accel[0-9]*")) or len(root.names("/dev/vfio/[0-9]*")),
+        "tpus": _tpus(root) if tpus else 0,
         "shm": _shm(root),
         "limits": _limits(root),
         "kernel": _kernel(root),
         "infiniband": [path.split("/")[4] for path in root.names("/sys/class/infiniband/*/ports")],
         "platform": _platform(root),
     }
+
+
+def _tpus(root: Root) -> int:
+    return len(root.names("/dev/accel[0-9]*")) or len(root.names("/dev/vfio/[0-9]*"))
 
 
 def _status(root: Root) -> Dict[str, str]:

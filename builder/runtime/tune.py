@@ -13,7 +13,20 @@ import json
 import os
 import sys
 
-from . import apply, caches, decide, gpus, host, links, manifest, preflight, weights
+from . import (
+    advice,
+    apply,
+    caches,
+    decide,
+    explained,
+    gpus,
+    host,
+    links,
+    manifest,
+    options,
+    preflight,
+    weights,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _print(told: Dict[str, Any], *, everything: bool) -> None:
-    for line in decide.explained(told["settings"], told["advice"]):
+    for line in explained.lines(told["settings"], told["advice"]):
         print(line)
     for line in links.told(told["facts"]["gpus"]["links"]):
         print(line)
@@ -109,9 +122,7 @@ def report(
     asks = root.live and about["accelerator"] == "cuda" and not elsewhere
     hidden = environment.get("CUDA_VISIBLE_DEVICES")
     answer = gpus.visible(gpus.Query().answer(), hidden) if asks else None
-    facts = host.discover(root, answer)
-    if elsewhere:
-        facts["tpus"] = 0
+    facts = host.discover(root, answer, tpus=not elsewhere)
     topology = links.asked() if answer and answer["devices"] else root.text(f"/{links.RECORDED}")
     facts["gpus"]["links"] = links.parse(topology)
     server = about["server"]
@@ -119,18 +130,18 @@ def report(
     place = _place(model, about, environment if root.live else None)
     found = weights.read(place)
     settings = decide.decide(facts, about["tuning"], environment, arguments, found, server=server)
-    ranks = decide.ranks(server, [*arguments, *apply.flags(settings)], environment)
+    ranks = options.ranks(server, [*arguments, *apply.flags(settings)], environment)
     disk = host.scheduler(root, place or "") if place or not root.live else None
     seen = facts["gpus"]
     return {
         "facts": facts,
         "settings": settings,
         "advice": [
-            *decide.advice(facts, disk),
+            *advice.of_host(facts, disk),
             *links.advice(seen["links"], seen["devices"], ranks),
         ],
         "preflight": preflight.check(
-            facts, about, ranks, decide.here(found, server, arguments, environment), environment
+            facts, about, ranks, options.here(found, server, arguments, environment), environment
         ),
         "not_set": about["not_set"],
     }

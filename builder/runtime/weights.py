@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from .decide import given
+from .options import given
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

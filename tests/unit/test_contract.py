@@ -25,8 +25,11 @@ from builder.errors import BuildError, UserError
 from builder.facts import Matrix
 from builder.model import Cell
 from builder.proc import Result
-from builder.smoke import Check, SmokeReport, Status, check_contract, inside, subject
-from builder.smoke.contract import ALL, INSIDE, KILLED, LONG, OWN_CODE, STRANGERS, checks_of
+from builder.smoke import Check, SmokeReport, Status, check_contract, subject
+from builder.smoke.contract import ALL, checks_of, inside
+from builder.smoke.contract.confinement import LONG, STRANGERS
+from builder.smoke.contract.processes import KILLED, OWN_CODE
+from builder.smoke.contract.seen import INSIDE
 from tests.unit.fakeengine import FakeContainer, FakeEngine
 from tests.unit.fakeserver import serving
 from tests.unit.test_cli import run as verb

@@ -61,7 +61,8 @@ CLOSED = {"build": {"cli", "sizes", "smoke"}, "cli": {"runtime"}}
 SHIPPED = ("runtime", "servers")
 # The slimmer's parsers know no image; what reads libraries on a host reads them with those.
 LENT = {"inspect": "builder.runtime.slim"}
-INSIDE = BUILDER / "smoke/inside.py", BUILDER / "sizes/inside.py"  # their text is run in images
+# Their text is run in images.
+INSIDE = BUILDER / "smoke/contract/inside.py", BUILDER / "sizes/inside.py"
 
 
 def room_of(file: Path) -> str:

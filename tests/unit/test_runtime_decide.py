@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.runtime import apply, decide
+from builder.runtime import advice, apply, decide, explained, options, rules
 from builder.runtime.numbers import number, numbers, spelled
 from tests.unit import hosts
 from tests.unit.support import ROOT
@@ -143,7 +143,7 @@ def test_decisions_are_a_pure_function(facts: dict[str, Any], model: dict[str, A
     assert given_ == before
     assert decide.decide(*before) == first
     assert [row["name"] for row in first] == [row["name"] for row in ROWS]
-    assert decide.advice(facts) == decide.advice(copy.deepcopy(facts))
+    assert advice.of_host(facts) == advice.of_host(copy.deepcopy(facts))
     assert facts == before[0]
     assert all(isinstance(row["value"], (str, type(None))) for row in first)
 
@@ -181,8 +181,8 @@ SPELLINGS = [
 )
 def test_the_users_flag_in_all_spellings(server: dict[str, Any], own: list[str]) -> None:
     arguments = ["org/model", *own, "--port", "1"]
-    assert decide.given(server["parallel_flags"], arguments) == "2"
-    assert decide.ranks(server, arguments, {}) == 2
+    assert options.given(server["parallel_flags"], arguments) == "2"
+    assert options.ranks(server, arguments, {}) == 2
     rows = [{"kind": "flag", "name": server["parallel_flags"][0], "rule": "tensor-parallel"}]
     (made,) = decide.decide(FOUR_GPUS, rows, {}, arguments, LARGE, server=server)
     assert (made["status"], made["value"]) == (decide.YOURS, "2")
@@ -238,14 +238,14 @@ def test_a_flag_is_set_only_where_nobody_has_arranged_otherwise(
 def test_a_variable_of_the_servers_own_says_the_same() -> None:
     assert parallel(TGI, ["m"], {"NUM_SHARD": "1"}) == decide.YOURS
     assert parallel(VLLM, ["m"], {"NUM_SHARD": "1"}) == decide.SET
-    assert decide.ranks(TGI, [], {"NUM_SHARD": "4"}) == 4
-    assert decide.ranks(TGI, ["--num-shard", "2"], {"NUM_SHARD": "4"}) == 2
+    assert options.ranks(TGI, [], {"NUM_SHARD": "4"}) == 4
+    assert options.ranks(TGI, ["--num-shard", "2"], {"NUM_SHARD": "4"}) == 2
 
 
 def test_a_ray_cluster_has_more_gpus_than_this_host() -> None:
     assert parallel(VLLM, ["m"], {"RAY_ADDRESS": "auto"}) == decide.NEEDLESS
     assert parallel(VLLM, ["m"], {"RAY_ADDRESS": ""}) == decide.SET
-    assert decide.here(LARGE, VLLM, ["m"], {"RAY_ADDRESS": "auto"}) == {}
+    assert options.here(LARGE, VLLM, ["m"], {"RAY_ADDRESS": "auto"}) == {}
 
 
 FLOAT32 = {**LARGE, "bytes": 100 << 30, "float32": True}
@@ -267,11 +267,11 @@ def test_weights_of_32_bits_are_loaded_as_16(
     server: dict[str, Any], own: list[str], gib: int
 ) -> None:
     """100 GiB on disk fit on one GPU of 80 then."""
-    assert decide.here(FLOAT32, server, own)["bytes"] == gib << 30
+    assert options.here(FLOAT32, server, own)["bytes"] == gib << 30
     rows = [{"kind": "flag", "name": "--tp", "rule": "tensor-parallel"}]
     (made,) = decide.decide(FOUR_GPUS, rows, {}, own, FLOAT32, server=server)
     assert made["value"] == (None if gib == 50 else "2")
-    assert decide.loaded({"float32": True}, server, own) == {"float32": True}
+    assert options.loaded({"float32": True}, server, own) == {"float32": True}
 
 
 @pytest.mark.parametrize(
@@ -315,10 +315,10 @@ def test_how_many_gpus_are_used(server: dict[str, Any], own: list[str], count: i
 def test_ranks_of_several_hosts_are_not_known_here() -> None:
     """16 ranks on two hosts of eight GPUs are not too many."""
     arguments = ["--tp", "16", "--nnodes", "2", "--node-rank", "0"]
-    assert decide.given(SGLANG["parallel_flags"], arguments) == "16"
-    assert decide.ranks(SGLANG, arguments, {}) is None
-    assert decide.ranks(SGLANG, [], {}) is None
-    assert decide.ranks(SGLANG, ["--tp", "auto"], {}) is None
+    assert options.given(SGLANG["parallel_flags"], arguments) == "16"
+    assert options.ranks(SGLANG, arguments, {}) is None
+    assert options.ranks(SGLANG, [], {}) is None
+    assert options.ranks(SGLANG, ["--tp", "auto"], {}) is None
 
 
 BOUND = ("CPUs of the GPU's NUMA node", "memory of the GPU's NUMA node")
@@ -447,8 +447,8 @@ def test_a_kv_cache_within_a_limit_that_vllm_does_not_see(
 
 def test_a_tpus_node_is_none_where_there_is_no_tpu(tmp_path: Path) -> None:
     facts = hosts.facts("dgx-h100", tmp_path)
-    assert decide.RULES["node0-cpus"](facts, {}) is None
-    assert decide.RULES["node0-memory"]({**facts, "tpus": 4}, {}) == 0
+    assert rules.RULES["node0-cpus"](facts, {}) is None
+    assert rules.RULES["node0-memory"]({**facts, "tpus": 4}, {}) == 0
 
 
 @pytest.mark.parametrize("value", ["64", "", " "])
@@ -494,7 +494,7 @@ def test_recorded_hosts_hold_the_same_promises(name: str, tmp_path: Path) -> Non
 
 def test_every_rule_of_the_matrix_is_known() -> None:
     named = {row["rule"] for about in MANIFESTS.values() for row in about["tuning"]}
-    assert named <= set(decide.RULES)
+    assert named <= set(rules.RULES)
 
 
 def test_explained() -> None:
@@ -506,14 +506,14 @@ def test_explained() -> None:
     made = decide.decide(FOUR_GPUS, rows, {"MAX_JOBS": "9"}, [])
     made.append({"status": decide.REFUSED, "name": "N", "value": "1", "why": "no"})
     advised = [{"what": "a", "why": "b", "command": "c"}]
-    assert decide.explained(made, advised) == [
+    assert explained.lines(made, advised) == [
         "set OMP_NUM_THREADS=1: w; effect: 1.8x [s]",
         "left MAX_JOBS=9: you have set it",
         "off GAINLESS: no gain",
         "not set N=1: no",
         "host: a: b. On the host: c",
     ]
-    assert decide.explained([], []) == ["nothing to set here"]
+    assert explained.lines([], []) == ["nothing to set here"]
 
 
 def test_advice_names_what_works_in_this_container(tmp_path: Path) -> None:
@@ -521,7 +521,7 @@ def test_advice_names_what_works_in_this_container(tmp_path: Path) -> None:
     commands = {}
     for container in ("docker", "podman", "apptainer", "kubernetes", None):
         facts["platform"]["container"] = container
-        (advised,) = decide.advice(facts)
+        (advised,) = advice.of_host(facts)
         commands[container] = advised["command"]
     assert commands["docker"] == "docker run --ulimit memlock=-1"
     assert commands["podman"] == "podman run --ulimit memlock=-1"
@@ -534,10 +534,10 @@ def test_the_models_disk() -> None:
     facts = {**FOUR_GPUS, "kernel": dict.fromkeys(("governor", "thp", "numa_balancing"))}
     facts |= {"limits": {}, "infiniband": []}
     disk = {"disk": "sda", "scheduler": "bfq", "rotates": False}
-    (advised,) = decide.advice(facts, disk)
+    (advised,) = advice.of_host(facts, disk)
     assert advised["command"] == "echo none > /sys/block/sda/queue/scheduler"
-    assert decide.advice(facts, {**disk, "rotates": True}) == []
-    assert decide.advice(facts, {**disk, "scheduler": "none"}) == []
+    assert advice.of_host(facts, {**disk, "rotates": True}) == []
+    assert advice.of_host(facts, {**disk, "scheduler": "none"}) == []
 
 
 # apply
@@ -684,7 +684,7 @@ def test_containers_with_a_quota_take_different_cpus_of_one_node() -> None:
     }
 
     def mask(**cpus: object) -> str | None:
-        chosen = decide.RULES["quota-cpus"]({**facts, "cpus": {**facts["cpus"], **cpus}}, {})
+        chosen = rules.RULES["quota-cpus"]({**facts, "cpus": {**facts["cpus"], **cpus}}, {})
         return None if chosen is None else str(chosen)
 
     assert [mask(current=n) for n in (0, 2, 3, 5)] == ["0,1", "2,3", "0,3", "5,6"]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from builder.runtime import decide, host, manifest, preflight, weights
+from builder.runtime import advice, decide, explained, host, manifest, preflight, rules, weights
 from tests.unit import hosts
 from tests.unit.support import ROOT
 
@@ -89,7 +89,7 @@ IMAGES = [
     for accelerator in ("cpu", "cuda", "tpu")
 ]
 ROWS = [
-    {"kind": "env", "name": rule, "rule": rule, "why": "", "source": ""} for rule in decide.RULES
+    {"kind": "env", "name": rule, "rule": rule, "why": "", "source": ""} for rule in rules.RULES
 ]
 
 
@@ -112,7 +112,7 @@ def test_discover_and_all_that_follows_never_fail(files: dict[str, bytes]) -> No
     assert facts["cpus"]["allowed"]
     assert facts["cpus"]["online"] >= 1
     made = decide.decide(facts, ROWS, {}, [], {"bytes": 1 << 40, "heads": 8})
-    decide.explained(made, decide.advice(facts))
+    explained.lines(made, advice.of_host(facts))
     for about in IMAGES:
         for finding in preflight.check(facts, about, 4):
             assert preflight.told(finding)
@@ -133,7 +133,7 @@ def test_a_pod_is_known_for_one(name: str, tmp_path: Path) -> None:
     """With and without a token of a service account; no mask then, its pool of CPUs changes."""
     facts = hosts.facts(name, tmp_path)
     assert facts["platform"]["container"] == "kubernetes"
-    assert decide.RULES["quota-cpus"](facts, {}) is None
+    assert rules.RULES["quota-cpus"](facts, {}) is None
 
 
 def test_cuda_compat_is_known_by_its_folder(tmp_path: Path) -> None:

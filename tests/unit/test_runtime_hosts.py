@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 
-from builder.runtime import apply, caches, decide, gpus, host, links, preflight, tune
+from builder.runtime import (
+    advice,
+    apply,
+    caches,
+    decide,
+    gpus,
+    host,
+    links,
+    options,
+    preflight,
+    tune,
+)
 from builder.runtime.numbers import spelled
 from tests.unit import hosts
 from tests.unit.support import ROOT
@@ -88,7 +99,7 @@ def findings(
     settings: list[dict[str, Any]],
     model: dict[str, Any] | None,
 ) -> Iterator[str]:
-    ranks = decide.ranks(about["server"], apply.flags(settings), {})
+    ranks = options.ranks(about["server"], apply.flags(settings), {})
     for finding in preflight.check(facts, about, ranks, model):
         yield f"{'REFUSED' if finding['fatal'] else 'warning'} {finding['name']}"
         yield f"  what: {finding['what']}"
@@ -109,10 +120,10 @@ def decided(facts: dict[str, Any], name: str, linked: dict[str, Any]) -> str:
                 value = spelled(map(int, value.split(",")))
             lines.append(f"  {row['status']}: {row['name']}{'' if value is None else f'={value}'}")
         lines += [f"  {line}" for line in findings(facts, about, settings, model)] or ["  starts"]
-        size = decide.ranks(about["server"], apply.flags(settings), {})
+        size = options.ranks(about["server"], apply.flags(settings), {})
         near = links.advice(linked, facts["gpus"]["devices"], size)
         lines += [f"  advice: {row['what']}: {row['command']}" for row in near]
-    advised = decide.advice(facts)
+    advised = advice.of_host(facts)
     lines += ["", "advice"] if advised else []
     for row in advised:
         lines += [f"  {row['what']}: {row['why']}", f"    {row['command']}"]
