@@ -8,6 +8,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from builder import zstd
 
@@ -64,6 +65,12 @@ def oci(
     index = {"manifests": [_blob(blobs, _json(manifest))]}
     named = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}', "index.json": _json(index)}
     return files({**blobs, **named} if last else {**named, **blobs})
+
+
+def layout(folder: Path, trees: Iterable[Tree], pack: Callable[[bytes], bytes] = gzipped) -> None:
+    """The same as a folder."""
+    with tarfile.open(fileobj=io.BytesIO(oci(trees, pack=pack))) as archive:
+        archive.extractall(folder, filter="data")
 
 
 def docker(trees: Iterable[Tree], images: int = 1) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from builder import inspect
 from builder.errors import UserError
 from builder.inspect import Report
-from tests.unit.archives import Tree, docker, files, gzipped, oci, zstd_of
+from tests.unit.archives import Tree, docker, files, gzipped, layout, oci, zstd_of
 
 RANDOM = random.Random(1).randbytes(100_000)
 
@@ -95,8 +94,7 @@ def test_archives_of_docker_and_podman_have_plain_layers(tmp_path: Path) -> None
 
 
 def test_a_layout_is_a_folder(tmp_path: Path) -> None:
-    with tarfile.open(fileobj=io.BytesIO(oci([LOWER]))) as archive:
-        archive.extractall(tmp_path, filter="data")
+    layout(tmp_path, [LOWER])
     contents = inspect.read_path(tmp_path, quiet)
     assert contents.kind == "an OCI layout"
     assert inspect.report(contents)["size"] == 70
