@@ -46,7 +46,9 @@ from builder.sizes import Sizes
     help="BuildKit's cache to fill, as type=registry,ref=...,mode=max; docker only.",
 )
 @click.option(
-    "--record-sizes", is_flag=True, help="Write what images weigh to images/sizes/; not for SIFs."
+    "--record-sizes",
+    is_flag=True,
+    help="Write what images weigh to images/sizes/, compressed with zstd 7; not for SIFs.",
 )
 @options.sif_folder
 @options.as_json

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
-from builder import engines
+from builder import engines, publish
 from builder.cli import options
-from builder.engines.base import Engine, Image
+from builder.engines.base import Engine
+from builder.naming import Naming
 from builder.prepare import Workbench
 from builder.render import DEFINITION, DOCKERFILE
 
@@ -35,30 +40,52 @@ def command(
     """Remove images of cells that a later build has replaced, from every engine that is here.
 
     Each build leaves a content tag, which keeps its image until somebody takes it away. Tags of
-    your own keep theirs. SIF files are removed with --engine apptainer only.
+    your own keep theirs. SIF files are removed with --engine apptainer only. Without --matrix,
+    layers go too that `imgbuild push --compression-level` has kept and not used for 30 days; with
+    --all, all of them.
     """
     project, matrix, cells = options.load(file, selector)
     bench = Workbench(project, matrix)
-    removed: list[tuple[Engine, Image]] = []
-    for chosen in engines.usable(engine, output):
-        for cell in cells:
-            namings = bench.namings(cell, DOCKERFILE, DEFINITION)
-            current = {found.reference for naming in namings if (found := chosen.find(naming))}
-            for image in chosen.held(namings[0]):
-                if not everything and image.reference in current:
-                    continue
-                if not dry_run:
-                    chosen.remove(image, namings[0])
-                removed.append((chosen, image))
-                if not as_json:
-                    verb = "would remove" if dry_run else "removed"
-                    size = f"{image.size / 1e9:.2f} GB"
-                    click.echo(f"{verb} {image.reference} ({chosen.name}, {size})")
+    namings = [bench.namings(cell, DOCKERFILE, DEFINITION) for cell in cells]
+    found = _images(engines.usable(engine, output), namings, everything=everything)
+    # Kept layers belong to no cell: several share one.
+    layers = _layers(everything=everything) if selector is None else iter(())
+    removed = []
+    for what, remove in itertools.chain(found, layers):
+        if not dry_run:
+            remove()
+        removed.append(what)
+        if not as_json:
+            verb = "would remove" if dry_run else "removed"
+            kind = what.engine or "a layer that a push compressed"
+            click.echo(f"{verb} {what.reference} ({kind}, {what.size / 1e9:.2f} GB)")
     if as_json:
-        rows = [
-            {"engine": chosen.name, "reference": image.reference, "size": image.size}
-            for chosen, image in removed
-        ]
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps([what._asdict() for what in removed], indent=2))
     if not removed:
         options.say("clean: nothing to remove")
+
+
+class _Removable(NamedTuple):
+    engine: str | None  # None: a file of imgbuild's own
+    reference: str
+    size: int
+
+
+_Found = Iterator[tuple[_Removable, Callable[[], None]]]
+
+
+def _images(
+    found: Iterable[Engine], cells: Sequence[tuple[Naming, ...]], *, everything: bool
+) -> _Found:
+    for engine in found:
+        for namings in cells:
+            current = {image.reference for naming in namings if (image := engine.find(naming))}
+            for image in engine.held(namings[0]):
+                if everything or image.reference not in current:
+                    row = _Removable(engine.name, image.reference, image.size)
+                    yield row, functools.partial(engine.remove, image, namings[0])
+
+
+def _layers(*, everything: bool) -> _Found:
+    for file in publish.Kept().unused(everything=everything):
+        yield _Removable(None, str(file), file.stat().st_size), file.unlink

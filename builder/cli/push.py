@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from builder import engines, publish, site
+from builder import engines, publish, site, zstd
 from builder.cli import options
 from builder.cli.progress import display
 from builder.engines.apptainer import Apptainer
@@ -29,6 +29,14 @@ from builder.render import DOCKERFILE
     type=click.Choice([known.value for known in Compression]),
     help="Of layers. Default: zstd where the engine can; gzip is for clients that do not read it.",
 )
+@click.option(
+    "--compression-level",
+    "level",
+    type=click.IntRange(*zstd.LEVELS),
+    metavar="N",
+    help="Of zstd, 1 to 22; imgbuild then compresses layers itself. 19: smaller, and it takes "
+    "minutes, once a layer. Default: the engine's own 7. Figures: docs/compression.md.",
+)
 @options.as_json
 def command(
     file: Path | None,
@@ -37,11 +45,13 @@ def command(
     engine: str,
     compression: str | None,
     *,
+    level: int | None,
     as_json: bool,
 ) -> None:
     """Push built images to PREFIX/<framework>, under all their tags; prints name@digest.
 
-    What the registry has already is left alone. Logins are those that docker and podman keep, and
+    What the registry has already is left alone; without --compression-level at whatever level
+    it is there. Logins are those that docker and podman keep, and
     the registry's CA is looked for in SSL_CERT_FILE and in certs.d. Exit codes: 1 the registry
     refused, 2 a cell is not built.
     """
@@ -58,7 +68,7 @@ def command(
     wanted = Compression(compression) if compression else None
     for source, _, _ in found:
         assert isinstance(source, Publisher)  # noqa: S101 - by the choices of --engine
-        publish.chosen(source, wanted)
+        publish.chosen(source, wanted, level)
     here = site.discover()
     results = []
     for source, image, naming in found:
@@ -67,7 +77,9 @@ def command(
         there = Registry(address, ca=here.ca, login=login, actions="pull,push")
         with display(naming.cell_id) as shown:
             progress = Progress(step=shown.step, line=shown.line)
-            result = publish.push(source, image, naming, there, progress, wanted=wanted)
+            result = publish.push(
+                source, image, naming, there, progress, wanted=wanted, level=level
+            )
         results.append(result)
         if not as_json:
             for tag in result.tags:

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder import proc
@@ -34,8 +35,25 @@ from builder.naming import Naming
 from builder.proc import Command, Result
 from builder.site import Mirror
 
-# zstd 3 takes a fifth of the default gzip's time for the same size.
-_SQUASHFS = "-comp zstd -Xcompression-level 3"
+BLOCK_SIZES = ("128K", "256K", "512K", "1M")  # the first is mksquashfs's own, the last its largest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squashfs:
+    """How a SIF's file system is packed."""
+
+    # 3 takes a fifth of the default gzip's time for the same size.
+    level: int = 3  # of zstd, 1 to 22
+    block_size: str | None = None  # one of BLOCK_SIZES; None: mksquashfs's own
+
+    @property
+    def arguments(self) -> str:
+        """As mksquashfs takes them, in one text."""
+        block = f" -b {self.block_size}" if self.block_size else ""
+        return f"-comp zstd -Xcompression-level {self.level}{block}"
+
+
+_SQUASHFS = Squashfs()
 _SITE_FOLDER = "/mnt"  # exists in every base, so that a bind needs no folder made
 
 
@@ -97,12 +115,14 @@ class Apptainer:
         options += ["--bind", f"{request.secret.parent}:{_SITE_FOLDER}:ro"]
         return self._build(request.naming, definition.name, options, request.context, on_line)
 
-    def convert(self, naming: Naming, source: str, on_line: OnLine) -> Image:
+    def convert(
+        self, naming: Naming, source: str, on_line: OnLine, squashfs: Squashfs = _SQUASHFS
+    ) -> Image:
         """A SIF of what `source` names, as "oci-archive:FILE"."""
         transport, _, file = source.partition(":")
         # A SIF remembers what it was made from: a name, not a path of this host.
         name = f"{transport}:{Path(file).name}"
-        return self._build(naming, name, [], Path(file).parent, on_line)
+        return self._build(naming, name, [], Path(file).parent, on_line, squashfs=squashfs)
 
     def fetch(
         self,
@@ -124,14 +144,21 @@ class Apptainer:
         _write(target, f"docker://{source}", options, on_line, cwd=target.parent, env=env)
 
     def _build(
-        self, naming: Naming, source: str, options: list[str], cwd: Path, on_line: OnLine
+        self,
+        naming: Naming,
+        source: str,
+        options: list[str],
+        cwd: Path,
+        on_line: OnLine,
+        *,
+        squashfs: Squashfs = _SQUASHFS,
     ) -> Image:
         target = self._file(naming).absolute()
         target.parent.mkdir(parents=True, exist_ok=True)
         # Aside and renamed: a SIF of that name is always whole.
         aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
-            _write(aside, source, options, on_line, cwd=cwd)
+            _write(aside, source, options, on_line, cwd=cwd, squashfs=squashfs)
             aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
@@ -193,12 +220,14 @@ def _write(
     *,
     cwd: Path,
     env: Mapping[str, str] | None = None,
+    squashfs: Squashfs = _SQUASHFS,
 ) -> None:
     """Build the SIF `target`, with `env` beside our own variables."""
     # An interrupted build leaves its tree here, where we clean up.
     scratch = Path(tempfile.mkdtemp(prefix="imgbuild-sif-"))
     here = {"APPTAINER_TMPDIR": str(scratch), "TMPDIR": str(scratch)}
-    args = ("apptainer", "build", "--force", "--disable-cache", "--mksquashfs-args", _SQUASHFS)
+    squash = ("--mksquashfs-args", squashfs.arguments)
+    args = ("apptainer", "build", "--force", "--disable-cache", *squash)
     try:
         proc.stream(
             Command(

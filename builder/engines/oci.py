@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -147,6 +147,18 @@ def layout_manifest(folder: Path) -> Mapping[str, Any]:
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     manifest: Mapping[str, Any] = json.loads(_blob(folder, index["manifests"][0]["digest"]))
     return manifest
+
+
+def replace_layers(folder: Path, layers: Sequence[tuple[str, int]]) -> None:
+    """Have the one image of an OCI layout name other blobs, by digest and size: zstd ones."""
+    file = folder / "index.json"
+    index = json.loads(file.read_text(encoding="utf-8"))
+    kind = "application/vnd.oci.image.layer.v1.tar+zstd"
+    rows = [{"mediaType": kind, "digest": digest, "size": size} for digest, size in layers]
+    text = _json({**layout_manifest(folder), "layers": rows})
+    (folder / _path(digest_of(text))).write_bytes(text)
+    index["manifests"][0] |= {"digest": digest_of(text), "size": len(text)}
+    file.write_bytes(_json(index))
 
 
 def _blob(folder: Path, digest: str) -> bytes:

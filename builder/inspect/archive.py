@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
+from builder import zstd
 from builder.engines import host
 from builder.errors import UserError
 from builder.inspect.examine import Examiner
 from builder.inspect.stored import Layer, Tree
 from builder.inspect.trees import members, normal, of_tar
 
-GZIP, ZSTD, TAR = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"ustar"
+GZIP, TAR = b"\x1f\x8b", b"ustar"
 TAR_AT = 257
 _JSON_LONGEST = 16 << 20  # bytes
 _CHUNK = 1 << 20  # bytes
@@ -146,11 +147,8 @@ def read(found: Members, examiner: Examiner, names: Mapping[str, str], what: str
                 archive.texts[path] = json.loads(source.read())
             except ValueError:
                 continue  # "VERSION" files and the like
-        elif head[:4] == ZSTD:
-            raise UserError(
-                f"{what}: {path} is compressed with zstd, which is not read here",
-                hint="`skopeo copy --dest-compress-format gzip` writes it with gzip",
-            )
+        elif head[:4] == zstd.MAGIC:
+            archive.blobs[path] = _layer(zstd.reader(source), examiner, size, compressed=True)
         elif head[:2] == GZIP:
             archive.blobs[path] = _layer(
                 cast(IO[bytes], gzip.GzipFile(fileobj=source)), examiner, size, compressed=True
@@ -186,7 +184,7 @@ def _layer(stream: IO[bytes], examiner: Examiner, size: int, *, compressed: bool
 
 
 def of_stream(stream: IO[bytes]) -> Members:
-    """Members of an archive that is read once, also of a compressed one."""
+    """Members of an archive that is read once, also of one compressed as Python's tarfile knows."""
     with tarfile.open(fileobj=stream, mode="r|*") as archive:
         for member in members(archive):
             if member.isreg() and (content := archive.extractfile(member)):

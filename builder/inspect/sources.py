@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from builder import zstd
 from builder.errors import UserError
 from builder.inspect import archive, squashfs, trees
 from builder.inspect.examine import Examiner
@@ -22,7 +23,14 @@ _ZIP = b"PK\x03\x04"
 _ELF = b"\x7fELF"
 _XZ, _BZIP2 = b"\xfd7zXZ", b"BZh"
 # What damaged archives raise.
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
+_BROKEN = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    zstd.ZstdError,
+    EOFError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +85,12 @@ def _of_path(path: Path, examiner: Examiner) -> tuple[str, list[Layer]]:
         return "a wheel", [Layer(tree=tree, created_by="zip", stored=size, compressed=True)]
     if head.startswith(_ELF):
         return "a file", [Layer(tree=examiner.tree(trees.of_folder(path)))]
-    packed = head.startswith((archive.GZIP, _XZ, _BZIP2))
+    packed = head.startswith((archive.GZIP, zstd.MAGIC, _XZ, _BZIP2))
     if packed or head[archive.TAR_AT :].startswith(archive.TAR):
         with path.open("rb") as file:
-            layers = archive.read(archive.of_stream(file), examiner, {}, str(path))
+            # tarfile itself reads zstd from Python 3.14 on.
+            source = zstd.reader(file) if head.startswith(zstd.MAGIC) else file
+            layers = archive.read(archive.of_stream(source), examiner, {}, str(path))
         return "an archive", layers
     raise UserError(
         f"{path}: nothing that is known",

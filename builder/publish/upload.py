@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Layout:
     folder: Path
     config: bytes
     compression: Compression
+    annotations: Mapping[str, str] = field(default_factory=dict)  # of an OCI manifest
 
 
 def upload(layout: Layout, registry: Registry, repository: str, tag: str, on_line: OnLine) -> str:
@@ -56,9 +58,16 @@ def upload(layout: Layout, registry: Registry, repository: str, tag: str, on_lin
         "config": _described(of_config, ours),
         "layers": [_described(of_layer, layer) for layer in layers],
     }
+    if layout.annotations:
+        document["annotations"] = dict(layout.annotations)
     text = json.dumps(document, separators=(",", ":")).encode()
     manifest = Manifest(
-        digest=digest_of(text), media_type=of_manifest, text=text, config=ours, layers=layers
+        digest=digest_of(text),
+        media_type=of_manifest,
+        text=text,
+        config=ours,
+        layers=layers,
+        annotations=layout.annotations,
     )
     registry.put(repository, tag, manifest)
     return manifest.digest

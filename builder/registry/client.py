@@ -10,7 +10,7 @@ import http.client
 import json
 import urllib.parse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,6 +41,7 @@ class _Document(BaseModel):
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
+    annotations: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class Manifest:
     text: bytes
     config: Descriptor
     layers: tuple[Descriptor, ...]
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:
@@ -117,6 +119,7 @@ class Registry:
             text=text,
             config=document.config,
             layers=document.layers,
+            annotations=document.annotations or {},
         )
 
     def find(self, repository: str, tag: str) -> Manifest | None:

@@ -22,7 +22,7 @@ class Sizes(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    compressed: int  # all layers, as zstd
+    compressed: int  # all layers, as zstd at the engine's level
     packages: dict[str, int]  # Python distribution -> its files, not compressed
 
     @classmethod

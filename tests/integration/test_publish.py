@@ -125,6 +125,51 @@ def test_images_share_the_blobs_of_equal_layers(
     assert {blobs[0][layer] for layer in common} == {blobs[1][layer] for layer in common}
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both engines have one base: level 19 takes a minute or two for it, once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_level_makes_smaller_layers_that_every_client_reads(
+    name: str, shelf: Path, cache: Path, plain_registry: RegistryServer, tmp_path: Path
+) -> None:
+    if name == "docker" and not keeps_in_containerd():
+        pytest.skip("this Docker keeps images in its own store")
+    run = Imgbuild(shelf, {"XDG_CACHE_HOME": str(cache)})
+    prefix, repository = f"{plain_registry.url}/level-{name}", f"level-{name}/files"
+    push = ("push", "--registry", prefix, "--engine", name)
+    quick = run(*push, "--json").json()[0]
+    small = run(*push, "--compression-level", "19", "--json").json()[0]
+    assert (quick["compression_level"], small["compression_level"]) == (None, 19)
+    assert small["size"] < 0.95 * quick["size"]
+    manifest = plain_registry.manifest(repository, CELL)
+    assert manifest["annotations"]["io.imgbuild.compression-level"] == "19"
+    blobs = [layer["digest"] for layer in manifest["layers"]]
+    for options in ((), ("--compression-level", "19")):
+        again = run(*push, *options)
+        assert {line.split()[0] for line in again.stdout.splitlines()} == {"unchanged"}
+
+    # Another registry gets the same bytes, from where they are kept.
+    kept = set((cache / "imgbuild/layers").iterdir())
+    other = ("push", "--registry", f"{prefix}-again", "--engine", name)
+    assert "compressing" not in run(*other, "--compression-level", "19").stderr
+    there = plain_registry.manifest(f"level-{name}-again/files", CELL)
+    assert [layer["digest"] for layer in there["layers"]] == blobs
+    assert set((cache / "imgbuild/layers").iterdir()) == kept
+
+    place = f"{plain_registry.host}/{repository}:{CELL}"
+    for client in ("docker", "podman", "apptainer"):
+        engine("buildah" if client == "podman" else client)
+        reads(client, place, tmp_path)
+    pull = ("pull", CELL, "--registry", prefix, "--to", str(tmp_path))
+    assert run(*pull, "--json").json()["digest"] == small["digest"]
+    found = run("inspect", str(tmp_path / f"{CELL}.oci.tar"), "--json").json()
+    assert [layer["digest"] for layer in found["layers"]] == blobs
+    assert all(layer["compressed"] for layer in found["layers"])
+
+
 @pytest.mark.parametrize("program", ["docker", "podman", "apptainer"])
 @pytest.mark.parametrize("name", ENGINES)
 def test_every_client_reads_what_is_pushed(
@@ -133,9 +178,14 @@ def test_every_client_reads_what_is_pushed(
     engine("buildah" if program == "podman" else program)
     Imgbuild(shelf, {})("push", "--engine", name, "--registry", f"{plain_registry.url}/{name}")
     place = f"{plain_registry.host}/{name}/files:{CELL}"
+    reads(program, place, tmp_path)
+
+
+def reads(program: str, place: str, folder: Path) -> None:
+    """A client pulls an image without TLS, and runs it where that needs no network of its own."""
     env = {**os.environ, **host.containers_env(), **host.apptainer_env()}
     if program == "apptainer":
-        command = ["apptainer", "pull", "--no-https", str(tmp_path / "x.sif"), f"docker://{place}"]
+        command = ["apptainer", "pull", "--no-https", str(folder / "x.sif"), f"docker://{place}"]
         subprocess.run(command, check=True, env=env)
         return
     insecure = ["--tls-verify=false"] if program == "podman" else []

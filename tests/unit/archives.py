@@ -7,7 +7,10 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from builder import zstd
 
 Tree = dict[str, bytes | str | None]  # file, link's target (hard: "=target"), or a folder
 
@@ -35,13 +38,26 @@ def files(tree: dict[str, bytes]) -> bytes:
     return layer(dict(tree))
 
 
+def gzipped(tar: bytes) -> bytes:
+    return gzip.compress(tar, mtime=0)
+
+
+def zstd_of(tar: bytes) -> bytes:
+    frame = zstd.compressor(3, 1)
+    return frame.compress(tar) + frame.flush()
+
+
 def oci(
-    trees: Iterable[Tree], *, packed: bool = True, created: Iterable[str] = (), last: bool = True
+    trees: Iterable[Tree],
+    *,
+    pack: Callable[[bytes], bytes] = gzipped,
+    created: Iterable[str] = (),
+    last: bool = True,
 ) -> bytes:
     """An archive as registries have images; `last`: what names the layers comes at the end."""
     blobs: dict[str, bytes] = {}
     tars = [layer(tree) for tree in trees]
-    rows = [_blob(blobs, gzip.compress(tar, mtime=0) if packed else tar) for tar in tars]
+    rows = [_blob(blobs, pack(tar)) for tar in tars]
     history: list[dict[str, object]] = [{"created_by": text} for text in created]
     history.insert(1, {"created_by": "ENV A=1", "empty_layer": True})
     config = {"rootfs": {"diff_ids": [_digest(tar) for tar in tars]}, "history": history}
@@ -49,6 +65,12 @@ def oci(
     index = {"manifests": [_blob(blobs, _json(manifest))]}
     named = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}', "index.json": _json(index)}
     return files({**blobs, **named} if last else {**named, **blobs})
+
+
+def layout(folder: Path, trees: Iterable[Tree], pack: Callable[[bytes], bytes] = gzipped) -> None:
+    """The same as a folder."""
+    with tarfile.open(fileobj=io.BytesIO(oci(trees, pack=pack))) as archive:
+        archive.extractall(folder, filter="data")
 
 
 def docker(trees: Iterable[Tree], images: int = 1) -> bytes:

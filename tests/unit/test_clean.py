@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,9 +26,12 @@ OTHERS = ("vllm:mine", "vllm:cpu-vllm-mine", "vllm:cpu-vllm-h100-0123456789ab", 
 
 
 @pytest.fixture
-def engine(project: Project, matrix: Matrix, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+def engine(
+    project: Project, matrix: Matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> FakeEngine:
     """With today's image of cpu-vllm, an old one, and some that are nobody's business."""
     monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     fake = FakeEngine()
     bench = Workbench(project, matrix)
     (naming, *_) = bench.namings(matrices.cell(matrix, "cpu-vllm"), DOCKERFILE)
@@ -82,6 +86,24 @@ def test_all_takes_the_current_one_too_but_not_the_users_own(
 ) -> None:
     clean("--all")
     assert set(engine.images) == set(OTHERS)
+
+
+def test_layers_that_pushes_kept_go_when_they_are_of_no_use_or_all_do(
+    engine: FakeEngine, clean: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "imgbuild/layers"
+    folder.mkdir(parents=True)
+    for name in ("new", "old"):
+        (folder / name).write_bytes(b"layer")
+    os.utime(folder / "old", (0, 0))
+    assert "layers" not in clean("--matrix", "cpu-vllm", "--all")
+    assert json.loads(clean("--json")) == [
+        {"engine": None, "reference": str(folder / "old"), "size": 5}
+    ]
+    assert [file.name for file in folder.iterdir()] == ["new"]
+    told = f"{folder / 'new'} (a layer that a push compressed, 0.00 GB)"
+    assert clean("--all") == f"removed {told}\n"
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(

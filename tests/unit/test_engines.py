@@ -9,14 +9,15 @@ import docker
 import pytest
 import requests
 
-from builder import engines
+from builder import engines, proc
 from builder.engines import buildkit
-from builder.engines.apptainer import Apptainer
+from builder.engines.apptainer import Apptainer, Squashfs
 from builder.engines.base import Image
 from builder.engines.buildah import Buildah
 from builder.engines.buildkit import BuildKit
 from builder.errors import BuildError, UserError
 from builder.naming import Naming
+from builder.proc import Command
 
 NAMING = Naming(repository="vllm", cell_id="cpu-vllm", version_tag="0.32.0-cpu", content="0" * 12)
 
@@ -129,3 +130,27 @@ def test_what_docker_refuses_is_a_failure_and_no_defect(wait: Exception, says: s
         container.log()
     with pytest.raises(BuildError, match="docker: No such container"):
         container.exit_code()
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ((), "-comp zstd -Xcompression-level 3"),
+        ((Squashfs(level=19),), "-comp zstd -Xcompression-level 19"),
+        ((Squashfs(block_size="1M"),), "-comp zstd -Xcompression-level 3 -b 1M"),
+    ],
+)
+def test_a_sif_is_packed_as_asked(
+    asked: tuple[Squashfs, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+
+    def stream(command: Command, _on_line: object) -> None:
+        commands.append(command.args)
+        Path(command.args[-2]).write_bytes(b"a SIF")
+
+    monkeypatch.setattr(proc, "stream", stream)
+    made = Apptainer(tmp_path).convert(NAMING, f"oci-archive:{tmp_path}/x.tar", print, *asked)
+    assert made.size == 5
+    (args,) = commands
+    assert args[args.index("--mksquashfs-args") + 1] == told

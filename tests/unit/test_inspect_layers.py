@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import random
-import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from builder import inspect
 from builder.errors import UserError
 from builder.inspect import Report
-from tests.unit.archives import Tree, docker, files, oci
+from tests.unit.archives import Tree, docker, files, gzipped, layout, oci, zstd_of
 
 RANDOM = random.Random(1).randbytes(100_000)
 
@@ -65,11 +64,14 @@ def test_hard_links_are_one_file_until_the_last_name_is_gone() -> None:
     assert read(oci([lower, {f".wh.{name}": b"" for name in "abc"}]))["size"] == 0
 
 
+@pytest.mark.parametrize("pack", [gzipped, zstd_of])
 @pytest.mark.parametrize("last", [True, False])
-def test_layers_have_the_words_of_the_history_and_both_sizes(last: bool) -> None:
+def test_layers_have_the_words_of_the_history_and_both_sizes(
+    last: bool, pack: Callable[[bytes], bytes]
+) -> None:
     created = ["base", "uv pip install -r /run/lock-0123456789ab.txt", "COPY x /opt/imgbuild/x"]
     trees: list[Tree] = [{"a": bytes(1000)}, {"b": bytes(5000)}, {"c": b""}]
-    found = read(oci(trees, created=created, last=last), **{"0123456789ab": "torch"})
+    found = read(oci(trees, pack=pack, created=created, last=last), **{"0123456789ab": "torch"})
     rows = found["layers"]
     assert [row["created_by"] for row in rows] == created
     assert [row["name"] for row in rows] == ["", "torch", "runtime"]
@@ -83,16 +85,16 @@ def test_archives_of_docker_and_podman_have_plain_layers(tmp_path: Path) -> None
     assert hidden(found) == [10, 0]
     assert found["compressed"]["stored"] is None
     assert found["layers"][0]["stored"] == found["layers"][0]["unpacked"]
-    file = tmp_path / "image.tar.gz"
-    file.write_bytes(gzip.compress(docker([LOWER])))
-    contents = inspect.read_path(file, quiet)
-    assert inspect.report(contents)["size"] == 70
-    assert contents.kind == "an archive"
+    for pack in (gzipped, zstd_of):
+        file = tmp_path / "image.tar.packed"
+        file.write_bytes(pack(docker([LOWER])))
+        contents = inspect.read_path(file, quiet)
+        assert inspect.report(contents)["size"] == 70
+        assert contents.kind == "an archive"
 
 
 def test_a_layout_is_a_folder(tmp_path: Path) -> None:
-    with tarfile.open(fileobj=io.BytesIO(oci([LOWER]))) as archive:
-        archive.extractall(tmp_path, filter="data")
+    layout(tmp_path, [LOWER])
     contents = inspect.read_path(tmp_path, quiet)
     assert contents.kind == "an OCI layout"
     assert inspect.report(contents)["size"] == 70
@@ -117,7 +119,9 @@ DAMAGED = {
     "cut off": (oci([{"a": RANDOM}])[:50_000], "it is damaged"),
     "cut off in a plain layer": (docker([{"a": RANDOM}])[:50_000], "it is damaged"),
     "cut off before a manifest": (oci([LOWER])[:600], "it is damaged"),
-    "zstd": (files({"blobs/sha256/1": b"\x28\xb5\x2f\xfd" + bytes(9)}), "zstd, which is not read"),
+    "cut off in zstd": (oci([{"a": RANDOM}], pack=lambda tar: zstd_of(tar)[:50_000]), "damaged: C"),
+    "no zstd": (files({"blobs/sha256/1": b"\x28\xb5\x2f\xfd" + b"\xff" * 99}), "it is damaged"),
+    "no gzip": (files({"blobs/sha256/1": b"\x1f\x8b" + bytes(99)}), "it is damaged"),
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from builder import cli, engines
+from builder import cli, engines, zstd
 from builder.engines.apptainer import Apptainer
 from builder.engines.base import Compression, Engine, Image, OnLine, Remote
+from builder.engines.oci import layout_config
 from builder.errors import BuildError
 from builder.facts import Matrix
 from builder.matrix import cell
@@ -21,6 +23,7 @@ from builder.naming import Naming
 from builder.prepare import Workbench
 from builder.project import Project
 from builder.render import DOCKERFILE
+from tests.unit.archives import Tree, layer, layout, zstd_of
 from tests.unit.fakeengine import FakeEngine
 from tests.unit.fakeregistry import LAYER, FakeRegistry, digest_of, fake_registry
 from tests.unit.support import ROOT
@@ -272,6 +275,140 @@ def test_of_an_image_only_what_is_new_is_sent(
     assert server.uploaded == [digest_of(LAYERS[1]), digest_of(CONFIG)]
     types = {layer["mediaType"] for layer in json.loads(server.manifests["cpu-vllm"])["layers"]}
     assert types == {"application/vnd.docker.image.rootfs.diff.tar.gzip"}
+
+
+TREES: tuple[Tree, ...] = ({"a": b"a" * 9000}, {"b": b"b"}, {"a": b"a" * 9000})
+DIFF_IDS = [digest_of(layer(tree)) for tree in TREES]
+
+
+class Both(Pushing):
+    """An engine that pushes itself, and hands its layers out, too, as Docker does."""
+
+    full = False
+
+    def layout(
+        self, image: Image, folder: Path, compression: Compression, on_line: OnLine
+    ) -> bytes:
+        if self.full:
+            raise BuildError("`docker` failed", tail=["write x: no space left on device"])
+        assert compression == Compression.ZSTD
+        layout(folder, TREES, zstd_of)
+        return layout_config(folder)
+
+
+@pytest.fixture
+def both(
+    engine: Pushing, server: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Both:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    it = Both(server)
+    it.images = engine.images
+
+    def usable(_name: str, _sifs: Path) -> Iterator[Engine]:
+        yield it
+
+    monkeypatch.setattr(engines, "usable", usable)
+    return it
+
+
+def test_at_a_level_imgbuild_compresses_and_sends_layers_itself(
+    run: Run, both: Both, server: FakeRegistry, tmp_path: Path
+) -> None:
+    code, out, err = run(*PUSH, "--compression-level", "19", "--json")
+    assert code == 0, err
+    (result,) = json.loads(out)
+    manifest = json.loads(server.manifests["cpu-vllm"])
+    assert manifest["annotations"] == {
+        "io.imgbuild.compression-level": "19",
+        "io.imgbuild.identity": both.identity(Image(reference="", size=0), Compression.ZSTD),
+    }
+    assert (result["compression"], result["compression_level"]) == ("zstd", 19)
+    contents = [server.blobs[row["digest"]] for row in manifest["layers"]]
+    unpacked = [digest_of(zstd.reader(io.BytesIO(content)).read()) for content in contents]
+    assert unpacked == DIFF_IDS
+    assert len(server.uploaded) == 3  # the third layer is the first, and the configuration
+    assert both.pushed == []
+    steps = [line.rpartition(": ")[2] for line in err.splitlines()]
+    assert steps[1:4] == [
+        "exporting from docker ...",
+        "compressing layer 1 of 3 at level 19 ...",
+        "compressing layer 2 of 3 at level 19 ...",
+    ]
+    assert len(list((tmp_path / "cache/imgbuild/layers").iterdir())) == 2
+
+
+def test_another_level_is_sent_and_without_one_any_will_do(
+    run: Run, both: Both, server: FakeRegistry
+) -> None:
+    def sent(*options: str) -> tuple[bool, int | None]:
+        (result,) = json.loads(run(*PUSH, *options, "--json")[1])
+        return result["tags"][0]["changed"], result["compression_level"]
+
+    assert sent() == (True, None)
+    assert sent("--compression-level", "7") == (True, 7)  # not by the engine
+    assert sent("--compression-level", "19") == (True, 19)
+    assert sent("--compression-level", "19") == (False, 19)
+    assert sent() == sent("--compression", "zstd") == (False, 19)
+    assert sent("--compression-level", "3") == (True, 3)
+    both.layers = (b"another image",)
+    assert sent("--compression-level", "3") == (True, 3)
+    assert sent("--compression", "gzip") == (True, None)
+    assert [compression for _, compression in both.pushed] == ["zstd", "gzip"]
+
+
+def test_an_image_with_the_configuration_of_its_engine_is_known_at_any_level(
+    run: Run, writer: Writing, server: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def written(_self: Writing, _image: Image, folder: Path, *_: object) -> bytes:
+        layout(folder, TREES, zstd_of)
+        return CONFIG
+
+    monkeypatch.setattr(Writing, "layout", written)
+    assert run(*PUSH, "--compression-level", "12")[0] == 0
+    for options in ((), ("--compression-level", "12")):
+        assert "pushing" not in run(*PUSH, *options)[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("19", "--compression", "gzip"), "19: levels are zstd's, and --compression gzip was"),
+        (("23",), "23 is not in the range 1<=x<=22"),
+        (("0",), "0 is not in the range 1<=x<=22"),
+        (("best",), "'best' is not a valid integer range"),
+    ],
+)
+def test_a_level_that_cannot_be_is_refused_first(
+    options: tuple[str, ...], told: str, run: Run, both: Both, server: FakeRegistry
+) -> None:
+    code, _, err = run(*PUSH, "--compression-level", *options)
+    assert (code, server.asked, err.count("\n")) == (2, [], 1)
+    assert told in err
+
+
+def test_an_engine_without_zstd_or_layers_has_no_level(
+    run: Run, engine: Pushing, server: FakeRegistry
+) -> None:
+    code, _, err = run(*PUSH, "--compression-level", "19")
+    assert (code, server.asked) == (2, [])
+    assert err == "imgbuild: --compression-level 19: docker hands out no layers to compress\n"
+
+
+def test_a_store_without_zstd_has_no_level(run: Run, both: Both) -> None:
+    both.can = (Compression.GZIP,)
+    code, _, err = run(*PUSH, "--compression-level", "19")
+    assert code == 2
+    assert err.startswith("imgbuild: --compression-level 19: docker's image store here sends gzip")
+
+
+def test_a_full_disk_is_told_in_one_line(run: Run, both: Both, server: FakeRegistry) -> None:
+    both.full = True
+    code, _, err = run(*PUSH, "--compression-level", "19")
+    assert (code, server.puts) == (1, [])
+    assert "no space left on device; layers go through " in err.splitlines()[-1]
+    assert "  | " not in err
 
 
 def test_a_registry_that_refuses_uploads_is_one_line(
