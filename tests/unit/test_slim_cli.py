@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -35,8 +37,12 @@ def test_an_sm_that_is_none_is_the_users_mistake(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     library = tmp_path / "libtorch.so"
     library.write_bytes(OLD)
-    (tmp_path / ".libtorch.so.imgbuild-slim").mkdir()
-    with pytest.raises(ImgbuildError, match=r"libtorch[.]so: Is a directory$") as raised:
-        run(str(library), "--sm", "90")
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(ImgbuildError, match=r": another slim works on it$") as raised:
+            run(str(tmp_path), "--sm", "90")
+    finally:
+        os.close(handle)
     assert raised.value.exit_code == 1
     assert library.read_bytes() == OLD

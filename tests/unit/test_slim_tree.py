@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -145,13 +146,69 @@ def test_an_interrupt_leaves_the_old_file(folder: Path, monkeypatch: pytest.Monk
     assert [path.name for path in library.parent.iterdir()] == ["libtorch.so"]
 
 
-def test_what_a_killed_one_left_is_written_over(folder: Path) -> None:
+def test_what_a_killed_one_left_is_removed(folder: Path) -> None:
     library = folder / "torch/lib/libtorch.so"
     aside = library.with_name(f".{library.name}{one.ASIDE}")
-    aside.write_bytes(OLD[:1000])
+    aside.write_bytes(OLD)
+    assert tree.slim(str(folder), FOR_90, dry=True)["total"]["elf"] == 1
+    assert aside.exists()
     assert tree.slim(str(folder), FOR_90)["total"]["elf"] == 1
     assert not aside.exists()
     assert library.read_bytes() == NEW
+
+
+def test_two_do_not_slim_one_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    library = folder / "torch/lib/libtorch.so"
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert command.main([str(folder), "--sm", "90"]) == 1
+        assert capsys.readouterr().err == f"slim: {folder}: another slim works on it\n"
+        assert library.read_bytes() == OLD
+        assert tree.slim(str(folder), FOR_90, dry=True)["total"]["changed"] == 1
+    finally:
+        os.close(handle)
+    assert tree.slim(str(folder), FOR_90)["total"]["changed"] == 1
+
+
+def test_a_file_system_without_locks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lockless(*_: Any) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    other = folder / f".other{one.ASIDE}"
+    other.touch()
+    monkeypatch.setattr(fcntl, "flock", lockless)
+    assert tree.slim(str(folder), FOR_90)["total"]["changed"] == 1
+    assert other.exists()  # another may be writing it
+
+
+def test_who_writes_at_the_same_time_has_a_file_of_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = folder / "torch/lib/libtorch.so"
+    real = os.fsync
+    asides: list[str] = []
+
+    def second(handle: int) -> None:
+        monkeypatch.setattr(os, "fsync", real)
+        asides.extend(path.name for path in library.parent.iterdir() if path != library)
+        one.replaced(str(library.with_name("libother.so")), b"whole")
+        real(handle)
+
+    library.with_name("libother.so").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", second)
+    one.replaced(str(library), b"first")
+    assert library.read_bytes() == b"first"
+    assert sum(one.is_aside(name) for name in asides) == 1
+    assert one._aside("a/b") != one._aside("a/b")
+
+
+def test_a_name_can_be_as_long_as_any(folder: Path) -> None:
+    library = (folder / "torch/lib/libtorch.so").rename(folder / ("x" * 252 + ".so"))
+    library.with_name("y" * 255).hardlink_to(library)
+    tree.slim(str(folder), FOR_90)
+    assert library.read_bytes() == NEW
+    assert library.with_name("y" * 255).samefile(library)
 
 
 def test_short_writes_are_gone_on_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

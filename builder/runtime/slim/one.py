@@ -184,18 +184,26 @@ def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
+def is_aside(name: str) -> bool:
+    """Whether a file's last name is that of one that is not whole yet."""
+    return name.startswith(".") and name.endswith(ASIDE)
+
+
+def _aside(path: str) -> str:
+    """A name beside a file that nobody else has, and that is short however long the file's is."""
+    unique = f".{os.getpid():x}-{os.urandom(6).hex()}{ASIDE}"
+    return os.path.join(os.path.dirname(path), unique)
+
+
 def replaced(path: str, content: bytes) -> None:
     """Give a file this content, all at once. Raises OSError."""
     _replace(path, b"", (content,), ())
 
 
 def _replace(path: str, data: bytes, pieces: Sequence[layout.Piece], names: Sequence[str]) -> None:
-    folder, name = os.path.split(path)
-    aside = os.path.join(folder, f".{name}{ASIDE}")
+    aside = _aside(path)
     info = os.stat(path, follow_symlinks=False)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside)  # of one that was killed
         handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(handle, "wb", buffering=0) as out:
             _write(out, data, pieces)
@@ -214,10 +222,7 @@ def _replace(path: str, data: bytes, pieces: Sequence[layout.Piece], names: Sequ
 
 def link(path: str, name: str) -> None:
     """Make `name` one more name of the file `path`, in place of what it named. Raises OSError."""
-    folder, last = os.path.split(name)
-    aside = os.path.join(folder, f".{last}{ASIDE}")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(aside)  # of one that was killed
+    aside = _aside(name)
     try:
         os.link(path, aside)
         os.replace(aside, name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
 import stat
 import time
@@ -31,6 +34,43 @@ def slim(
     of the epoch, are not opened. `files`: whether files that no such GPU's host needs leave, and
     equal ones become one; RECORDs of installed packages then say what is there.
     """
+    with _locked(path, dry=dry) as alone:
+        return _slimmed(path, options, dry=dry, told=told, since=since, files=files, alone=alone)
+
+
+@contextlib.contextmanager
+def _locked(path: str, *, dry: bool) -> Iterator[bool]:
+    """Keep others from slimming the folder; whether that is sure. Raises OSError if one does."""
+    if dry or not os.path.isdir(path):
+        yield False
+        return
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield _lock(handle, path)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, path: str) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(errno.EBUSY, "another slim works on it", path) from None
+    except OSError:  # a file system without: NFS locks no folder
+        return False
+    return True
+
+
+def _slimmed(
+    path: str,
+    options: one.Options,
+    *,
+    dry: bool,
+    told: Callable[[int, int], None] | None,
+    since: int,
+    files: bool,
+    alone: bool,
+) -> Report:
     start = time.monotonic()
     reports: List[Report] = []
     seen = size = 0
@@ -38,7 +78,7 @@ def slim(
     places = drops.Places(path, options.sms)
     dropped: Dict[str, Dict[str, int]] = {}
     stay: List[str] = []
-    for first, others, links in inodes(path, since):
+    for first, others, links in inodes(path, since, alone):
         names = [first, *others]
         going = {name: rule for name in names for rule in [places.drops(name)] if files and rule}
         for name, rule in going.items():
@@ -95,8 +135,11 @@ def summed(
     }
 
 
-def inodes(path: str, since: int = 0) -> Iterator[Tuple[str, List[str], int]]:
-    """Each regular file as its first name, its other ones, and how many links it has in all."""
+def inodes(path: str, since: int = 0, alone: bool = False) -> Iterator[Tuple[str, List[str], int]]:
+    """Each regular file as its first name, its other ones, and how many links it has in all.
+
+    `alone`: nobody else slims there, so that what a killed one left aside is removed.
+    """
     info = os.stat(path)
     if not stat.S_ISDIR(info.st_mode):
         if not stat.S_ISREG(info.st_mode):
@@ -105,7 +148,7 @@ def inodes(path: str, since: int = 0) -> Iterator[Tuple[str, List[str], int]]:
         return
     linked: Dict[Tuple[int, int], List[str]] = {}
     counts: Dict[Tuple[int, int], int] = {}
-    for name, found in _files(path, info.st_dev):
+    for name, found in _files(path, info.st_dev, alone=alone):
         if found.st_ctime < since:
             continue
         if found.st_nlink == 1:
@@ -118,7 +161,7 @@ def inodes(path: str, since: int = 0) -> Iterator[Tuple[str, List[str], int]]:
         yield names[0], names[1:], counts[key]
 
 
-def _files(folder: str, device: int) -> Iterator[Tuple[str, os.stat_result]]:
+def _files(folder: str, device: int, *, alone: bool) -> Iterator[Tuple[str, os.stat_result]]:
     with os.scandir(folder) as entries:
         listed = sorted(entries, key=lambda entry: entry.name)
     for entry in listed:
@@ -128,9 +171,12 @@ def _files(folder: str, device: int) -> Iterator[Tuple[str, os.stat_result]]:
         if info.st_dev != device:
             continue
         if stat.S_ISDIR(info.st_mode):
-            yield from _files(entry.path, device)
-        elif stat.S_ISREG(info.st_mode) and not entry.name.endswith(one.ASIDE):
+            yield from _files(entry.path, device, alone=alone)
+        elif stat.S_ISREG(info.st_mode) and not one.is_aside(entry.name):
             yield entry.path, info
+        elif stat.S_ISREG(info.st_mode) and alone:
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)
 
 
 def _changed(report: Report) -> bool:
