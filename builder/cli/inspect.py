@@ -64,7 +64,7 @@ def command(
     imgbuild inspect dist/cpu-vllm.sif --top 30
     imgbuild inspect venv --json                   all rows, sizes in bytes
     """
-    sms = inspect.sms(sm) if sm else ()
+    sms = () if sm is None else inspect.sms(sm)
     project, loaded = options.open_matrix(file)
     bench = Workbench(project, loaded)
     with display(target) as shown:
@@ -112,6 +112,8 @@ def _read(
     target: str, bench: Workbench, loaded: Matrix, told: _Watched, *, engine: str, sifs: Path
 ) -> Contents:
     """What the target is, read; raises UserError where it is nothing that is here."""
+    if not target:  # Path("") would be the folder that one is in
+        raise UserError("nothing is named", hint="give a file, a folder or an image's name")
     path = Path(target)
     if path.exists():
         return inspect.read_path(path, told)

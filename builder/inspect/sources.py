@@ -22,6 +22,7 @@ from builder.inspect.stored import Layer, OnFile
 _ZIP = b"PK\x03\x04"
 _ELF = b"\x7fELF"
 _XZ, _BZIP2 = b"\xfd7zXZ", b"BZh"
+_KNOWN = "a folder, a wheel, a library, an OCI archive or layout, a docker archive or a SIF is"
 # What damaged archives raise.
 _BROKEN = (
     tarfile.TarError,
@@ -71,6 +72,8 @@ def _of_path(path: Path, examiner: Examiner) -> tuple[str, list[Layer]]:
             layers = archive.read(archive.of_layout(path), examiner, {}, str(path))
             return "an OCI layout", layers
         return "a folder", [Layer(tree=examiner.tree(trees.of_folder(path)))]
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path}: neither a file nor a folder", hint=_KNOWN)
     with path.open("rb") as file:
         head = file.read(512)
     size = path.stat().st_size
@@ -92,10 +95,7 @@ def _of_path(path: Path, examiner: Examiner) -> tuple[str, list[Layer]]:
             source = zstd.reader(file) if head.startswith(zstd.MAGIC) else file
             layers = archive.read(archive.of_stream(source), examiner, {}, str(path))
         return "an archive", layers
-    raise UserError(
-        f"{path}: nothing that is known",
-        hint="a folder, a wheel, a library, an OCI archive or layout, a docker archive or a SIF is",
-    )
+    raise UserError(f"{path}: nothing that is known", hint=_KNOWN)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ image has filled, too, is no concern.
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 
 TYPE_CHECKING = False
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "seeds")
 _MARK = ".imgbuild-"
+_DIGITS = 12  # of a digest
 
 
 def plant(
@@ -36,28 +38,45 @@ def plant(
 
 def _plant(seed: str, place: str) -> None:
     name, _, digest = os.path.basename(seed).rpartition(".")
+    if not _marks(_MARK + digest) or name in {"", ".", ".."}:
+        return  # no seed of ours
     target = os.path.join(place, name)
     mark = os.path.join(target, _MARK + digest)
-    if os.path.exists(mark):
+    os.makedirs(place, exist_ok=True)
+    with suppress(FileExistsError):
+        os.mkdir(target)
+    if not stat.S_ISDIR(os.lstat(target).st_mode):
+        return  # a link leads to files that are not this cache's
+    if os.path.lexists(mark):
         return
-    os.makedirs(target, exist_ok=True)
     for file in os.listdir(target):
-        if file.startswith(_MARK):  # of another image, whose files are overwritten now
-            os.unlink(os.path.join(target, file))
+        if _marks(file):  # of another image, whose files are overwritten now
+            with suppress(FileNotFoundError):  # another start was first
+                os.unlink(os.path.join(target, file))
     for file in os.listdir(seed):
         _copy(os.path.join(seed, file), os.path.join(target, file))
-    with open(mark, "x", encoding="utf-8"):
+    with suppress(FileExistsError), open(mark, "x", encoding="utf-8"):
         pass
+
+
+def _marks(name: str) -> bool:
+    """Whether a file says which seed was copied."""
+    digest = name[len(_MARK) :]
+    return (
+        name.startswith(_MARK) and len(digest) == _DIGITS and not digest.strip("0123456789abcdef")
+    )
 
 
 def _copy(file: str, target: str) -> None:
     """Whole or not at all: others may start from this cache at the same time."""
-    aside = f"{target}.{os.getpid()}"
-    try:
-        with open(file, "rb") as source, open(aside, "xb") as out:
+    # A process's number would not do: in containers it is mostly 1.
+    aside = f"{target}.{os.urandom(4).hex()}"
+    with open(file, "rb") as source, open(aside, "xb") as out:
+        try:
             out.write(source.read())
-        os.replace(aside, target)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(aside)
-        raise
+            out.flush()
+            os.replace(aside, target)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(aside)
+            raise

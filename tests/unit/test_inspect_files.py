@@ -154,6 +154,9 @@ def test_the_command_fails_by_name_and_only_where_it_was_asked(venv: Path) -> No
     assert raised.value.exit_code == 1
     with pytest.raises(UserError, match=r"^--sm: 'h100' is no SM; write 90 or 9"):
         run("--sm", "h100")
+    with pytest.raises(UserError, match=r"^--sm: '' is no SM; write 90 or 9") as raised:
+        run("--sm", "")  # a variable that is not set is no wish for no check
+    assert raised.value.exit_code == 2
 
 
 def test_a_wheel_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +216,19 @@ def test_what_cannot_be_read_is_told_with_what_can(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("README.txt").write_text("words")
+    with pytest.raises(UserError) as raised:
+        CliRunner().invoke(command, [target], catch_exceptions=False)
+    assert str(raised.value).startswith(why)
+
+
+@pytest.mark.parametrize(
+    ("target", "why"), [("", "nothing is named; "), ("pipe", "pipe: neither a file nor a folder; ")]
+)
+def test_what_names_no_file_is_not_read(
+    target: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
     with pytest.raises(UserError) as raised:
         CliRunner().invoke(command, [target], catch_exceptions=False)
     assert str(raised.value).startswith(why)

@@ -17,7 +17,7 @@ ROWS = [
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    sown(tmp_path / "image", "0123abc", llama="of the image")
+    sown(tmp_path / "image", "0123456789ab", llama="of the image")
     return tmp_path / "image"
 
 
@@ -36,7 +36,7 @@ def planted(tmp_path: Path, image: Path) -> dict[str, str]:
 
 
 def test_a_fresh_cache_gets_what_the_image_has(tmp_path: Path, image: Path) -> None:
-    wanted = {"llama.json": "of the image", ".imgbuild-0123abc": ""}
+    wanted = {"llama.json": "of the image", ".imgbuild-0123456789ab": ""}
     assert planted(tmp_path, image) == wanted
 
 
@@ -48,8 +48,8 @@ def test_what_a_server_wrote_later_stays(tmp_path: Path, image: Path) -> None:
 
 def test_another_image_brings_its_own(tmp_path: Path, image: Path) -> None:
     planted(tmp_path, image)
-    sown(tmp_path / "newer", "4567def", llama="newer")
-    wanted = {"llama.json": "newer", ".imgbuild-4567def": ""}
+    sown(tmp_path / "newer", "456789abcdef", llama="newer")
+    wanted = {"llama.json": "newer", ".imgbuild-456789abcdef": ""}
     assert planted(tmp_path, tmp_path / "newer") == wanted
     assert planted(tmp_path, image)["llama.json"] == "of the image"
 
@@ -79,4 +79,74 @@ def test_a_copy_that_fails_is_not_marked_and_leaves_nothing(
     with monkeypatch.context() as context:
         context.setattr(os, "replace", full)
         assert planted(tmp_path, image) == {}
-    assert ".imgbuild-0123abc" in planted(tmp_path, image)
+    assert ".imgbuild-0123456789ab" in planted(tmp_path, image)
+
+
+@pytest.mark.parametrize("way", ["a link", "a file"])
+def test_a_place_that_is_no_folder_of_the_cache_is_not_followed(
+    tmp_path: Path, image: Path, way: str
+) -> None:
+    other, place = tmp_path / "other", tmp_path / "cache/vllm"
+    other.mkdir()
+    place.mkdir(parents=True)
+    (other / "llama.json").write_text("of somebody")
+    if way == "a link":
+        (place / "modelinfos").symlink_to(other)
+    else:
+        (place / "modelinfos").write_text("a file")
+    seeds.plant({"VLLM_CACHE_ROOT": str(place)}, ROWS, str(image))
+    assert {one.name: one.read_text() for one in other.iterdir()} == {"llama.json": "of somebody"}
+    assert way == "a link" or (place / "modelinfos").read_text() == "a file"
+
+
+def test_only_marks_of_the_exact_shape_leave(tmp_path: Path, image: Path) -> None:
+    folder = tmp_path / "cache/vllm/modelinfos"
+    folder.mkdir(parents=True)
+    others = {".imgbuild-0123", ".imgbuild-1-0123abcd", ".imgbuild-0123456789AB", ".imgbuild-slim"}
+    for name in (*others, ".imgbuild-ba9876543210"):
+        (folder / name).touch()
+    assert set(planted(tmp_path, image)) == {*others, "llama.json", ".imgbuild-0123456789ab"}
+
+
+@pytest.mark.parametrize(
+    "name", [".0123456789ab", "...0123456789ab", "..0123456789ab", "plain", "a.0123", "a.b.c"]
+)
+def test_what_is_not_named_as_a_seed_is_passed_over(tmp_path: Path, name: str) -> None:
+    seed = tmp_path / "image/vllm" / name
+    seed.mkdir(parents=True)
+    (seed / "llama.json").write_text("none")
+    place = tmp_path / "cache/vllm"
+    place.mkdir(parents=True)
+    seeds.plant({"VLLM_CACHE_ROOT": str(place)}, ROWS, str(tmp_path / "image"))
+    assert [one.name for one in (tmp_path / "cache").rglob("*")] == ["vllm"]
+
+
+def test_what_a_killed_start_left_is_in_nobodys_way(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_source: str, _target: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "replace", killed)
+        context.setattr(os, "unlink", lambda _name: None)
+        with pytest.raises(KeyboardInterrupt):
+            planted(tmp_path, image)
+    assert planted(tmp_path, image)["llama.json"] == "of the image"
+
+
+def test_two_starts_at_once_are_both_done(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def second(source: str, target: str) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        planted(tmp_path, image)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", second)
+    (seed,) = (image / "vllm").iterdir()
+    seeds._plant(str(seed), str(tmp_path / "cache/vllm"))
+    wanted = {"llama.json": "of the image", ".imgbuild-0123456789ab": ""}
+    assert planted(tmp_path, image) == wanted
