@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
+import csv
 import ctypes.util
 import hashlib
 import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder.runtime.slim import command, copies, drops, frames, one, records, tree
 from tests.unit.elves import CUBIN, LTO, Library, container, entry
+from tests.unit.test_slim_tree import NEW, OLD
 
 FOR_90 = one.Options((90,))
 TWIN = "nvidia_cutlass_dsl/dsl_packages/cutlass/_mlir/_mlir_libs/_cutlass_ir.cu12.cpython-311.so"
@@ -171,7 +174,9 @@ def test_records_say_what_is_there(site: Path) -> None:
     untouched.mkdir()
     (untouched / "RECORD").write_text("torch/testing/tests/own.py,sha256=y,3\r\n")
     changed = str(site / "numpy/__init__.py")
-    records.rewrite([changed], [str(site / "numpy/tests/test_all.py")])
+    left = site / "numpy/tests/test_all.py"
+    left.unlink()
+    records.rewrite([str(site)], [changed], gone=lambda name: name == str(left))
     digest = hashlib.sha256(b"numpy/__init__.py").digest()
     spelled = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
     assert (info / "RECORD").read_text() == f'numpy/__init__.py,sha256={spelled},17\n"a,b",,\n'
@@ -248,3 +253,123 @@ def test_checks_run_in_one_process_and_name_the_rule(
     assert ("rules hold: cutlass-for-cuda-12" in capfd.readouterr().out) is works
     compile(program, "checks", "exec")
     assert "import cutlass" in program
+
+
+def rows(record: Path) -> dict[str, tuple[str, str]]:
+    with record.open(newline="") as file:
+        return {name: (told, size) for name, told, size in csv.reader(file)}
+
+
+def told(data: bytes) -> tuple[str, str]:
+    spelled = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+    return f"sha256={spelled}", str(len(data))
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """What pip --target fills, with two libraries."""
+    place = tmp_path / "target"
+    (place / "made-1.dist-info").mkdir(parents=True)
+    (place / "made").mkdir()
+    text = ""
+    for name in ("a.so", "b.so"):
+        (place / "made" / name).write_bytes(OLD)
+        text += f"made/{name},{','.join(told(OLD))}\n"
+    (place / "made-1.dist-info/RECORD").write_text(text)
+    return place
+
+
+def test_a_run_that_fails_leaves_records_true(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = one.slim
+
+    def failing(path: str, *args: Any, **kwargs: Any) -> Any:
+        if path.endswith("b.so"):
+            raise OSError(28, "No space left on device", path)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(one, "slim", failing)
+    with pytest.raises(OSError, match="No space"):
+        tree.slim(str(target), FOR_90)
+    found = rows(target / "made-1.dist-info/RECORD")
+    assert found == {"made/a.so": told(NEW), "made/b.so": told(OLD)}
+
+
+def test_the_next_run_mends_what_a_killed_one_left(site: Path) -> None:
+    library = site / "torch/lib.so"
+    library.write_bytes(NEW)
+    (site / "numpy/tests/test_all.py").unlink()
+    record = site / "made-1.dist-info/RECORD"
+    record.parent.mkdir()
+    text = ",".join(told(OLD))
+    record.write_text(
+        f"torch/lib.so,{text}\nnumpy/tests/test_all.py,{text}\nnumpy/__init__.py,{text}\nno.py,,\n"
+    )
+    assert tree.slim(str(site), FOR_90)["total"]["changed"] == 0
+    expected = {"torch/lib.so": told(NEW), "numpy/__init__.py": told(OLD), "no.py": ("", "")}
+    assert rows(record) == expected
+
+
+@pytest.mark.parametrize("text", [b"a\xff,,\n", b'"' + b"x" * 200_000 + b'",,\n'])
+def test_a_record_that_is_none_is_told(
+    target: Path, text: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (target / "bad-1.dist-info").mkdir()
+    (target / "bad-1.dist-info/RECORD").write_bytes(text)
+    report = tree.slim(str(target), FOR_90)
+    lines = [line for line in command.lines(report) if "no RECORD" in line]
+    assert len(lines) == 1
+    assert f"{target}/bad-1.dist-info/RECORD: " in lines[0]
+    assert rows(target / "made-1.dist-info/RECORD")["made/a.so"] == told(NEW)
+
+
+def test_a_script_that_leaves_leaves_its_record(site: Path) -> None:
+    (site / "z3/lib").mkdir(parents=True)
+    (site / "z3/lib/libz3.so").touch()
+    script = site.parents[2] / "bin/z3"
+    script.parent.mkdir()
+    script.write_text("#!")
+    record = site / "z3_solver-1.dist-info/RECORD"
+    record.parent.mkdir()
+    record.write_text("../../../bin/z3,sha256=x,2\nz3/lib/libz3.so,,\n")
+    tree.slim(str(site.parents[2]), FOR_90)
+    assert not script.exists()
+    assert rows(record) == {"z3/lib/libz3.so": ("", "")}
+
+
+def test_files_that_no_package_brought_stay_and_stay_apart(site: Path) -> None:
+    work = site.parents[3]
+    data = os.urandom(copies.LEAST)
+    for name in ("numpy/tests/own.py", "bin/z3", "venv/numpy/tests/own.py", "venv/data/b.bin"):
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_bytes(data)
+    (work / "z3/lib").mkdir(parents=True)
+    (work / "z3/lib/libz3.so").touch()
+    report = tree.slim(str(work), FOR_90)
+    assert report["total"]["dropped"]["tests"] == len("numpy/tests/test_all.py")
+    for name in ("numpy/tests/own.py", "bin/z3", "venv/numpy/tests/own.py", "venv/data/b.bin"):
+        assert (work / name).stat().st_nlink == 1
+    assert report["total"]["linked"] == 0
+
+
+def test_rules_hold_below_a_target_and_within_a_package(site: Path, target: Path) -> None:
+    for place in (target, site):
+        (place / "sympy/core/tests").mkdir(parents=True)
+        (place / "sympy/core/tests/test_all.py").touch()
+    tree.slim(str(target), FOR_90)
+    assert not (target / "sympy").exists()
+    tree.slim(str(site / "sympy"), FOR_90)
+    assert not (site / "sympy/core").exists()
+
+
+def test_copies_with_other_attributes_stay_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [tmp_path / "a", tmp_path / "b"]
+    for name in names:
+        name.write_bytes(bytes(copies.LEAST))
+    monkeypatch.setattr(os, "listxattr", lambda name, **_: ["user.x"] * name.endswith("b"))
+    monkeypatch.setattr(os, "getxattr", lambda *_, **__: b"1")
+    assert copies.link(map(str, names)) == 0
+    assert names[0].stat().st_nlink == 1

@@ -146,6 +146,8 @@ def lines(report: Dict[str, Any]) -> Iterator[str]:
     if total.get("linked"):
         yield f"  {verb} links to equal files: {_mb(total['linked'])}"
     yield from _files(report["files"], verb)
+    for name, why in report.get("records", {}).items():
+        yield f"  no RECORD that we can read: {name}: {why}"
     for sm, counts in total["uncovered"].items():
         yield f"  {sum(counts.values())} containers have no code for sm_{sm}:"
         yield from (f"    {number} hold {names}" for names, number in _largest(counts))

@@ -19,7 +19,7 @@ LEAST = 1 << 16  # bytes: below, a layer's archive hardly gains
 
 
 def link(names: Iterable[str], *, dry: bool = False) -> int:
-    """Make those of equal content, mode and owner one file; returns how many bytes that saves.
+    """Make those of equal content, mode, owner and attributes one file; the bytes that it saves.
 
     Each name stands for an inode of its own. The first name keeps its file. Raises OSError.
     """
@@ -32,14 +32,22 @@ def link(names: Iterable[str], *, dry: bool = False) -> int:
             alike.setdefault(key, []).append(name)
     saved = 0
     for (size, *_), some in alike.items():
-        first: Dict[bytes, str] = {}
+        first: Dict[Tuple[bytes, Tuple[Tuple[str, bytes], ...]], str] = {}
         for name in some if len(some) > 1 else ():
-            kept = first.setdefault(digest(name), name)
+            kept = first.setdefault((digest(name), _attributes(name)), name)
             if kept != name:
                 saved += size
                 if not dry:
                     one.link(kept, name)
     return saved
+
+
+def _attributes(name: str) -> Tuple[Tuple[str, bytes], ...]:
+    try:
+        names = os.listxattr(name, follow_symlinks=False)
+    except OSError:
+        return ()  # a file system without
+    return tuple((one, os.getxattr(name, one, follow_symlinks=False)) for one in sorted(names))
 
 
 def digest(name: str) -> bytes:

@@ -1,9 +1,9 @@
 """Files of an installed Python that can never run there: which rules name them, and why.
 
 The rules are data (drops.json). `paths` are patterns below site-packages, or below an environment's
-root, whose "*" also spans folders. A rule holds where all of `where` is there, for GPUs of
-`sm_majors` only, where these are named. `code` leaves the file and takes one kind of GPU code out
-of it. `check` is Python that has to work without what the rule names.
+root, whose "*" also spans folders. No other files leave. A rule holds where all of `where` is
+there, for GPUs of `sm_majors` only, where these are named. `code` leaves the file and takes one
+kind of GPU code out of it. `check` is Python that has to work without what the rule names.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import os
 import re
 from typing import NamedTuple
 
+from . import sites
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Sequence, Tuple
 
 _RULES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "drops.json")
-_PACKAGES = re.compile(r"^(.*/(?:site|dist)-packages)/(.+)$")
 _BELOW = ("", "lib/python3*/site-packages", "lib64/python3*/site-packages")
 
 
@@ -72,6 +73,7 @@ class Places:
 
     def __init__(self, root: str, sms: Sequence[int]) -> None:
         self._root = os.path.abspath(root)
+        self.sites = sites.Sites(root)
         self._rules = [
             (rule, re.compile("|".join(map(fnmatch.translate, rule.paths))))
             for rule in rules()
@@ -93,9 +95,8 @@ class Places:
         return [rule for rule, _ in self._rules if self._holds(rule, self._root)]
 
     def _of(self, name: str) -> List[Rule]:
-        found = _PACKAGES.match(os.path.abspath(name))
-        site, place = found.groups() if found else (self._root, os.path.relpath(name, self._root))
-        if not self._any.match(place):
+        site, place = self.sites.place(name)
+        if not site or not self._any.match(place):
             return []
         return [rule for rule, one in self._rules if one.match(place) and self._holds(rule, site)]
 

@@ -9,30 +9,46 @@ import base64
 import csv
 import io
 import os
-import re
 
 from . import copies, one
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterable, List, Mapping, Set, Tuple
+    from typing import Callable, Dict, Iterable, List, Mapping, Set, Tuple
 
-_PACKAGES = re.compile(r"^(.*/(?:site|dist)-packages)/")
+_BROKEN = (csv.Error, UnicodeDecodeError)
 
 
-def rewrite(changed: Iterable[str], gone: Iterable[str]) -> None:
-    """Bring the RECORDs of packages in line with files that changed, or left. Raises OSError."""
-    files = [os.path.abspath(name) for name in changed]
-    left = {os.path.abspath(name) for name in gone}
-    sites = {one.group(1) for one in map(_PACKAGES.match, (*files, *left)) if one}
-    if not sites:
-        return
-    hashes = {name: hashed(name) for name in files}
-    for site in sorted(sites):
+def rewrite(
+    sites: Iterable[str],
+    changed: Iterable[str],
+    known: Iterable[str] = (),
+    gone: Callable[[str], bool] = lambda _: False,
+) -> Dict[str, str]:
+    """Bring the RECORDs in these folders in line with files that changed, or left.
+
+    `known` files are looked at, too, where a RECORD tells another size: an earlier run was stopped.
+    `gone` tells whether a file that is not there may be missing. Returns why RECORDs could not be
+    read. Raises OSError, once the others are right.
+    """
+    files = {os.path.abspath(name) for name in changed}
+    others = {os.path.abspath(name) for name in known} - files
+    bad: Dict[str, str] = {}
+    wrong: List[OSError] = []
+    for site in sites:
         for entry in sorted(os.listdir(site)):
             record = os.path.join(site, entry, "RECORD")
-            if entry.endswith(".dist-info") and os.path.isfile(record):
-                _one(site, record, hashes, left)
+            if not entry.endswith(".dist-info") or not os.path.isfile(record):
+                continue
+            try:
+                _one(site, record, files, others, gone)
+            except _BROKEN as error:
+                bad[record] = str(error)
+            except OSError as error:
+                wrong.append(error)
+    if wrong:
+        raise wrong[0]
+    return bad
 
 
 def hashed(name: str) -> Tuple[str, int]:
@@ -56,14 +72,22 @@ def edited(text: str, hashes: Mapping[str, Tuple[str, int]], left: Set[str]) -> 
     return out.getvalue()
 
 
-def _one(site: str, record: str, hashes: Mapping[str, Tuple[str, int]], left: Set[str]) -> None:
+def _one(
+    site: str, record: str, files: Set[str], others: Set[str], gone: Callable[[str], bool]
+) -> None:
     with open(record, encoding="utf-8", newline="") as file:
         text = file.read()
-    spelled: Dict[str, str] = {}
+    own: Dict[str, Tuple[str, int]] = {}
+    left: Set[str] = set()
     for row in csv.reader(io.StringIO(text)):
-        if row:
-            spelled[os.path.normpath(os.path.join(site, row[0]))] = row[0]
-    own = {spelled[name]: value for name, value in hashes.items() if name in spelled}
-    gone = {spelled[name] for name in left if name in spelled}
-    if own or gone:
-        one.replaced(record, edited(text, own, gone).encode("utf-8"))
+        name = os.path.normpath(os.path.join(site, row[0])) if row else ""
+        if name in files or (name in others and row[2:] and row[2] != _size(name)):
+            own[row[0]] = hashed(name)
+        elif name and gone(name) and not os.path.lexists(name):
+            left.add(row[0])
+    if own or left:
+        one.replaced(record, edited(text, own, left).encode("utf-8"))
+
+
+def _size(name: str) -> str:
+    return str(os.path.getsize(name))

@@ -77,41 +77,80 @@ def _slimmed(
     files = files and os.path.isdir(path)  # who names one file wants it to stay
     places = drops.Places(path, options.sms)
     dropped: Dict[str, Dict[str, int]] = {}
-    stay: List[str] = []
-    for first, others, links in inodes(path, since, alone):
-        names = [first, *others]
-        going = {name: rule for name in names for rule in [places.drops(name)] if files and rule}
-        for name, rule in going.items():
-            names.remove(name)
-            # A file is given back with the last of its names.
-            freed = 0 if names or links > len(going) else os.path.getsize(name)
-            dropped.setdefault(rule.name, {})[name] = freed
-            if not dry:
-                drops.leave(name, path)
-        if not names:
-            continue
-        first, others = names[0], names[1:]  # noqa: PLW2901 - those that stay
-        own = options._replace(linked=not (files and places.unlinked(first)))
-        report = one.slim(first, own, others, dry=dry)
-        stay.append(first)
-        seen += 1
-        if report:
-            size += report["before"]
-            report["names"] = names
-            # Their content stays what it was: a package manager's cache, another environment.
-            report["links_outside"] = links - len(going) - len(names) if _changed(report) else 0
-            reports.append(report)
-        if told:
-            told(seen, size)
-    linked = copies.link(stay, dry=dry) if files else 0
-    if not dry:
-        changed = [name for report in reports if _changed(report) for name in report["names"]]
-        records.rewrite(changed, [name for names in dropped.values() for name in names])
+    stay: Dict[str, List[str]] = {}  # by the folder of packages
+    hand: List[str] = []  # names of the file that is at work
+    inode = linked = 0
+    bad: Dict[str, str] = {}
+    try:
+        for first, others, links in inodes(path, since, alone):
+            names, count = [first, *others], 1 + len(others)
+            if files:
+                _leave(names, links, places, dropped, root="" if dry else path)
+            if not names:
+                continue
+            first, others = names[0], names[1:]  # noqa: PLW2901 - those that stay
+            own = options._replace(linked=not (files and places.unlinked(first)))
+            inode, hand = os.stat(first, follow_symlinks=False).st_ino, names
+            report = one.slim(first, own, others, dry=dry)
+            hand = []
+            if places.sites.of(first):
+                stay.setdefault(places.sites.of(first), []).append(first)
+            seen += 1
+            if report:
+                size += report["before"]
+                report["names"] = names
+                # Their content stays what it was: a package manager's cache, another environment.
+                report["links_outside"] = links - count if _changed(report) else 0
+                reports.append(report)
+            if told:
+                told(seen, size)
+        if files:
+            linked = sum(copies.link(some, dry=dry) for some in stay.values())
+    finally:  # also of a run that ends here: what it did is done
+        if not dry:
+            # Its names may not have become the new one's, or it may be gone.
+            hand = [
+                name for name in hand if os.path.lexists(name) and os.lstat(name).st_ino != inode
+            ]
+            bad = _mended(reports, hand, places, files=files)
     whole = summed(path, reports, options, seen=seen, start=start, dry=dry)
     whole["dropped"] = {name: dict(sorted(names.items())) for name, names in dropped.items()}
     whole["total"]["dropped"] = {name: sum(names.values()) for name, names in dropped.items()}
     whole["total"]["linked"] = linked
+    whole["records"] = bad
     return whole
+
+
+def _leave(
+    names: List[str],
+    links: int,
+    places: drops.Places,
+    dropped: Dict[str, Dict[str, int]],
+    *,
+    root: str,
+) -> None:
+    """Take those of a file's names away that a rule names; only from the list without a `root`."""
+    going = {name: rule for name in names for rule in [places.drops(name)] if rule}
+    for name, rule in going.items():
+        names.remove(name)
+        # A file is given back with the last of its names.
+        freed = 0 if names or links > len(going) else os.path.getsize(name)
+        if root:
+            drops.leave(name, root)
+        dropped.setdefault(rule.name, {})[name] = freed
+
+
+def _mended(
+    reports: List[Report], hand: List[str], places: drops.Places, *, files: bool
+) -> Dict[str, str]:
+    """RECORDs as the files are; also of what an earlier run did that was killed."""
+    changed = [name for report in reports if _changed(report) for name in report["names"]]
+    known = [name for report in reports for name in report["names"]]
+
+    def gone(name: str) -> bool:
+        return files and places.drops(name) is not None
+
+    return records.rewrite(places.sites.all, [*changed, *hand], known, gone)
 
 
 def summed(

@@ -1,0 +1,91 @@
+"""Folders of installed packages: what holds for these holds for no other file of a folder.
+
+Such a one is named site-packages or dist-packages, or has `*.dist-info` folders, as what
+`pip install --target` fills.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterator, List, Tuple
+
+_NAMES = ("site-packages", "dist-packages")
+_ROOT = re.compile(r"^(.+)/lib(?:64)?/python3[^/]*/(?:site|dist)-packages$")
+
+
+class Sites:
+    """Those that are above a path, at it, or below it."""
+
+    def __init__(self, path: str) -> None:
+        path = os.path.abspath(path)
+        above = _above(path)
+        self.all: List[str] = [above] if above else []
+        if os.path.isdir(path):
+            self.all += _below(path, os.stat(path).st_dev, inside=bool(above))
+        # By the environment's root, whose programs are packages' files, too.
+        self._roots = {
+            found.group(1): site for site in self.all for found in [_ROOT.match(site)] if found
+        }
+        self._of: Dict[str, str] = {site: site for site in self.all}
+
+    def of(self, name: str) -> str:
+        """The one that a file is in, "" if it is in none."""
+        return self._nearest(os.path.dirname(os.path.abspath(name)))
+
+    def place(self, name: str) -> Tuple[str, str]:
+        """The folder that rules start from, and the file's place there; empty if none do."""
+        name = os.path.abspath(name)
+        site = self.of(name)
+        if site:
+            return site, os.path.relpath(name, site)
+        root = os.path.dirname(os.path.dirname(name))
+        if root in self._roots and os.path.dirname(name) == os.path.join(root, "bin"):
+            return root, os.path.relpath(name, root)
+        return "", ""
+
+    def _nearest(self, folder: str) -> str:
+        if folder not in self._of:
+            above = os.path.dirname(folder)
+            self._of[folder] = self._nearest(above) if above != folder else ""
+        return self._of[folder]
+
+
+def _above(path: str) -> str:
+    """The one that a path is in, or is: by its name if any has one."""
+    folders = [path]
+    while os.path.dirname(folders[-1]) != folders[-1]:
+        folders.append(os.path.dirname(folders[-1]))
+    named = [folder for folder in folders if os.path.basename(folder) in _NAMES]
+    return next((folder for folder in named or filter(_has_info, folders)), "")
+
+
+def _has_info(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(_is_info(entry) for entry in entries)
+    except OSError:
+        return False
+
+
+def _is_info(entry: os.DirEntry[str]) -> bool:
+    return entry.name.endswith(".dist-info") and entry.is_dir(follow_symlinks=False)
+
+
+def _below(folder: str, device: int, *, inside: bool) -> Iterator[str]:
+    """Within one, only others that are named so count: packages hold copies of packages."""
+    with os.scandir(folder) as entries:
+        found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+    if not inside and any(map(_is_info, found)):
+        yield folder
+        inside = True
+    for entry in sorted(found, key=lambda one: one.name):
+        if entry.stat(follow_symlinks=False).st_dev != device:
+            continue
+        named = entry.name in _NAMES
+        if named:
+            yield entry.path
+        yield from _below(entry.path, device, inside=inside or named)
