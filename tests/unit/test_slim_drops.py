@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from builder.runtime.slim import command, copies, drops, frames, one, records, tree
+from builder.runtime.slim import command, copies, drops, elf, frames, one, records, tree
 from tests.unit.elves import CUBIN, LTO, Library, container, entry
 from tests.unit.test_slim_tree import NEW, OLD
 
@@ -204,6 +204,14 @@ def packed(data: bytes) -> bytes:
 needs_zstd = pytest.mark.skipif(
     ctypes.util.find_library("zstd") is None, reason="no libzstd.so.1 on this host"
 )
+
+
+@needs_zstd
+def test_what_only_begins_as_frames_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "_MOST_ASTRAY", 10)
+    data = b"\x28\xb5\x2f\xfd" * 11
+    with pytest.raises(elf.Refused, match="looks like zstd frames"):
+        frames.found(data, [], len(data))
 
 
 @needs_zstd

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.runtime.slim import fatbin
+from builder.runtime.slim import elf, fatbin
 from tests.unit.elves import CUBIN, LTO, PTX, container, entry
 
 MAGIC = struct.pack("<I", 0xBA55ED50)
@@ -70,3 +71,24 @@ def test_containers_never_overlap(parts: list[bytes]) -> None:
         assert one.end <= len(data)
         assert sum(each.header + each.payload for each in one.entries) == one.size - 16
         end = one.end
+
+
+def test_code_that_begins_with_zeros_is_not_zeroed() -> None:
+    code = entry(CUBIN, 90, 64)
+    begins = code[:64] + bytes(32) + code[96:]
+    (one,) = found(container(begins, code[:64] + bytes(64)))
+    assert [each.blank for each in one.entries] == [False, True]
+
+
+def test_what_is_made_to_look_like_many_within_each_other_is_refused() -> None:
+    """Walked from each of them, the entries of half a megabyte would be 35 million."""
+    number = 8000
+    size = 64 * number
+    parts = []
+    for index in range(number):
+        head = struct.pack("<HHIQ", CUBIN, 0x101, 64, 0).ljust(48, b"\0")
+        left = size - 64 * index - 64
+        parts.append(head + struct.pack("<IHHQ", 0xBA55ED50, 1, 16, left))
+    data = struct.pack("<IHHQ", 0xBA55ED50, 1, 16, size) + b"".join(parts[:-1]) + bytes(64)
+    with pytest.raises(elf.Refused, match="looks like GPU code and is none"):
+        found(data)

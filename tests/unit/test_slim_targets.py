@@ -105,7 +105,9 @@ def test_sms_are_read(text: str, sms: list[int]) -> None:
     assert targets.parse(text) == sms
 
 
-@pytest.mark.parametrize("text", ["", "90a", "h100", "9", "9.", "9.00", "90,,80", "1000", "-90"])
+@pytest.mark.parametrize(
+    "text", ["", "90a", "h100", "9", "9.", "9.00", "90,,80", "1000", "-90", "10", "091", "0.9"]
+)
 def test_what_is_no_sm(text: str) -> None:
     with pytest.raises(ValueError, match="no SM"):
         targets.parse(text)

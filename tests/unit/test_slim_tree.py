@@ -272,3 +272,21 @@ def test_progress_after_a_second(
     told(2, 9_000_000)
     told(3, 9_000_000)
     assert capsys.readouterr().err == "slim: 2 files, 9 MB of libraries\n"
+
+
+def test_a_file_that_changes_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "lib.so"
+    file.write_bytes(OLD)
+    sync = os.fsync
+
+    def meanwhile(handle: int) -> None:
+        sync(handle)
+        file.write_bytes(OLD + b"more")
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    with pytest.raises(OSError, match="it changed meanwhile"):
+        tree.slim(str(file), one.Options((90,)))
+    assert file.read_bytes() == OLD + b"more"
+    assert [each.name for each in tmp_path.iterdir()] == ["lib.so"]

@@ -34,6 +34,7 @@ def wheel(tmp_path: Path) -> Path:
         [[name, digest(data), len(data)] for name, data in files.items()]
         + [["made-1.dist-info/RECORD", "", ""]]
     )
+    files["made/_vendor/other-2.dist-info/RECORD"] = b"of what it vendors"
     files["made-1.dist-info/RECORD"] = rows.getvalue().encode()
     path = tmp_path / "made-1-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

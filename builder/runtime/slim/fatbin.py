@@ -13,6 +13,8 @@ import re
 import struct
 from typing import NamedTuple
 
+from . import elf
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator, List, Tuple
@@ -30,6 +32,9 @@ _SPECIFIC, _FAMILY = 1 << 20, 1 << 21
 # 64-bit, host, compression and debug below; link-time code, and the ABI of sm_100 and newer.
 _KNOWN = 0xFFFF | 1 << 16 | 1 << 24 | _SPECIFIC | _FAMILY
 _SMS = range(20, 1000)
+# Entries that are walked in what turns out to be no container, for each byte of a file: what only
+# looks like one comes once in 2^64 by chance, and many of them within each other would take hours.
+_ASTRAY = 1 / 16
 
 
 class Entry(NamedTuple):
@@ -41,7 +46,7 @@ class Entry(NamedTuple):
     kind: int
     sm: int  # 90 for 9.0, 103 for 10.3
     variant: str  # "a": this chip only; "f": its family; "" for any
-    blank: bool  # whether its payload was zeroed before
+    blank: bool  # whether its payload was zeroed before, or is empty
 
     @property
     def end(self) -> int:
@@ -72,34 +77,42 @@ def containers(data: bytes, stop: int) -> List[Container]:
     """All in a file's first `stop` bytes (also of an mmap), in order.
 
     Bytes that only look like one are passed over: its size must fit the file, and its entries must
-    fill it exactly. What looks like one within another is that one's payload.
+    fill it exactly. What looks like one within another is that one's payload. Raises Refused for a
+    file that is made of what only looks so.
     """
     return list(_containers(data, stop))
 
 
 def _containers(data: bytes, stop: int) -> Iterator[Container]:
     found = _MAGIC.search(data, 0, stop)
+    astray, most = [0], 10_000 + stop * _ASTRAY
     while found:
         at = found.start()
-        one = _container(data, at, stop)
+        one = _container(data, at, stop, astray)
         if one:
             yield one
+        elif astray[0] > most:
+            raise elf.Refused("too much in it looks like GPU code and is none")
         found = _MAGIC.search(data, one.end if one else at + 4, stop)
 
 
-def _container(data: bytes, at: int, stop: int) -> Container | None:
+def _container(data: bytes, at: int, stop: int, astray: List[int]) -> Container | None:
+    """What stands there; None, and the entries that it took to see that are counted, if none."""
     if at + HEADER > stop:
         return None
     size = struct.unpack_from("<Q", data, at + 8)[0]
     end = at + HEADER + size
     if end > stop:
         return None
-    entries, strange, place = [], "", at + HEADER
+    entries: List[Entry] = []
+    strange, place = "", at + HEADER
     while place < end:
         if place + _ENTRY > end:
+            astray[0] += len(entries)
             return None
         kind, _, header, payload = _HEAD.unpack_from(data, place)
         if header < _ENTRY or place + header + payload > end:
+            astray[0] += len(entries)
             return None
         sm = int.from_bytes(data[place + 28 : place + 32], "little")
         flags = _FLAGS.unpack_from(data, place + 40)[0]
@@ -111,8 +124,9 @@ def _container(data: bytes, at: int, stop: int) -> Container | None:
         elif sm not in _SMS:
             strange = f"an entry for sm_{sm}"
         start = place + header
-        # No payload begins with zeros: they are compressed, ELF or text.
+        # Payloads are compressed, ELF or text; few begin with zeros that are not zeroed.
         blank = not any(data[start : start + min(payload, 16)])
+        blank = blank and not any(data[start : start + payload].strip(b"\0"))
         entries.append(Entry(place, header, payload, kind, sm, variant, blank))
         place += header + payload
     return Container(at, end - at, tuple(entries), strange)

@@ -26,6 +26,7 @@ _SHIFT = {0x33: 0, 0x41: 8}
 _SMS = range(30, 200)
 _BLOCK = 1 << 18  # bytes: more than a frame's head and its first block
 _SIZES = (1 << 20, 1 << 26)  # bytes that are looked through for a frame's end
+_MOST_ASTRAY = 10_000  # magic numbers of no cubin; cublasLt 13 has none
 
 
 class Frame(NamedTuple):
@@ -47,7 +48,10 @@ class _Buffer(ctypes.Structure):
 
 
 def found(data: bytes, containers: Sequence[Container], stop: int) -> List[Frame] | None:
-    """Those in a file's first `stop` bytes; None: there may be some, and no libzstd is here."""
+    """Those in a file's first `stop` bytes; None: there may be some, and no libzstd is here.
+
+    Raises Refused for a file that is made of what only looks so.
+    """
     places = list(_places(data, containers, stop))
     if not places:
         return []
@@ -55,12 +59,17 @@ def found(data: bytes, containers: Sequence[Container], stop: int) -> List[Frame
     if library is None:
         return None
     frames: List[Frame] = []
+    astray = 0
     for at in places:
         if frames and at < frames[-1].end:
             continue
         one = _frame(library, data, at, stop)
         if one:
             frames.append(one)
+            continue
+        astray += 1
+        if astray > _MOST_ASTRAY:
+            raise elf.Refused("too much in it looks like zstd frames of GPU code and is none")
     return frames
 
 

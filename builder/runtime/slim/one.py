@@ -149,6 +149,7 @@ def slim(path: str, options: Options, names: Sequence[str] = (), *, dry: bool = 
     None of it is seen before all of it is on the disk. Raises OSError; a file that is not
     understood stays, and its report says why.
     """
+    before = os.stat(path, follow_symlinks=False)
     with opened(path) as data:
         if data is None:
             return {}
@@ -158,7 +159,7 @@ def slim(path: str, options: Options, names: Sequence[str] = (), *, dry: bool = 
             size = len(data)
             return {"path": path, "before": size, "after": size, "refused": str(refused)}
         if pieces is not None and not dry:
-            _replace(path, data, pieces, names)
+            _replace(path, data, pieces, names, before)
     return {"path": path, **report}
 
 
@@ -197,18 +198,27 @@ def _aside(path: str) -> str:
 
 def replaced(path: str, content: bytes) -> None:
     """Give a file this content, all at once. Raises OSError."""
-    _replace(path, b"", (content,), ())
+    _replace(path, b"", (content,), (), os.stat(path, follow_symlinks=False))
 
 
-def _replace(path: str, data: bytes, pieces: Sequence[layout.Piece], names: Sequence[str]) -> None:
+def _replace(
+    path: str,
+    data: bytes,
+    pieces: Sequence[layout.Piece],
+    names: Sequence[str],
+    info: os.stat_result,
+) -> None:
+    """`info`: of the file when it was opened; it stays where it is another one meanwhile."""
     aside = _aside(path)
-    info = os.stat(path, follow_symlinks=False)
     try:
         handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(handle, "wb", buffering=0) as out:
             _write(out, data, pieces)
             _dress(out.fileno(), path, info)
             os.fsync(out.fileno())
+        now = os.stat(path, follow_symlinks=False)
+        if _content(now) != _content(info):
+            raise OSError(16, "it changed meanwhile")
         os.replace(aside, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -218,6 +228,10 @@ def _replace(path: str, data: bytes, pieces: Sequence[layout.Piece], names: Sequ
         raise
     for other in names:
         link(path, other)
+
+
+def _content(info: os.stat_result) -> Tuple[int, int, int]:
+    return info.st_ino, info.st_size, info.st_mtime_ns
 
 
 def link(path: str, name: str) -> None:

@@ -37,9 +37,9 @@ def parse(text: str) -> List[int]:
         word = part.strip()
         major, dot, minor = word.partition(".")
         digits = major + minor if dot else word
-        if not (digits.isascii() and digits.isdigit() and 2 <= len(digits) <= 3):
+        if not (digits.isascii() and digits.isdigit() and 20 <= int(digits) <= 999):
             raise ValueError(f"{word!r} is no SM; write 90 or 9.0")
-        if dot and len(minor) != 1:
+        if (dot and len(minor) != 1) or digits.startswith("0"):
             raise ValueError(f"{word!r} is no SM; write 90 or 9.0")
         found.add(int(digits))
     return sorted(found)

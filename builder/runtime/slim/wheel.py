@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import csv
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 _BROKEN = (
     *(zipfile.BadZipFile, zlib.error, EOFError),
     *(KeyError, ValueError, NotImplementedError, RuntimeError),  # no RECORD, encrypted
+    # A Python may be without lzma; its zipfile then is, too.
+    *(csv.Error, getattr(getattr(zipfile, "lzma", None), "LZMAError", zlib.error)),
 )
+_RECORD = re.compile(r"[^/]+\.dist-info/RECORD")
 _SIGNATURES = (".dist-info/RECORD.jws", ".dist-info/RECORD.p7s")
 
 
@@ -55,7 +60,8 @@ def slim(path: str, output: str, options: one.Options) -> Report:
 def _rewritten(path: str, whole: str, aside: str, options: one.Options) -> Iterator[Report]:
     hashes: Dict[str, Tuple[str, int]] = {}
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(whole, "w", allowZip64=True) as new:
-        lists = [name for name in old.namelist() if name.endswith(".dist-info/RECORD")]
+        # Deeper ones are of what it vendors.
+        lists = [name for name in old.namelist() if _RECORD.fullmatch(name)]
         if len(lists) != 1:
             raise ValueError("it has no RECORD")
         for member in old.infolist():
