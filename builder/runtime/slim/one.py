@@ -216,9 +216,7 @@ def _replace(
             _write(out, data, pieces)
             _dress(out.fileno(), path, info)
             os.fsync(out.fileno())
-        now = os.stat(path, follow_symlinks=False)
-        if _content(now) != _content(info):
-            raise OSError(16, "it changed meanwhile")
+        _unchanged(path, info)
         os.replace(aside, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -230,8 +228,11 @@ def _replace(
         link(path, other)
 
 
-def _content(info: os.stat_result) -> Tuple[int, int, int]:
-    return info.st_ino, info.st_size, info.st_mtime_ns
+def _unchanged(path: str, info: os.stat_result) -> None:
+    now = os.stat(path, follow_symlinks=False)
+    kept = [(one.st_ino, one.st_size, one.st_mtime_ns) for one in (now, info)]
+    if kept[0] != kept[1]:
+        raise OSError(16, "it changed meanwhile")
 
 
 def link(path: str, name: str) -> None:
