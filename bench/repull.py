@@ -19,7 +19,7 @@ from typing import Any
 from bench.stamp import ROOT, stamp
 from builder import engines
 from builder.engines.base import Compression, Image, LayoutWriter
-from builder.engines.oci import layout_manifest
+from builder.engines.oci import layout_config, layout_manifest
 
 
 def main() -> None:
@@ -62,8 +62,7 @@ def layers(engine: LayoutWriter, reference: str) -> list[dict[str, Any]]:
             Image(reference=reference, size=0), folder, Compression.ZSTD, lambda _line: None
         )
         manifest = layout_manifest(folder)
-        config = folder / "blobs/sha256" / manifest["config"]["digest"].removeprefix("sha256:")
-        history = json.loads(config.read_bytes())["history"]
+        history = json.loads(layout_config(folder))["history"]
     made = [step.get("created_by", "") for step in history if not step.get("empty_layer")]
     return [
         {"made_by": text[:72], "bytes": layer["size"], "digest": layer["digest"]}
