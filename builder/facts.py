@@ -65,6 +65,7 @@ class Archive(Fact):
     security: Url  # where the suite's security fixes are
     suite: Name
     components: tuple[Name, ...] = ("main",)
+    usr_is_merged: bool = False  # whether the suite has that package, which needs no Perl
 
 
 class Compiler(Fact):

@@ -345,6 +345,25 @@ def random(b: Bench) -> Iterator[Row]:
     yield "gumbel", lambda: torch.nn.functional.gumbel_softmax(chances)
 
 
+def traced(b: Bench) -> Iterator[Row]:
+    """Whether a profile still tells the GPU's kernels, which CUPTI traces."""
+    if b.device.startswith("cuda"):
+        yield "profiler", lambda: _kernels(b)
+
+
+def _kernels(b: Bench) -> Any:
+    torch = b.torch
+    x = b.numbers(256, 256)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        (x @ x).softmax(-1)
+        b.sync()
+    device = torch.autograd.DeviceType.CUDA
+    names = {event.name for event in profile.events() if event.device_type == device}
+    if not names:
+        raise RuntimeError("the profile has no kernel")
+    return torch.tensor(len(names))
+
+
 def tiny(b: Bench) -> Iterator[Row]:
     """The logits of the tiny model, by its weights and PyTorch alone."""
     if not b.model:
@@ -619,6 +638,7 @@ GROUPS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "linalg": linalg,
     "narrow": narrow,
     "random": random,
+    "traced": traced,
     "tiny": tiny,
     "vllm": vllm,
     "fourier": fourier,

@@ -19,7 +19,7 @@ from builder.project import engines_script
 from builder.site import SiteProfile, apt
 
 # Changes when what a bootstrapped base contains changes.
-_RECIPE = 3
+_RECIPE = 4
 # Files that would carry this host into the image: its resolver, its name, its mirrors.
 _HOST_FILES = (
     "etc/resolv.conf",
@@ -27,6 +27,14 @@ _HOST_FILES = (
     "etc/apt/apt.conf.d/99mmdebstrap",
     "etc/apt/sources.list.d/0000sources.list",
 )
+# What the distributions' own container images leave out too (dpkg.cfg.d of debian:12-slim and
+# ubuntu:24.04): manuals, translations and all documentation but for licences. dpkg keeps to it
+# when layers above install packages.
+_LEFT_OUT = ("doc", "groff", "info", "linda", "lintian", "locale", "man")
+_KEPT = ("doc/*/copyright", "locale/locale.alias")
+# Without it apt meets "usrmerge | usr-is-merged" by the first, which brings all of Perl. Since
+# mmdebstrap 1.0; where it is not there, Perl comes.
+_MERGED = Path("/usr/share/mmdebstrap/hooks/merged-usr")
 
 
 def bootstrap(
@@ -74,6 +82,10 @@ def _make(
         rootfs = work / "rootfs.tar"
         sources = "\n".join(apt.lines(packages, {}))
         args = ["mmdebstrap", "--variant=apt", "--format=tar"]
+        args += [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _LEFT_OUT]
+        args += [f"--dpkgopt=path-include=/usr/share/{file}" for file in _KEPT]
+        if packages.usr_is_merged and _MERGED.is_dir():
+            args.append(f"--hook-dir={_MERGED}")
         args += [f"--aptopt={option.rstrip(';')}" for option in site.apt_options]
         if site.ca:
             args.append(f'--aptopt=Acquire::https::CAInfo "{site.ca}"')
