@@ -1,7 +1,7 @@
 """What an image is asked for its sizes: `python3 -c TEXT` prints JSON on its last line.
 
-Standard library, Python 3.9. What is on the disk counts, as RECORD names it: a thinned library is
-smaller than RECORD says.
+Standard library, Python 3.9. What is on the disk counts, where RECORD names it: a thinned library
+may be smaller than RECORD says, and a file with several names is there once.
 """
 
 from __future__ import annotations
@@ -13,22 +13,32 @@ import re
 
 
 def packages() -> dict[str, int]:
-    """Python distribution -> bytes of its files."""
-    sizes: dict[str, int] = {}
-    for found in importlib.metadata.distributions():
-        name = re.sub(r"[-_.]+", "-", found.metadata["Name"] or "?").lower()
-        sizes.setdefault(name, sum(on_disk(str(file.locate())) for file in found.files or ()))
-    return sizes
+    """Python distribution -> bytes of its files. What two share is the first one's by name."""
+    found: dict[str, importlib.metadata.Distribution] = {}
+    for one in importlib.metadata.distributions():
+        found.setdefault(re.sub(r"[-_.]+", "-", one.metadata["Name"] or "?").lower(), one)
+    seen: set[tuple[int, int]] = set()
+    return {
+        name: sum(on_disk(str(file.locate()), seen) for file in found[name].files or ())
+        for name in sorted(found)
+    }
 
 
-def on_disk(path: str) -> int:
-    """Bytes of a file; 0 where it is not there any more, and of bytecode, which starts write."""
+def on_disk(path: str, seen: set[tuple[int, int]]) -> int:
+    """Bytes of a file, which joins `seen`: 0 where it is there already.
+
+    Also 0 where it is not there any more, and of bytecode, which starts write.
+    """
     if path.endswith(".pyc"):
         return 0
     try:
-        return os.lstat(path).st_size
+        found = os.lstat(path)
     except OSError:
         return 0
+    if (found.st_dev, found.st_ino) in seen:
+        return 0
+    seen.add((found.st_dev, found.st_ino))
+    return found.st_size
 
 
 if __name__ == "__main__":
