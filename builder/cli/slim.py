@@ -75,6 +75,7 @@ def command(
     imgbuild slim venv --sm 90             for H100 and H200
     imgbuild slim venv --sm 80,89 --json   for A100 and L4; all counts, for programs
     imgbuild slim torch-2.13.0-….whl --sm 90 --output slim/torch-2.13.0-….whl
+    imgbuild slim torch-2.13.0-….whl --sm 90 --dry-run
     """
     given = ["--sm", sm, "--mode", mode, "--uncovered", uncovered]
     given += ["--dry-run"] if dry_run else []

@@ -56,9 +56,11 @@ def main(arguments: Sequence[str]) -> int:
         help="PATH is a slimmed environment: import what rules say works without their files",
     )  # fmt: skip
     given = parser.parse_args(arguments)
-    if given.path.endswith(".whl") != bool(given.output) or (given.output and given.dry_run):
+    packed = given.path.endswith(".whl")
+    if (given.output and not packed) or (packed and not given.output and not given.dry_run):
         print(
-            "slim: --output: a wheel, and nothing else, takes it, and no --dry-run", file=sys.stderr
+            "slim: --output: a wheel needs it, but for a --dry-run, and nothing else takes it",
+            file=sys.stderr,
         )
         return 2
     try:
@@ -72,8 +74,8 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(number, _ended)
     options = one.Options(sms, given.mode, given.uncovered, strip=not given.no_strip)
     try:
-        if given.output:
-            report = wheel.slim(given.path, given.output, options)
+        if packed:
+            report = wheel.slim(given.path, given.output, options, dry=given.dry_run)
         else:
             report = tree.slim(
                 given.path, options, dry=given.dry_run, told=_Progress(), since=given.since,

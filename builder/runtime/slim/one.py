@@ -153,24 +153,27 @@ def slim(path: str, options: Options, names: Sequence[str] = (), *, dry: bool = 
     with opened(path) as data:
         if data is None:
             return {}
-        try:
-            report, pieces = examine(data, options)
-        except elf.Refused as refused:
-            size = len(data)
-            return {"path": path, "before": size, "after": size, "refused": str(refused)}
+        report, pieces = reported(path, data, options)
         if pieces is not None and not dry:
             _replace(path, data, pieces, names, before)
-    return {"path": path, **report}
+    return report
+
+
+def reported(path: str, data: bytes, options: Options) -> Tuple[Report, List[layout.Piece] | None]:
+    """As `examine`, of a file of this name; one that is refused stays, and its report says why."""
+    try:
+        report, pieces = examine(data, options)
+    except elf.Refused as refused:
+        size = len(data)
+        return {"path": path, "before": size, "after": size, "refused": str(refused)}, None
+    return {"path": path, **report}, pieces
 
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[Any]:
     """A program or shared object for an x86-64 or AArch64 CPU as an mmap; None for other files."""
     with open(path, "rb", opener=_no_link) as file:
-        head = file.read(elf.HEADER)
-        machine = int.from_bytes(head[18:20], "little")
-        ours = elf.is_elf(head) and machine in rewrite.PAGES
-        if not ours or elf.kind_of(head) not in {elf.EXEC, elf.DYN} or len(head) < elf.HEADER:
+        if not is_ours(file.read(elf.HEADER)):
             yield None
             return
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -179,6 +182,14 @@ def opened(path: str) -> Iterator[Any]:
         finally:
             with contextlib.suppress(BufferError):  # an error's traceback may hold slices of it
                 data.close()
+
+
+def is_ours(head: bytes) -> bool:
+    """Whether a file that begins so, with an ELF header's bytes, is one of these."""
+    machine = int.from_bytes(head[18:20], "little")
+    kinds = {elf.EXEC, elf.DYN}
+    whole = len(head) == elf.HEADER and elf.is_elf(head)
+    return whole and machine in rewrite.PAGES and elf.kind_of(head) in kinds
 
 
 def _no_link(path: str, flags: int) -> int:
