@@ -15,6 +15,7 @@ import pytest
 
 from builder.runtime import __main__ as runtime
 from builder.runtime.slim import command, one, tree
+from tests.unit.elves import CUBIN, Library, container, entry
 from tests.unit.test_slim_rewrite import large, slimmed
 
 OLD = large().made()
@@ -259,6 +260,19 @@ def test_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told[1].startswith("  GPU code kept: 0.5 MB: sm_100 cubin 0.2 MB")
     assert "  1 containers have no code for sm_90:" in told
     assert "    1 hold sm_100 cubin, sm_80 cubin" in told
+
+
+@pytest.mark.parametrize(("asked", "same"), [((), True), (("--uncovered", "empty"), False)])
+def test_a_library_without_code_for_the_gpu_keeps_all_and_is_named(
+    folder: Path, asked: tuple[str, ...], same: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = folder / "libold.so"
+    old = Library([container(entry(CUBIN, 80, 300_000), entry(CUBIN, 100, 90_000))]).made()
+    library.write_bytes(old)
+    assert command.main([str(folder), "--sm", "90", *asked]) == 0
+    assert (library.read_bytes() == old) is same
+    told = [line for line in capsys.readouterr().out.splitlines() if "none of its" in line]
+    assert told == [f"  {library}: none of its GPU code is for sm_90"]
 
 
 def test_progress_after_a_second(

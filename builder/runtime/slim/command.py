@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--uncovered", choices=(one.KEEP, one.EMPTY), default=one.KEEP,
-        help="GPU code of containers without any for these GPUs (default: %(default)s)",
+        help="containers of GPU code without any for these GPUs (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--output", metavar="WHL", help="PATH is a wheel: write it there, slimmed")
     parser.add_argument("--no-strip", action="store_true", help="leave debug sections")
@@ -165,8 +165,12 @@ def _files(files: Sequence[Dict[str, Any]], verb: str) -> Iterator[str]:
     for file in files:
         if file["refused"]:
             yield f"  refused: {file['path']}: {file['refused']}"
-        elif file["links_outside"]:
+            continue
+        if file["links_outside"]:
             yield f"  {file['path']}: {file['links_outside']} other names keep the old file"
+        for sm, counts in file["uncovered"].items():
+            if sum(counts.values()) == file["containers"]:
+                yield f"  {file['path']}: none of its GPU code is for sm_{sm}"
 
 
 def _listed(counts: Dict[str, int]) -> str:
