@@ -319,6 +319,43 @@ def test_the_next_run_mends_what_a_killed_one_left(site: Path) -> None:
     assert rows(record) == expected
 
 
+@pytest.mark.parametrize("mode", [one.ZERO, one.COMPACT])
+def test_the_next_run_mends_also_a_record_of_files_that_kept_their_size(
+    target: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = target / "made-1.dist-info/RECORD"
+    old = Library([container(entry(CUBIN, 80, 300_000), entry(CUBIN, 90, 900))], program=True)
+    made = target / "made/a.so"
+    made.write_bytes(old.made())
+    record.write_text(f"made/a.so,{','.join(told(old.made()))}\n")
+    options = one.Options((90,), mode)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "rewrite", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tree.slim(str(target), options)
+    assert len(made.read_bytes()) == len(old.made())
+    assert rows(record) == {"made/a.so": told(old.made())}
+    assert made.read_bytes() != old.made()
+    assert tree.slim(str(target), options)["total"]["changed"] == 0
+    assert rows(record) == {"made/a.so": told(made.read_bytes())}
+
+
+def test_files_that_were_there_before_their_record_are_not_read_for_it(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.slim(str(target), FOR_90)
+    monkeypatch.setattr(records, "hashed", lambda name: pytest.fail(f"{name} is read"))
+    later = max(file.stat().st_ctime_ns for file in (target / "made").iterdir())
+    record = target / "made-1.dist-info/RECORD"
+    while record.stat().st_ctime_ns <= later:
+        record.touch()
+    assert tree.slim(str(target), FOR_90)["total"]["changed"] == 0
+
+
 @pytest.mark.parametrize("text", [b"a\xff,,\n", b'"' + b"x" * 200_000 + b'",,\n'])
 def test_a_record_that_is_none_is_told(
     target: Path, text: bytes, capsys: pytest.CaptureFixture[str]
