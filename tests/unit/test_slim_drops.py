@@ -156,12 +156,42 @@ def test_copies_become_links(tmp_path: Path) -> None:
     names[3].write_bytes(content)
     names[3].chmod(0o600)
     names[4].write_bytes(b"x")
-    assert copies.link(map(str, names), dry=True) == copies.LEAST
+    files = [copies.File([str(name)], name.stat().st_size, 0) for name in names]
+    assert copies.link(files, dry=True) == copies.LEAST
     assert names[1].stat().st_nlink == 1
-    assert copies.link(map(str, names)) == copies.LEAST
+    assert copies.link(files) == copies.LEAST
     assert [name.stat().st_nlink for name in names] == [2, 2, 1, 1, 1]
     assert names[1].read_bytes() == content
     assert sorted(tmp_path.iterdir()) == sorted(names)
+
+
+def test_all_names_of_a_copy_become_links_or_none_and_what_is_saved_is_true(site: Path) -> None:
+    work = site / "torch/lib"
+    work.mkdir()
+    library = Library([container(entry(CUBIN, 80, 300_000), entry(CUBIN, 90, 400_000))]).made()
+    for name in ("a.so", "b.so", "c.so"):
+        (work / name).write_bytes(library)
+    data = os.urandom(copies.LEAST)
+    for name in ("a.bin", "b.bin", "c.bin"):
+        (work / name).write_bytes(data)
+    for name in ("b.so", "b.bin"):
+        (work / f"{name}.1").hardlink_to(work / name)
+        (work / f"{name}.2").hardlink_to(work / name)
+    cache = site.parents[3] / "cache"
+    cache.mkdir()
+    for name in ("c.so", "c.bin"):
+        (cache / name).hardlink_to(work / name)
+    would = tree.slim(str(site), FOR_90, dry=True)["total"]["linked"]
+    report = tree.slim(str(site), FOR_90)["total"]
+    thin = (work / "a.so").stat().st_size
+    assert thin < len(library)
+    # c.so is a file of its own after it was slimmed; c.bin's bytes would stay in the cache.
+    assert would == report["linked"] == 2 * thin + len(data)
+    assert {file.stat().st_nlink for file in work.glob("*.so*")} == {5}
+    assert {file.name for file in work.glob("*.bin*") if file.stat().st_nlink == 4} == {
+        *("a.bin", "b.bin", "b.bin.1", "b.bin.2")
+    }
+    assert (work / "c.bin").samefile(cache / "c.bin")
 
 
 def test_records_say_what_is_there(site: Path) -> None:
@@ -416,5 +446,5 @@ def test_copies_with_other_attributes_stay_apart(
         name.write_bytes(bytes(copies.LEAST))
     monkeypatch.setattr(os, "listxattr", lambda name, **_: ["user.x"] * name.endswith("b"))
     monkeypatch.setattr(os, "getxattr", lambda *_, **__: b"1")
-    assert copies.link(map(str, names)) == 0
+    assert copies.link(copies.File([str(name)], copies.LEAST, 0) for name in names) == 0
     assert names[0].stat().st_nlink == 1

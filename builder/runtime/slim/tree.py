@@ -77,7 +77,7 @@ def _slimmed(
     files = files and os.path.isdir(path)  # who names one file wants it to stay
     places = drops.Places(path, options.sms)
     dropped: Dict[str, Dict[str, int]] = {}
-    stay: Dict[str, List[str]] = {}  # by the folder of packages
+    stay: Dict[str, List[copies.File]] = {}  # by the folder of packages
     hand: List[str] = []  # names of the file that is at work
     inode = linked = 0
     bad: Dict[str, str] = {}
@@ -90,11 +90,15 @@ def _slimmed(
                 continue
             first, others = names[0], names[1:]  # noqa: PLW2901 - those that stay
             own = options._replace(linked=not (files and places.unlinked(first)))
-            inode, hand = os.stat(first, follow_symlinks=False).st_ino, names
+            info = os.stat(first, follow_symlinks=False)
+            inode, hand = info.st_ino, names
             report = one.slim(first, own, others, dry=dry)
             hand = []
             if places.sites.of(first):
-                stay.setdefault(places.sites.of(first), []).append(first)
+                # A new file has no names elsewhere.
+                beyond = 0 if report and _changed(report) else links - count
+                rest = copies.File(names, report.get("after", info.st_size), beyond)
+                stay.setdefault(places.sites.of(first), []).append(rest)
             seen += 1
             if report:
                 size += report["before"]
