@@ -108,6 +108,35 @@ def test_a_named_link_is_what_it_names(folder: Path) -> None:
     assert link.read_bytes() == NEW
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        ("libcudart_static.a", b"!<arch>\n/       0", "a static library"),
+        ("kernel.o", OLD[:16] + b"\x01\0" + OLD[18:], "an object file"),
+        ("kernel.cubin", OLD[:18] + b"\xbe\0" + OLD[20:], "for one GPU"),
+        ("kernel.fatbin", container(entry(CUBIN, 80)), "GPU code in a file of its own"),
+        ("librisc.so", OLD[:18] + b"\xf3\0" + OLD[20:], "machine 243"),
+        ("core", OLD[:16] + b"\x04\0" + OLD[18:], "neither a program nor"),
+        ("libwin.dll", b"MZ", "no program and no shared object"),
+        ("empty.so", b"", "no program and no shared object"),
+    ],
+)
+def test_a_named_file_that_is_none_of_ours_is_left_and_that_is_said(
+    tmp_path: Path, name: str, data: bytes, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(data)
+    assert command.main([str(file), "--sm", "90"]) == 0
+    (told,) = capsys.readouterr().out.splitlines()[1:]
+    assert told.startswith(f"  left as it is: {file}: ")
+    assert why in told
+    assert command.main([str(file), "--sm", "90", "--json"]) == 0
+    (because,) = json.loads(capsys.readouterr().out)["left"].values()
+    assert told.endswith(because)
+    assert file.read_bytes() == data
+    assert tree.slim(str(tmp_path), FOR_90)["left"] == {}
+
+
 def test_what_is_refused_stays_and_is_said(folder: Path) -> None:
     library = folder / "torch/lib/libtorch.so"
     library.write_bytes(OLD + b"an archive")

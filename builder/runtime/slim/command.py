@@ -147,6 +147,8 @@ def lines(report: Dict[str, Any]) -> Iterator[str]:
         yield f"  {verb} dropped: {name}, {_mb(size)}: {whys[name]}"
     if total.get("linked"):
         yield f"  {verb} links to equal files: {_mb(total['linked'])}"
+    for name, why in report.get("left", {}).items():
+        yield f"  left as it is: {name}: {why}"
     yield from _files(report["files"], verb)
     for name, why in report.get("records", {}).items():
         yield f"  no RECORD that we can read: {name}: {why}"

@@ -9,7 +9,7 @@ import os
 import stat
 import time
 
-from . import copies, drops, one, records
+from . import copies, drops, foreign, one, records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def _slimmed(
     hand: List[str] = []  # names of the file that is at work
     inode = linked = 0
     bad: Dict[str, str] = {}
+    left: Dict[str, str] = {}
     try:
         for first, others, links in inodes(path, since, alone):
             names, count = [first, *others], 1 + len(others)
@@ -100,6 +101,8 @@ def _slimmed(
                 rest = copies.File(names, report.get("after", info.st_size), beyond)
                 stay.setdefault(places.sites.of(first), []).append(rest)
             seen += 1
+            if not report and not os.path.isdir(path):
+                left[path] = foreign.why(first)
             if report:
                 size += report["before"]
                 report["names"] = names
@@ -122,6 +125,7 @@ def _slimmed(
     whole["total"]["dropped"] = {name: sum(names.values()) for name, names in dropped.items()}
     whole["total"]["linked"] = linked
     whole["records"] = bad
+    whole["left"] = left
     return whole
 
 
