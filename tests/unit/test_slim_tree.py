@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from builder.runtime import __main__ as runtime
-from builder.runtime.slim import command, one, tree
+from builder.runtime.slim import aside, command, one, tree
 from tests.unit.elves import CUBIN, Library, container, entry
 from tests.unit.test_slim_rewrite import large, slimmed
 
@@ -178,12 +178,12 @@ def test_an_interrupt_leaves_the_old_file(folder: Path, monkeypatch: pytest.Monk
 
 def test_what_a_killed_one_left_is_removed(folder: Path) -> None:
     library = folder / "torch/lib/libtorch.so"
-    aside = library.with_name(f".{library.name}{one.ASIDE}")
-    aside.write_bytes(OLD)
+    left = library.with_name(f".{library.name}{aside.ENDING}")
+    left.write_bytes(OLD)
     assert tree.slim(str(folder), FOR_90, dry=True)["total"]["elf"] == 1
-    assert aside.exists()
+    assert left.exists()
     assert tree.slim(str(folder), FOR_90)["total"]["elf"] == 1
-    assert not aside.exists()
+    assert not left.exists()
     assert library.read_bytes() == NEW
 
 
@@ -205,7 +205,7 @@ def test_a_file_system_without_locks(folder: Path, monkeypatch: pytest.MonkeyPat
     def lockless(*_: Any) -> None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
-    other = folder / f".other{one.ASIDE}"
+    other = folder / f".other{aside.ENDING}"
     other.touch()
     monkeypatch.setattr(fcntl, "flock", lockless)
     assert tree.slim(str(folder), FOR_90)["total"]["changed"] == 1
@@ -229,8 +229,8 @@ def test_who_writes_at_the_same_time_has_a_file_of_its_own(
     monkeypatch.setattr(os, "fsync", second)
     one.replaced(str(library), b"first")
     assert library.read_bytes() == b"first"
-    assert sum(one.is_aside(name) for name in asides) == 1
-    assert one._aside("a/b") != one._aside("a/b")
+    assert sum(aside.is_one(name) for name in asides) == 1
+    assert aside._name("a/b") != aside._name("a/b")
 
 
 def test_a_name_can_be_as_long_as_any(folder: Path) -> None:

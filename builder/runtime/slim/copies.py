@@ -10,7 +10,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from . import one
+from . import aside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def link(files: Iterable[File], *, dry: bool = False) -> int:
                 continue
             saved += file.size
             for other in () if dry else file.names:
-                one.link(kept.names[0], other)
+                aside.link(kept.names[0], other)
     return saved
 
 

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from . import debug, elf, fatbin, frames, layout, rewrite, targets
+from . import aside, debug, elf, fatbin, frames, layout, rewrite, targets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 ZERO, COMPACT = "zero", "compact"
 KEEP, EMPTY = "keep", "empty"
-ASIDE = ".imgbuild-slim"  # ends the name of a file that is not whole yet
 # The kernel gives the first itself; the others are hashes of what was in the file.
 _OF_THE_PLACE = {"security.selinux", "security.ima", "security.evm"}
 _WRITE = 1 << 24  # bytes at a time
@@ -196,17 +195,6 @@ def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def is_aside(name: str) -> bool:
-    """Whether a file's last name is that of one that is not whole yet."""
-    return name.startswith(".") and name.endswith(ASIDE)
-
-
-def _aside(path: str) -> str:
-    """A name beside a file that nobody else has, and that is short however long the file's is."""
-    unique = f".{os.getpid():x}-{os.urandom(6).hex()}{ASIDE}"
-    return os.path.join(os.path.dirname(path), unique)
-
-
 def replaced(path: str, content: bytes) -> None:
     """Give a file this content, all at once. Raises OSError."""
     _replace(path, b"", (content,), (), os.stat(path, follow_symlinks=False))
@@ -220,23 +208,16 @@ def _replace(
     info: os.stat_result,
 ) -> None:
     """`info`: of the file when it was opened; it stays where it is another one meanwhile."""
-    aside = _aside(path)
     try:
-        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(handle, "wb", buffering=0) as out:
+        with aside.replacing(path, 0o600) as out:
             _write(out, data, pieces)
             _dress(out.fileno(), path, info)
             os.fsync(out.fileno())
-        _unchanged(path, info)
-        os.replace(aside, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(aside)
-        if isinstance(error, OSError):  # of the file that it is about, not of the one aside
-            raise OSError(error.errno, error.strerror, path) from None
-        raise
+            _unchanged(path, info)
+    except OSError as error:  # of the file that it is about, not of the one aside
+        raise OSError(error.errno, error.strerror, path) from None
     for other in names:
-        link(path, other)
+        aside.link(path, other)
 
 
 def _unchanged(path: str, info: os.stat_result) -> None:
@@ -244,17 +225,6 @@ def _unchanged(path: str, info: os.stat_result) -> None:
     kept = [(one.st_ino, one.st_size, one.st_mtime_ns) for one in (now, info)]
     if kept[0] != kept[1]:
         raise OSError(16, "it changed meanwhile")
-
-
-def link(path: str, name: str) -> None:
-    """Make `name` one more name of the file `path`, in place of what it named. Raises OSError."""
-    aside = _aside(name)
-    try:
-        os.link(path, aside)
-        os.replace(aside, name)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(aside)
 
 
 def _write(out: Any, data: bytes, pieces: Sequence[layout.Piece]) -> None:

@@ -9,7 +9,7 @@ import os
 import stat
 import time
 
-from . import copies, drops, foreign, one, records
+from . import aside, copies, drops, foreign, one, records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _files(folder: str, device: int, *, alone: bool) -> Iterator[Tuple[str, os.s
             continue
         if stat.S_ISDIR(info.st_mode):
             yield from _files(entry.path, device, alone=alone)
-        elif stat.S_ISREG(info.st_mode) and not one.is_aside(entry.name):
+        elif stat.S_ISREG(info.st_mode) and not aside.is_one(entry.name):
             yield entry.path, info
         elif stat.S_ISREG(info.st_mode) and alone:
             with contextlib.suppress(OSError):
