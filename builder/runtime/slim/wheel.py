@@ -17,7 +17,7 @@ import time
 import zipfile
 import zlib
 
-from . import elf, one, records, tree
+from . import elf, one, records, totals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def slim(path: str, output: str | None, options: one.Options, *, dry: bool = Fal
             reports = _written(path, output, options)
     except _BROKEN as error:
         raise OSError(22, f"no wheel that we can read: {error}", path) from None
-    return tree.summed(path, reports, options, seen=len(reports), start=start, dry=dry)
+    return totals.summed(path, reports, options, seen=len(reports), start=start, dry=dry)
 
 
 def _examined(path: str, options: one.Options) -> Iterator[Report]:
