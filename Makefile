@@ -1,10 +1,11 @@
 # make demo    build cpu-vllm and see it answer          make test       lint, types, unit and engine tests
 # make bench   time the command line and rendering       make test-full  also builds whole CUDA images
+# make fuzz    slim 10,000 broken libraries
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-full lint unit bench clean
+.PHONY: demo test test-full lint unit bench fuzz clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -31,6 +32,9 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.cli
 	$(BIN)/python -m bench.render
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m bench.fuzz_slim --count 10000
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

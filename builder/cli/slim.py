@@ -34,7 +34,8 @@ _SAYS = "slim: "  # begins each line that the slimmer writes to stderr
     type=click.Choice(["keep", "empty"]),
     default="keep",
     show_default=True,
-    help="What of GPU code that comes without any for these GPUs, as of kernels for newer ones.",
+    help="What becomes of a container of GPU code that has none for these GPUs: it stays as it is, "
+    "and is told; or it is emptied, as in images that are thinned for a GPU.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="WHL",
@@ -63,8 +64,9 @@ def command(
     do not load, and without what only debuggers read.
 
     Machine code for a GPU is its own SM's, or that of a lower minor version; where there is none,
-    PTX stays. Of an installed environment files leave, too, that can never run there, each by a
-    rule that says why, and copies of a file become links to it (--keep-files leaves both).
+    PTX stays. A library that has neither keeps all its GPU code, and is named (--uncovered). Of an
+    installed environment files leave, too, that can never run there, each by a rule that says why,
+    and copies of a file become links to it (--keep-files leaves both).
 
     Nothing moves in memory, and a file that is not understood stays as it is. Run again it changes
     nothing. GNU strip and objcopy spoil files whose bytes were cut out: not after this; patchelf
@@ -75,6 +77,7 @@ def command(
     imgbuild slim venv --sm 90             for H100 and H200
     imgbuild slim venv --sm 80,89 --json   for A100 and L4; all counts, for programs
     imgbuild slim torch-2.13.0-….whl --sm 90 --output slim/torch-2.13.0-….whl
+    imgbuild slim torch-2.13.0-….whl --sm 90 --dry-run
     """
     given = ["--sm", sm, "--mode", mode, "--uncovered", uncovered]
     given += ["--dry-run"] if dry_run else []

@@ -12,6 +12,8 @@ import os
 import stat
 from contextlib import suppress
 
+from .slim import aside
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, Mapping, Sequence
@@ -69,14 +71,5 @@ def _marks(name: str) -> bool:
 
 def _copy(file: str, target: str) -> None:
     """Whole or not at all: others may start from this cache at the same time."""
-    # A process's number would not do: in containers it is mostly 1.
-    aside = f"{target}.{os.urandom(4).hex()}"
-    with open(file, "rb") as source, open(aside, "xb") as out:
-        try:
-            out.write(source.read())
-            out.flush()
-            os.replace(aside, target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(aside)
-            raise
+    with open(file, "rb") as source, aside.replacing(target) as out:
+        out.write(source.read())

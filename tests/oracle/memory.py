@@ -35,7 +35,7 @@ class Memory:
             if kind == 1:
                 # What glibc refuses: elf/dl-load.c, _dl_map_object_from_fd.
                 assert align % 4096 == 0
-                assert (vaddr - offset) % align == 0
+                assert not align or (vaddr - offset) % align == 0
                 assert offset + filesz <= len(data)
                 assert not self.loads or vaddr >= self.loads[-1].vaddr + self.loads[-1].memsz
                 self.loads.append(Load(vaddr, memsz, offset, filesz, flags))

@@ -156,12 +156,42 @@ def test_copies_become_links(tmp_path: Path) -> None:
     names[3].write_bytes(content)
     names[3].chmod(0o600)
     names[4].write_bytes(b"x")
-    assert copies.link(map(str, names), dry=True) == copies.LEAST
+    files = [copies.File([str(name)], name.stat().st_size, 0) for name in names]
+    assert copies.link(files, dry=True) == copies.LEAST
     assert names[1].stat().st_nlink == 1
-    assert copies.link(map(str, names)) == copies.LEAST
+    assert copies.link(files) == copies.LEAST
     assert [name.stat().st_nlink for name in names] == [2, 2, 1, 1, 1]
     assert names[1].read_bytes() == content
     assert sorted(tmp_path.iterdir()) == sorted(names)
+
+
+def test_all_names_of_a_copy_become_links_or_none_and_what_is_saved_is_true(site: Path) -> None:
+    work = site / "torch/lib"
+    work.mkdir()
+    library = Library([container(entry(CUBIN, 80, 300_000), entry(CUBIN, 90, 400_000))]).made()
+    for name in ("a.so", "b.so", "c.so"):
+        (work / name).write_bytes(library)
+    data = os.urandom(copies.LEAST)
+    for name in ("a.bin", "b.bin", "c.bin"):
+        (work / name).write_bytes(data)
+    for name in ("b.so", "b.bin"):
+        (work / f"{name}.1").hardlink_to(work / name)
+        (work / f"{name}.2").hardlink_to(work / name)
+    cache = site.parents[3] / "cache"
+    cache.mkdir()
+    for name in ("c.so", "c.bin"):
+        (cache / name).hardlink_to(work / name)
+    would = tree.slim(str(site), FOR_90, dry=True)["total"]["linked"]
+    report = tree.slim(str(site), FOR_90)["total"]
+    thin = (work / "a.so").stat().st_size
+    assert thin < len(library)
+    # c.so is a file of its own after it was slimmed; c.bin's bytes would stay in the cache.
+    assert would == report["linked"] == 2 * thin + len(data)
+    assert {file.stat().st_nlink for file in work.glob("*.so*")} == {5}
+    assert {file.name for file in work.glob("*.bin*") if file.stat().st_nlink == 4} == {
+        *("a.bin", "b.bin", "b.bin.1", "b.bin.2")
+    }
+    assert (work / "c.bin").samefile(cache / "c.bin")
 
 
 def test_records_say_what_is_there(site: Path) -> None:
@@ -319,6 +349,43 @@ def test_the_next_run_mends_what_a_killed_one_left(site: Path) -> None:
     assert rows(record) == expected
 
 
+@pytest.mark.parametrize("mode", [one.ZERO, one.COMPACT])
+def test_the_next_run_mends_also_a_record_of_files_that_kept_their_size(
+    target: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = target / "made-1.dist-info/RECORD"
+    old = Library([container(entry(CUBIN, 80, 300_000), entry(CUBIN, 90, 900))], program=True)
+    made = target / "made/a.so"
+    made.write_bytes(old.made())
+    record.write_text(f"made/a.so,{','.join(told(old.made()))}\n")
+    options = one.Options((90,), mode)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "rewrite", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tree.slim(str(target), options)
+    assert len(made.read_bytes()) == len(old.made())
+    assert rows(record) == {"made/a.so": told(old.made())}
+    assert made.read_bytes() != old.made()
+    assert tree.slim(str(target), options)["total"]["changed"] == 0
+    assert rows(record) == {"made/a.so": told(made.read_bytes())}
+
+
+def test_files_that_were_there_before_their_record_are_not_read_for_it(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.slim(str(target), FOR_90)
+    monkeypatch.setattr(records, "hashed", lambda name: pytest.fail(f"{name} is read"))
+    later = max(file.stat().st_ctime_ns for file in (target / "made").iterdir())
+    record = target / "made-1.dist-info/RECORD"
+    while record.stat().st_ctime_ns <= later:
+        record.touch()
+    assert tree.slim(str(target), FOR_90)["total"]["changed"] == 0
+
+
 @pytest.mark.parametrize("text", [b"a\xff,,\n", b'"' + b"x" * 200_000 + b'",,\n'])
 def test_a_record_that_is_none_is_told(
     target: Path, text: bytes, capsys: pytest.CaptureFixture[str]
@@ -379,5 +446,5 @@ def test_copies_with_other_attributes_stay_apart(
         name.write_bytes(bytes(copies.LEAST))
     monkeypatch.setattr(os, "listxattr", lambda name, **_: ["user.x"] * name.endswith("b"))
     monkeypatch.setattr(os, "getxattr", lambda *_, **__: b"1")
-    assert copies.link(map(str, names)) == 0
+    assert copies.link(copies.File([str(name)], copies.LEAST, 0) for name in names) == 0
     assert names[0].stat().st_nlink == 1

@@ -51,6 +51,16 @@ def stay(sm: int | str, *names: str, links: bool = False) -> list[str]:
         (90, "80 p80 p75", "p80"),  # its PTX is compiled on the host
         (90, "90 90 80", "90 90"),  # two modules
         (110, "101 100", "101"),  # Thor's former number
+        (110, "101a 100a p90", "101a p90"),  # nobody says that it is taken
+        (110, "101f 100f 110", "101f 110"),
+        (110, "101 110 101a 110a", "110 110a"),  # the number that it has comes first
+        (110, "101 p90 p80", "101 p90"),
+        (110, "p101a p101f p101 p100f p90 p80", "p101a p101f p101 p90"),
+        (101, "110 100 90", "110 100"),  # a 10.0 that is no Tegra may be chosen, and does not run
+        (101, "110a 103a p90", "110a p90"),
+        (101, "110f 101f", "110f 101f"),
+        (101, "p110 p103 p90 p80", "p110 p90"),
+        (103, "110 101a p90", "p90"),
         (89, "86 87", "86 87"),  # 8.7 is a Tegra: it may be chosen, and does not run
         (89, "87 p80", "87 p80"),
         (87, "80 86 87", "87"),
@@ -75,6 +85,7 @@ def test_ptx_for_newer_gpus_stays_only_beside_what_is_linked() -> None:
     assert stay(90, "p120", links=True) == []
     assert stay("90,120", "p120", links=True) == ["p120"]
     assert stay(90, "l80", "p120") == ["l80", "p120"]
+    assert stay(101, "p110", "p120", links=True) == ["p110"]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +98,9 @@ def test_ptx_for_newer_gpus_stays_only_beside_what_is_linked() -> None:
         ("90", "90a", []),
         ("100", "90a", [100]),
         ("80", "l90", []),
+        ("110", "101a p101f", [110]),
+        ("101", "110 p110", [101]),
+        ("101,110", "101 110a", []),
     ],
 )
 def test_what_finds_nothing(sms: str, there: str, missing: list[int]) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from builder.runtime import __main__ as runtime
-from builder.runtime.slim import command, one, tree
+from builder.runtime.slim import aside, command, one, tree
+from tests.unit.elves import CUBIN, Library, container, entry
 from tests.unit.test_slim_rewrite import large, slimmed
 
 OLD = large().made()
@@ -107,6 +108,35 @@ def test_a_named_link_is_what_it_names(folder: Path) -> None:
     assert link.read_bytes() == NEW
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        ("libcudart_static.a", b"!<arch>\n/       0", "a static library"),
+        ("kernel.o", OLD[:16] + b"\x01\0" + OLD[18:], "an object file"),
+        ("kernel.cubin", OLD[:18] + b"\xbe\0" + OLD[20:], "for one GPU"),
+        ("kernel.fatbin", container(entry(CUBIN, 80)), "GPU code in a file of its own"),
+        ("librisc.so", OLD[:18] + b"\xf3\0" + OLD[20:], "machine 243"),
+        ("core", OLD[:16] + b"\x04\0" + OLD[18:], "neither a program nor"),
+        ("libwin.dll", b"MZ", "no program and no shared object"),
+        ("empty.so", b"", "no program and no shared object"),
+    ],
+)
+def test_a_named_file_that_is_none_of_ours_is_left_and_that_is_said(
+    tmp_path: Path, name: str, data: bytes, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(data)
+    assert command.main([str(file), "--sm", "90"]) == 0
+    (told,) = capsys.readouterr().out.splitlines()[1:]
+    assert told.startswith(f"  left as it is: {file}: ")
+    assert why in told
+    assert command.main([str(file), "--sm", "90", "--json"]) == 0
+    (because,) = json.loads(capsys.readouterr().out)["left"].values()
+    assert told.endswith(because)
+    assert file.read_bytes() == data
+    assert tree.slim(str(tmp_path), FOR_90)["left"] == {}
+
+
 def test_what_is_refused_stays_and_is_said(folder: Path) -> None:
     library = folder / "torch/lib/libtorch.so"
     library.write_bytes(OLD + b"an archive")
@@ -148,12 +178,12 @@ def test_an_interrupt_leaves_the_old_file(folder: Path, monkeypatch: pytest.Monk
 
 def test_what_a_killed_one_left_is_removed(folder: Path) -> None:
     library = folder / "torch/lib/libtorch.so"
-    aside = library.with_name(f".{library.name}{one.ASIDE}")
-    aside.write_bytes(OLD)
+    left = library.with_name(f".{library.name}{aside.ENDING}")
+    left.write_bytes(OLD)
     assert tree.slim(str(folder), FOR_90, dry=True)["total"]["elf"] == 1
-    assert aside.exists()
+    assert left.exists()
     assert tree.slim(str(folder), FOR_90)["total"]["elf"] == 1
-    assert not aside.exists()
+    assert not left.exists()
     assert library.read_bytes() == NEW
 
 
@@ -175,7 +205,7 @@ def test_a_file_system_without_locks(folder: Path, monkeypatch: pytest.MonkeyPat
     def lockless(*_: Any) -> None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
-    other = folder / f".other{one.ASIDE}"
+    other = folder / f".other{aside.ENDING}"
     other.touch()
     monkeypatch.setattr(fcntl, "flock", lockless)
     assert tree.slim(str(folder), FOR_90)["total"]["changed"] == 1
@@ -199,8 +229,8 @@ def test_who_writes_at_the_same_time_has_a_file_of_its_own(
     monkeypatch.setattr(os, "fsync", second)
     one.replaced(str(library), b"first")
     assert library.read_bytes() == b"first"
-    assert sum(one.is_aside(name) for name in asides) == 1
-    assert one._aside("a/b") != one._aside("a/b")
+    assert sum(aside.is_one(name) for name in asides) == 1
+    assert aside._name("a/b") != aside._name("a/b")
 
 
 def test_a_name_can_be_as_long_as_any(folder: Path) -> None:
@@ -259,6 +289,19 @@ def test_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told[1].startswith("  GPU code kept: 0.5 MB: sm_100 cubin 0.2 MB")
     assert "  1 containers have no code for sm_90:" in told
     assert "    1 hold sm_100 cubin, sm_80 cubin" in told
+
+
+@pytest.mark.parametrize(("asked", "same"), [((), True), (("--uncovered", "empty"), False)])
+def test_a_library_without_code_for_the_gpu_keeps_all_and_is_named(
+    folder: Path, asked: tuple[str, ...], same: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = folder / "libold.so"
+    old = Library([container(entry(CUBIN, 80, 300_000), entry(CUBIN, 100, 90_000))]).made()
+    library.write_bytes(old)
+    assert command.main([str(folder), "--sm", "90", *asked]) == 0
+    assert (library.read_bytes() == old) is same
+    told = [line for line in capsys.readouterr().out.splitlines() if "none of its" in line]
+    assert told == [f"  {library}: none of its GPU code is for sm_90"]
 
 
 def test_progress_after_a_second(

@@ -6,6 +6,7 @@ import base64
 import csv
 import hashlib
 import io
+import json
 import zipfile
 from pathlib import Path
 
@@ -71,6 +72,40 @@ def test_a_wheel_is_written_anew(wheel: Path, capsys: pytest.CaptureFixture[str]
     assert sorted(path.name for path in wheel.parent.iterdir()) == [wheel.name, "slim.whl"]
 
 
+def test_a_dry_run_of_a_wheel_says_the_same_and_writes_nothing(
+    wheel: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(wheel.parent))
+    before = [wheel.parent.stat().st_mtime_ns, wheel.stat()]
+    assert command.main([str(wheel), "--sm", "90", "--json", "--dry-run"]) == 0
+    would = json.loads(capsys.readouterr().out)
+    assert [wheel.parent.stat().st_mtime_ns, wheel.stat()] == before
+    output = str(wheel.with_name("slim.whl"))
+    assert command.main([str(wheel), "--sm", "90", "--json", "--dry-run", "--output", output]) == 0
+    assert [path.name for path in wheel.parent.iterdir()] == [wheel.name]
+    capsys.readouterr()
+    assert command.main([str(wheel), "--sm", "90", "--json", "--output", output]) == 0
+    does = json.loads(capsys.readouterr().out)
+    assert (would.pop("dry_run"), does.pop("dry_run")) == (True, False)
+    assert would.pop("seconds") >= 0 <= does.pop("seconds")
+    assert would == does
+    assert would["total"]["after"] == len(NEW)
+    assert command.main([str(wheel), "--sm", "90", "--dry-run"]) == 0
+    assert f"{wheel}: 1.1 MB would be 0.5 MB" in capsys.readouterr().out
+
+
+def test_a_dry_run_sees_that_a_wheel_is_broken(
+    wheel: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = bytearray(wheel.read_bytes())
+    with zipfile.ZipFile(wheel) as archive:
+        at = archive.getinfo('made/a,"b".txt').header_offset
+    data[at + 30 + len('made/a,"b".txt')] ^= 0x55
+    wheel.write_bytes(data)
+    assert command.main([str(wheel), "--sm", "90", "--dry-run"]) == 1
+    assert capsys.readouterr().err.startswith(f"slim: {wheel}: no wheel that we can read: ")
+
+
 def test_no_wheel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wheel = tmp_path / "broken.whl"
     wheel.write_bytes(b"PK\x03\x04 half of it")
@@ -86,4 +121,6 @@ def test_a_file_is_not_written_over(wheel: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_wheel_needs_an_output(wheel: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([str(wheel), "--sm", "90"]) == 2
+    assert "--output" in capsys.readouterr().err
+    assert command.main([str(wheel.parent), "--sm", "90", "--output", "x.whl", "--dry-run"]) == 2
     assert "--output" in capsys.readouterr().err

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--uncovered", choices=(one.KEEP, one.EMPTY), default=one.KEEP,
-        help="GPU code of containers without any for these GPUs (default: %(default)s)",
+        help="containers of GPU code without any for these GPUs (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--output", metavar="WHL", help="PATH is a wheel: write it there, slimmed")
     parser.add_argument("--no-strip", action="store_true", help="leave debug sections")
@@ -56,9 +56,11 @@ def main(arguments: Sequence[str]) -> int:
         help="PATH is a slimmed environment: import what rules say works without their files",
     )  # fmt: skip
     given = parser.parse_args(arguments)
-    if given.path.endswith(".whl") != bool(given.output) or (given.output and given.dry_run):
+    packed = given.path.endswith(".whl")
+    if (given.output and not packed) or (packed and not given.output and not given.dry_run):
         print(
-            "slim: --output: a wheel, and nothing else, takes it, and no --dry-run", file=sys.stderr
+            "slim: --output: a wheel needs it, but for a --dry-run, and nothing else takes it",
+            file=sys.stderr,
         )
         return 2
     try:
@@ -72,8 +74,8 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(number, _ended)
     options = one.Options(sms, given.mode, given.uncovered, strip=not given.no_strip)
     try:
-        if given.output:
-            report = wheel.slim(given.path, given.output, options)
+        if packed:
+            report = wheel.slim(given.path, given.output, options, dry=given.dry_run)
         else:
             report = tree.slim(
                 given.path, options, dry=given.dry_run, told=_Progress(), since=given.since,
@@ -145,6 +147,8 @@ def lines(report: Dict[str, Any]) -> Iterator[str]:
         yield f"  {verb} dropped: {name}, {_mb(size)}: {whys[name]}"
     if total.get("linked"):
         yield f"  {verb} links to equal files: {_mb(total['linked'])}"
+    for name, why in report.get("left", {}).items():
+        yield f"  left as it is: {name}: {why}"
     yield from _files(report["files"], verb)
     for name, why in report.get("records", {}).items():
         yield f"  no RECORD that we can read: {name}: {why}"
@@ -163,8 +167,12 @@ def _files(files: Sequence[Dict[str, Any]], verb: str) -> Iterator[str]:
     for file in files:
         if file["refused"]:
             yield f"  refused: {file['path']}: {file['refused']}"
-        elif file["links_outside"]:
+            continue
+        if file["links_outside"]:
             yield f"  {file['path']}: {file['links_outside']} other names keep the old file"
+        for sm, counts in file["uncovered"].items():
+            if sum(counts.values()) == file["containers"]:
+                yield f"  {file['path']}: none of its GPU code is for sm_{sm}"
 
 
 def _listed(counts: Dict[str, int]) -> str:

@@ -8,37 +8,49 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from typing import NamedTuple
 
-from . import one
+from . import aside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterable, List, Tuple
+    from typing import Dict, Iterable, List, Sequence, Tuple
 
 LEAST = 1 << 16  # bytes: below, a layer's archive hardly gains
 
 
-def link(names: Iterable[str], *, dry: bool = False) -> int:
+class File(NamedTuple):
+    """One inode."""
+
+    names: Sequence[str]  # those in what is slimmed, at least one
+    size: int  # bytes, once it is slimmed
+    outside: int  # other names, by which its bytes stay
+
+
+def link(files: Iterable[File], *, dry: bool = False) -> int:
     """Make those of equal content, mode, owner and attributes one file; the bytes that it saves.
 
-    Each name stands for an inode of its own. The first name keeps its file. Raises OSError.
+    The first keeps its bytes, and all names of another become its own. One that has names elsewhere
+    stays: it would take its room all the same. Raises OSError.
     """
-    alike: Dict[Tuple[int, ...], List[str]] = {}
-    for name in names:
-        info = os.stat(name, follow_symlinks=False)
-        if stat.S_ISREG(info.st_mode) and info.st_size >= LEAST:
+    alike: Dict[Tuple[int, ...], List[File]] = {}
+    for file in files:
+        info = os.stat(file.names[0], follow_symlinks=False)
+        if stat.S_ISREG(info.st_mode) and file.size >= LEAST:
             owner = (info.st_uid, info.st_gid, info.st_dev)
             key: Tuple[int, ...] = (info.st_size, info.st_mode, *owner)
-            alike.setdefault(key, []).append(name)
+            alike.setdefault(key, []).append(file)
     saved = 0
-    for (size, *_), some in alike.items():
-        first: Dict[Tuple[bytes, Tuple[Tuple[str, bytes], ...]], str] = {}
-        for name in some if len(some) > 1 else ():
-            kept = first.setdefault((digest(name), _attributes(name)), name)
-            if kept != name:
-                saved += size
-                if not dry:
-                    one.link(kept, name)
+    for some in alike.values():
+        first: Dict[Tuple[bytes, Tuple[Tuple[str, bytes], ...]], File] = {}
+        for file in some if len(some) > 1 else ():
+            name = file.names[0]
+            kept = first.setdefault((digest(name), _attributes(name)), file)
+            if kept is file or file.outside:
+                continue
+            saved += file.size
+            for other in () if dry else file.names:
+                aside.link(kept.names[0], other)
     return saved
 
 

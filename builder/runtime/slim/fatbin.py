@@ -25,7 +25,8 @@ HEADER = 16
 _ENTRY = 64  # the shortest header of an entry
 _HEAD = struct.Struct("<HHIQ")
 _FLAGS = struct.Struct("<Q")
-_MAGIC = re.compile(re.escape(struct.pack("<IHH", 0xBA55ED50, 1, HEADER)))
+MAGIC = struct.pack("<IHH", 0xBA55ED50, 1, HEADER)
+_MAGIC = re.compile(re.escape(MAGIC))
 # cuobjdump names as sm_90a what has bit 20. Bit 21 stands where libraries were built for sm_100f
 # and sm_120f (CUTLASS kernels of vllm, cudnn's), and those serve sm_103 and sm_121.
 _SPECIFIC, _FAMILY = 1 << 20, 1 << 21

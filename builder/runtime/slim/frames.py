@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .fatbin import Container
 
 _MAGIC = re.compile(re.escape(b"\x28\xb5\x2f\xfd"))  # RFC 8878, 3.1.1
-_CUDA = 190  # e_machine (EM_CUDA)
+CUDA = 190  # e_machine (EM_CUDA)
 # EI_OSABI: cubins up to CUDA 12 have the SM in the flags' lowest byte, newer ones in the second; as
 # measured on files whose containers say what they are for.
 _SHIFT = {0x33: 0, 0x41: 8}
@@ -99,7 +99,7 @@ def _library() -> Any:
 def _frame(library: Any, data: bytes, at: int, stop: int) -> Frame | None:
     head = _head(library, bytes(data[at : min(at + _BLOCK, stop)]))
     whole = len(head) == elf.HEADER and elf.is_elf(head)
-    if not whole or int.from_bytes(head[18:20], "little") != _CUDA or head[7] not in _SHIFT:
+    if not whole or int.from_bytes(head[18:20], "little") != CUDA or head[7] not in _SHIFT:
         return None
     sm = int.from_bytes(head[48:52], "little") >> _SHIFT[head[7]] & 0xFF
     if sm not in _SMS:

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from . import debug, elf, fatbin, frames, layout, rewrite, targets
+from . import aside, debug, elf, fatbin, frames, layout, rewrite, targets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 ZERO, COMPACT = "zero", "compact"
 KEEP, EMPTY = "keep", "empty"
-ASIDE = ".imgbuild-slim"  # ends the name of a file that is not whole yet
 # The kernel gives the first itself; the others are hashes of what was in the file.
 _OF_THE_PLACE = {"security.selinux", "security.ima", "security.evm"}
 _WRITE = 1 << 24  # bytes at a time
@@ -153,24 +152,27 @@ def slim(path: str, options: Options, names: Sequence[str] = (), *, dry: bool = 
     with opened(path) as data:
         if data is None:
             return {}
-        try:
-            report, pieces = examine(data, options)
-        except elf.Refused as refused:
-            size = len(data)
-            return {"path": path, "before": size, "after": size, "refused": str(refused)}
+        report, pieces = reported(path, data, options)
         if pieces is not None and not dry:
             _replace(path, data, pieces, names, before)
-    return {"path": path, **report}
+    return report
+
+
+def reported(path: str, data: bytes, options: Options) -> Tuple[Report, List[layout.Piece] | None]:
+    """As `examine`, of a file of this name; one that is refused stays, and its report says why."""
+    try:
+        report, pieces = examine(data, options)
+    except elf.Refused as refused:
+        size = len(data)
+        return {"path": path, "before": size, "after": size, "refused": str(refused)}, None
+    return {"path": path, **report}, pieces
 
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[Any]:
     """A program or shared object for an x86-64 or AArch64 CPU as an mmap; None for other files."""
     with open(path, "rb", opener=_no_link) as file:
-        head = file.read(elf.HEADER)
-        machine = int.from_bytes(head[18:20], "little")
-        ours = elf.is_elf(head) and machine in rewrite.PAGES
-        if not ours or elf.kind_of(head) not in {elf.EXEC, elf.DYN} or len(head) < elf.HEADER:
+        if not is_ours(file.read(elf.HEADER)):
             yield None
             return
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -181,19 +183,16 @@ def opened(path: str) -> Iterator[Any]:
                 data.close()
 
 
+def is_ours(head: bytes) -> bool:
+    """Whether a file that begins so, with an ELF header's bytes, is one of these."""
+    machine = int.from_bytes(head[18:20], "little")
+    kinds = {elf.EXEC, elf.DYN}
+    whole = len(head) == elf.HEADER and elf.is_elf(head)
+    return whole and machine in rewrite.PAGES and elf.kind_of(head) in kinds
+
+
 def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-
-def is_aside(name: str) -> bool:
-    """Whether a file's last name is that of one that is not whole yet."""
-    return name.startswith(".") and name.endswith(ASIDE)
-
-
-def _aside(path: str) -> str:
-    """A name beside a file that nobody else has, and that is short however long the file's is."""
-    unique = f".{os.getpid():x}-{os.urandom(6).hex()}{ASIDE}"
-    return os.path.join(os.path.dirname(path), unique)
 
 
 def replaced(path: str, content: bytes) -> None:
@@ -209,23 +208,16 @@ def _replace(
     info: os.stat_result,
 ) -> None:
     """`info`: of the file when it was opened; it stays where it is another one meanwhile."""
-    aside = _aside(path)
     try:
-        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(handle, "wb", buffering=0) as out:
+        with aside.replacing(path, 0o600) as out:
             _write(out, data, pieces)
             _dress(out.fileno(), path, info)
             os.fsync(out.fileno())
-        _unchanged(path, info)
-        os.replace(aside, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(aside)
-        if isinstance(error, OSError):  # of the file that it is about, not of the one aside
-            raise OSError(error.errno, error.strerror, path) from None
-        raise
+            _unchanged(path, info)
+    except OSError as error:  # of the file that it is about, not of the one aside
+        raise OSError(error.errno, error.strerror, path) from None
     for other in names:
-        link(path, other)
+        aside.link(path, other)
 
 
 def _unchanged(path: str, info: os.stat_result) -> None:
@@ -233,17 +225,6 @@ def _unchanged(path: str, info: os.stat_result) -> None:
     kept = [(one.st_ino, one.st_size, one.st_mtime_ns) for one in (now, info)]
     if kept[0] != kept[1]:
         raise OSError(16, "it changed meanwhile")
-
-
-def link(path: str, name: str) -> None:
-    """Make `name` one more name of the file `path`, in place of what it named. Raises OSError."""
-    aside = _aside(name)
-    try:
-        os.link(path, aside)
-        os.replace(aside, name)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(aside)
 
 
 def _write(out: Any, data: bytes, pieces: Sequence[layout.Piece]) -> None:

@@ -27,9 +27,10 @@ def rewrite(
 ) -> Dict[str, str]:
     """Bring the RECORDs in these folders in line with files that changed, or left.
 
-    `known` files are looked at, too, where a RECORD tells another size: an earlier run was stopped.
-    `gone` tells whether a file that is not there may be missing. Returns why RECORDs could not be
-    read. Raises OSError, once the others are right.
+    `known` files are looked at, too, where a RECORD tells another size, or is no younger than the
+    file and tells another hash: an earlier run was stopped. `gone` tells whether a file that is not
+    there may be missing. Returns why RECORDs could not be read. Raises OSError, once the others are
+    right.
     """
     files = {os.path.abspath(name) for name in changed}
     others = {os.path.abspath(name) for name in known} - files
@@ -77,11 +78,12 @@ def _one(
 ) -> None:
     with open(record, encoding="utf-8", newline="") as file:
         text = file.read()
+        written = os.fstat(file.fileno()).st_ctime_ns
     own: Dict[str, Tuple[str, int]] = {}
     left: Set[str] = set()
     for row in csv.reader(io.StringIO(text)):
         name = os.path.normpath(os.path.join(site, row[0])) if row else ""
-        if name in files or (name in others and row[2:] and row[2] != _size(name)):
+        if name in files or (name in others and _differs(name, row, written)):
             own[row[0]] = hashed(name)
         elif name and gone(name) and not os.path.lexists(name):
             left.add(row[0])
@@ -89,5 +91,16 @@ def _one(
         one.replaced(record, edited(text, own, left).encode("utf-8"))
 
 
-def _size(name: str) -> str:
-    return str(os.path.getsize(name))
+def _differs(name: str, row: List[str], written: int) -> bool:
+    """Whether a file is not what its row tells; `written`: when RECORD was, in ns of the epoch.
+
+    Bytes that became zeros leave a file its size. Hashes of all would take seconds a gigabyte, so
+    that only a file is read whose status changed after RECORD's: whoever replaced it did that last.
+    """
+    if not row[2:]:
+        return False
+    info = os.stat(name)
+    if row[2] != str(info.st_size):
+        return True
+    told = row[1].startswith("sha256=") and info.st_ctime_ns >= written
+    return told and row[1] != f"sha256={hashed(name)[0]}"

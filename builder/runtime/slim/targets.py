@@ -1,7 +1,9 @@
 """Which entries of a container a GPU may load: those, and no others, have to stay.
 
 Sources: CUDA C++ Programming Guide, "Binary Compatibility" and "Family-Specific Features"; PTX ISA,
-".target". Where the driver's choice among several is not documented, all of them stay.
+".target"; for Thor's two numbers PTX ISA 9.0, target notes of tcgen05 ("sm_101a (Renamed to sm_110a
+from PTX ISA version 9.0)", the same of sm_101f), and the release notes of CUDA 13.0. Where the
+driver's choice among several is not documented, all of them stay.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
 # Systems on a chip: their machine code is not for others of the same major version, nor the other
 # way round ("binary compatibility between desktop and Tegra is not supported").
 TEGRA = {53, 62, 72, 87, 101, 110}
-# CUDA 13 names these anew; machine code of CUDA 12 has the former number.
-FORMER = {110: (101,)}
+# One chip with two numbers: that of CUDA 12, and that of CUDA 13. Its "a" and "f" went along.
+# Nobody says that a driver which knows one takes code that bears the other: such code stays, and
+# whatever would serve without it stays, too.
+RENAMED = {101: 110, 110: 101}
 # Kinds of code that no driver picks by itself: a library hands them to nvJitLink, in an order of
 # its own.
 LINKED = {
@@ -60,7 +64,7 @@ def serving(entries: Iterable[Entry], sm: int) -> Set[Entry]:
 def covers(entries: Iterable[Entry], sm: int) -> bool:
     """Whether one of them certainly runs on a GPU of this SM."""
     cubins, texts = _candidates(entries, sm)
-    return bool(texts) or any(_promised(one, sm) for one in cubins)
+    return any(_own(one, sm) for one in texts) or any(_promised(one, sm) for one in cubins)
 
 
 def _candidates(entries: Iterable[Entry], sm: int) -> Tuple[List[Entry], List[Entry]]:
@@ -70,24 +74,34 @@ def _candidates(entries: Iterable[Entry], sm: int) -> Tuple[List[Entry], List[En
 
 
 def _runs(entry: Entry, sm: int) -> bool:
-    return entry.sm == sm if entry.variant == "a" else may_run(entry.sm, sm)
+    return _is_chip(entry.sm, sm) if entry.variant == "a" else may_run(entry.sm, sm)
 
 
 def may_run(code: int, sm: int) -> bool:
     """Whether machine code for the SM `code` may run on a GPU of this SM."""
-    return code in FORMER.get(sm, ()) or (code // 10 == sm // 10 and code <= sm)
+    return _is_chip(code, sm) or (code // 10 == sm // 10 and code <= sm)
+
+
+def _is_chip(code: int, sm: int) -> bool:
+    """Whether both are numbers of one chip."""
+    return sm in (code, RENAMED.get(code))
+
+
+def _own(entry: Entry, sm: int) -> bool:
+    """Whether it does not only bear the chip's other number."""
+    return RENAMED.get(entry.sm) != sm
 
 
 def _promised(entry: Entry, sm: int) -> bool:
-    return entry.sm == sm or (entry.sm in TEGRA) == (sm in TEGRA)
+    return entry.sm == sm or (_own(entry, sm) and (entry.sm in TEGRA) == (sm in TEGRA))
 
 
 def _compiles(entry: Entry, sm: int) -> bool:
     if entry.variant == "a":
-        return entry.sm == sm
+        return _is_chip(entry.sm, sm)
     if entry.variant == "f":
-        return entry.sm // 10 == sm // 10 and entry.sm <= sm
-    return entry.sm <= sm
+        return may_run(entry.sm, sm)
+    return entry.sm <= sm or _is_chip(entry.sm, sm)
 
 
 def _best(entries: Sequence[Entry], sm: int) -> Set[Entry]:
@@ -98,7 +112,8 @@ def _best(entries: Sequence[Entry], sm: int) -> Set[Entry]:
     kept: Set[Entry] = set()
     for variant in {one.variant for one in entries}:
         own = [one for one in entries if one.variant == variant]
-        for candidates in (own, [one for one in own if _promised(one, sm)]):
+        named = [one for one in own if _own(one, sm)]
+        for candidates in (own, named, [one for one in named if _promised(one, sm)]):
             highest = max((one.sm for one in candidates), default=None)
             kept |= {one for one in candidates if one.sm == highest}
     return kept
@@ -113,11 +128,12 @@ def kept(container: Container, sms: Sequence[int], *, links: bool) -> Set[Entry]
     stay: Set[Entry] = set()
     if links:
         beside = any(one.kind in LINKED for one in container.entries)
+        newest = max(max(sm, RENAMED.get(sm, 0)) for sm in sms)
         stay |= {one for one in container.entries if one.kind in LINKED}
         stay |= {
             one
             for one in container.entries
-            if one.kind in BESIDE_LINKED and (beside or one.sm <= max(sms))
+            if one.kind in BESIDE_LINKED and (beside or one.sm <= newest)
         }
     for sm in sms:
         stay |= serving(container.entries, sm)
