@@ -149,7 +149,7 @@ def test_a_package_weighs_what_is_on_the_disk(
 def test_a_file_with_several_names_weighs_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PyNvVideoCodec names each library of FFmpeg four times; two packages may share a file, too."""
+    """PyNvVideoCodec names FFmpeg's libraries four times; packages may share a file, too."""
     (tmp_path / "one.so").write_bytes(b"x" * 7)
     for name in ("two.so", "other.so"):
         (tmp_path / name).hardlink_to(tmp_path / "one.so")
