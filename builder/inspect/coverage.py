@@ -21,20 +21,24 @@ class Library:
     size: int  # bytes of the file
     code: Mapping[str, int]  # "sm_90 cubin" -> bytes
     containers: int
+    frames: int  # of zstd, in no container
     cubins: tuple[str, ...]  # "sm_80", "sm_90a", ...: of what is not blank
     ptx: tuple[str, ...]
     lto: tuple[str, ...]
-    uncovered: Mapping[int, int]  # SM that was asked for -> containers that have nothing for it
+    packed: tuple[str, ...]  # "sm_90": of frames, whose variant is told nowhere
+    # SM that was asked for -> containers and frames that have nothing for it
+    uncovered: Mapping[int, int]
     strange: tuple[str, ...]  # what of it is not known
 
     @property
     def fails(self) -> tuple[int, ...]:
-        """SMs for which not one container has code: whatever it computes, it cannot there."""
-        return tuple(sm for sm, count in self.uncovered.items() if count == self.containers)
+        """SMs for which nothing of it has code: whatever it computes, it cannot there."""
+        every = self.containers + self.frames
+        return tuple(sm for sm, count in self.uncovered.items() if count == every)
 
 
 def library(stored: Stored, path: str, package: str, sms: Sequence[int]) -> Library:
-    """Of a file that has containers."""
+    """Of a file that has GPU code."""
     entries = {entry for one in stored.containers for entry in one.entries}
     return Library(
         path=path,
@@ -42,17 +46,27 @@ def library(stored: Stored, path: str, package: str, sms: Sequence[int]) -> Libr
         size=stored.size,
         code={kind: size for kind, size in stored.kinds.items() if is_gpu(kind)},
         containers=stored.containers.total(),
+        frames=stored.frames.total(),
         cubins=_named(entries, fatbin.CUBIN),
         ptx=_named(entries, fatbin.PTX),
         lto=_named(entries, fatbin.LTO),
-        uncovered={
-            sm: sum(
-                count for one, count in stored.containers.items() if targets.uncovered(one, [sm])
-            )
-            for sm in sms
-        },
+        packed=tuple(f"sm_{sm}" for sm in sorted(stored.frames)),
+        uncovered={sm: _uncovered(stored, sm) for sm in sms},
         strange=tuple(sorted({one.strange for one in stored.containers if one.strange})),
     )
+
+
+def _uncovered(stored: Stored, sm: int) -> int:
+    bare = sum(count for code, count in stored.frames.items() if not _runs(code, sm))
+    return bare + sum(
+        count for one, count in stored.containers.items() if targets.uncovered(one, [sm])
+    )
+
+
+def _runs(code: int, sm: int) -> bool:
+    """Whether a frame's machine code does: as that of a container does, of no variant."""
+    alone = fatbin.Entry(0, 0, 1, fatbin.CUBIN, code, "", blank=False)
+    return targets.covers([alone], sm)
 
 
 def is_gpu(kind: str) -> bool:

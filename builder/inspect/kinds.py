@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
+from builder.inspect import frames
 from builder.runtime.slim import debug, elf, fatbin
 from builder.runtime.slim.fatbin import Container, Entry
+from builder.runtime.slim.frames import Frame
 
 CODE, TABLES, DEBUG = "machine code", "library data", "debug"
 SOURCE, BYTECODE, DATA = "Python source", "bytecode", "data"
@@ -25,6 +28,14 @@ _INSTRUCTIONS = 0x4  # SHF_EXECINSTR of sh_flags
 _CUDA = 190  # e_machine of a cubin
 
 Region = tuple[str, int, int]  # kind, begin and end in the file
+
+
+class Mapped(NamedTuple):
+    """What a program or a library holds."""
+
+    regions: list[Region]  # all of its bytes, in order
+    containers: Counter[Container]  # of GPU code, by what they hold, wherever they stand
+    frames: Counter[int]  # of GPU code in no container: SM (90 for 9.0) -> zstd frames
 
 
 def by_name(path: str) -> str:
@@ -46,24 +57,28 @@ def fatbin_magic() -> bytes:
     return (0xBA55ED50).to_bytes(4, "little")
 
 
-def regions(data: bytes) -> tuple[list[Region], Counter[Container]]:
-    """All of a file's bytes (also of an mmap), in order, and the containers of GPU code among them.
-
-    Raises Refused for what is no sound ELF file.
-    """
+def look(data: bytes) -> Mapped:
+    """What is in a file (also an mmap). Raises Refused for what is no sound ELF file."""
     if data[:4] == fatbin_magic():
         found = fatbin.containers(data, len(data))
-        return _filled(_gpu(found), len(data), DATA), _counted(found)
+        return Mapped(_filled(_gpu(found), len(data), DATA), _counted(found), Counter())
     file = elf.read(data)
     found = fatbin.containers(data, file.head)
-    spans = [*_gpu(found), *_debug(file), *_code(file)]
-    return _filled(spans, file.size, TABLES), _counted(found)
+    packed = frames.found(data, found, file.head)
+    spans = [*_gpu(found), *_packed(packed), *_debug(file), *_code(file)]
+    bare = Counter(one.sm for one in packed)
+    return Mapped(_filled(spans, file.size, TABLES), _counted(found), bare)
 
 
 def _gpu(found: list[Container]) -> Iterator[Region]:
     for one in found:
         for entry in one.entries:
             yield entry.name, entry.at, entry.end
+
+
+def _packed(found: list[Frame]) -> Iterator[Region]:
+    for one in found:
+        yield f"sm_{one.sm} zstd", one.at, one.end
 
 
 def _debug(file: elf.Elf) -> Iterator[Region]:

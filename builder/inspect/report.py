@@ -37,7 +37,7 @@ def report(
         kinds.update(stored.kinds)
         package = owners.of(path)
         packages[package].append(stored)
-        if stored.containers:
+        if stored.containers or stored.frames:
             libraries.append(coverage.library(stored, path, package.name, sms))
     size = sum(stored.size for _, stored in files)
     return {

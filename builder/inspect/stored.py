@@ -43,6 +43,7 @@ class Stored:
     text: bytes = b""  # the content, of the few files that say what belongs to which package
     # Of GPU code: what containers hold, and how many hold just that.
     containers: Counter[Container] = field(default_factory=Counter)
+    frames: Counter[int] = field(default_factory=Counter)  # in none: SM -> zstd frames
     refused: str = ""  # why its headers could not be read
 
 

@@ -101,8 +101,10 @@ def _libraries(gpu: dict[str, Any], top: int) -> Iterator[str]:
     yield f"{_mb(gpu['size'])} of GPU code in {len(rows)} libraries"
     for row in rows[:top]:
         code = sum(row["code"].values())
-        yield f"  {row['path']}: {_mb(code)} in {row['containers']} containers"
+        bare = f" and {row['frames']} zstd frames" if row["frames"] else ""
+        yield f"  {row['path']}: {_mb(code)} in {row['containers']} containers{bare}"
         held = [("cubin", row["cubins"]), ("PTX", row["ptx"]), ("LTO", row["lto"])]
+        held.append(("frames", row["packed"]))
         told = [f"{what} {', '.join(names)}" for what, names in held if names]
         told += [
             f"{count} containers without sm_{sm}" for sm, count in row["uncovered"].items() if count

@@ -21,9 +21,11 @@ from builder import inspect
 from builder.cli.inspect import command
 from builder.errors import ImgbuildError, UserError
 from builder.facts import GpuCodeException, Matrix
-from builder.inspect import Report, examine, kinds
+from builder.inspect import Report, examine, frames, kinds
 from builder.inspect.squeeze import BLOCK, EACH, Squeeze
-from builder.runtime.slim import elf
+from builder.runtime.slim import elf, fatbin
+from builder.runtime.slim import frames as slimmer
+from tests.unit.archives import zstd_of
 from tests.unit.elves import CUBIN, LTO, PTX, Library, container, entry
 
 KB = 1 << 10
@@ -141,6 +143,53 @@ def test_a_fatbin_of_its_own_is_a_library(tmp_path: Path) -> None:
     assert inspect.failing(found) == {70: ["kernels.fatbin"]}
 
 
+def frame(sm: int, *, new: bool = False) -> bytes:
+    """Machine code as cublasLt has it in no container; `new`: as CUDA 13 writes its header."""
+    head = bytearray(b"\x7fELF\x02\x01\x01" + (b"\x41" if new else b"\x33") + bytes(56))
+    head[18:20] = (190).to_bytes(2, "little")
+    head[48:52] = (sm << 8 if new else sm).to_bytes(4, "little")
+    return zstd_of(bytes(head) + random.Random(sm).randbytes(9 * KB))
+
+
+def test_code_in_no_container_is_told_by_its_gpu_and_gated(tmp_path: Path) -> None:
+    ampere, hopper, blackwell = frame(80), frame(90), frame(100, new=True)
+    (tmp_path / "frames.so").write_bytes(Library([ampere, blackwell, blackwell]).made())
+    (tmp_path / "mixed.so").write_bytes(Library([BLACKWELL, hopper]).made())
+    (tmp_path / "neither.so").write_bytes(Library([BLACKWELL, ampere]).made())
+    found = look(tmp_path, (90, 89))
+    assert inspect.failing(found) == {
+        90: ["frames.so", "neither.so"],
+        89: ["mixed.so"],  # 8.0's runs on 8.9
+    }
+    sorts = by(found["kinds"], "kind")
+    assert sorts["sm_100 zstd"]["size"] == 2 * len(blackwell)
+    assert sorts["sm_80 zstd"]["size"] == 2 * len(ampere)
+    row = by(found["gpu"]["libraries"], "path")["frames.so"]
+    assert (row["containers"], row["frames"], row["packed"]) == (0, 3, ("sm_80", "sm_100"))
+    assert row["uncovered"] == {"90": 3, "89": 2}
+    text = "\n".join(inspect.lines(found, 5))
+    assert "in 0 containers and 3 zstd frames\n      frames sm_80, sm_100; 3 containers" in text
+
+
+def test_frames_are_those_that_the_slimmer_finds() -> None:
+    held = frame(80)
+    parts = [
+        frame(75), frame(103, new=True), zstd_of(b"no GPU's" * 99), b"\x28\xb5\x2f\xfd",
+        container(entry(CUBIN, 80, len(held))[:64] + held), frame(90)[:-1],
+    ]  # fmt: skip
+    data = b"--".join(parts)
+    own = frames.found(data, fatbin.containers(data, len(data)), len(data))
+    assert [one.sm for one in own] == [75, 103]
+    theirs = slimmer.found(data, fatbin.containers(data, len(data)), len(data))
+    assert theirs in (None, own)  # None: no libzstd.so.1 is on this host
+
+
+def test_a_file_made_to_look_like_frames_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "_MOST_ASTRAY", 10)
+    with pytest.raises(elf.Refused, match="looks like zstd frames"):
+        frames.found(b"\x28\xb5\x2f\xfd" * 11, [], 44)
+
+
 def test_the_command_fails_by_name_and_only_where_it_was_asked(venv: Path) -> None:
     def run(*args: str) -> str:
         return CliRunner().invoke(command, [str(venv), *args], catch_exceptions=False).output
@@ -256,7 +305,7 @@ def test_regions_cover_any_file_exactly_once(content: bytes, data: st.DataObject
         at = data.draw(st.integers(0, len(broken) - 1))
         broken[at] = data.draw(st.integers(0, 255))
     try:
-        spans, _ = kinds.regions(bytes(broken))
+        spans = kinds.look(bytes(broken)).regions
     except elf.Refused:
         return
     assert [begin for _, begin, _ in spans] == [0, *(end for _, _, end in spans[:-1])]
