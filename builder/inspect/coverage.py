@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -10,6 +11,19 @@ from builder.errors import UserError
 from builder.facts import GpuCodeException
 from builder.inspect.stored import Stored
 from builder.runtime.slim import fatbin, targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """What of a library's GPU code has nothing that runs on a GPU."""
+
+    containers: int
+    frames: int
+    size: int  # bytes of both, as stored
+    holding: Mapping[str, int]  # "sm_100 cubin" -> containers or frames of that; commonest first
+
+    def __bool__(self) -> bool:
+        return bool(self.containers or self.frames)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +40,26 @@ class Library:
     ptx: tuple[str, ...]
     lto: tuple[str, ...]
     packed: tuple[str, ...]  # "sm_90": of frames, whose variant is told nowhere
-    # SM that was asked for -> containers and frames that have nothing for it
-    uncovered: Mapping[int, int]
+    uncovered: Mapping[int, Gap]  # by the SMs that were asked for
     strange: tuple[str, ...]  # what of it is not known
 
     @property
     def fails(self) -> tuple[int, ...]:
         """SMs for which nothing of it has code: whatever it computes, it cannot there."""
-        every = self.containers + self.frames
-        return tuple(sm for sm, count in self.uncovered.items() if count == every)
+        return tuple(
+            sm
+            for sm, gap in self.uncovered.items()
+            if (gap.containers, gap.frames) == (self.containers, self.frames)
+        )
+
+    @property
+    def lacks(self) -> tuple[int, ...]:
+        """SMs for which some of it has code, and some has none.
+
+        That is how libraries are that bring kernels for one generation and choose at run time, so
+        it is told, and a failure to those alone who ask for it.
+        """
+        return tuple(sm for sm, gap in self.uncovered.items() if gap and sm not in self.fails)
 
 
 def library(stored: Stored, path: str, package: str, sms: Sequence[int]) -> Library:
@@ -45,21 +70,31 @@ def library(stored: Stored, path: str, package: str, sms: Sequence[int]) -> Libr
         package=package,
         size=stored.size,
         code={kind: size for kind, size in stored.kinds.items() if is_gpu(kind)},
-        containers=stored.containers.total(),
-        frames=stored.frames.total(),
+        containers=sum(share.number for share in stored.containers.values()),
+        frames=sum(share.number for share in stored.frames.values()),
         cubins=_named(entries, fatbin.CUBIN),
         ptx=_named(entries, fatbin.PTX),
         lto=_named(entries, fatbin.LTO),
         packed=tuple(f"sm_{sm}" for sm in sorted(stored.frames)),
-        uncovered={sm: _uncovered(stored, sm) for sm in sms},
+        uncovered={sm: _gap(stored, sm) for sm in sms},
         strange=tuple(sorted({one.strange for one in stored.containers if one.strange})),
     )
 
 
-def _uncovered(stored: Stored, sm: int) -> int:
-    bare = sum(count for code, count in stored.frames.items() if not _runs(code, sm))
-    return bare + sum(
-        count for one, count in stored.containers.items() if targets.uncovered(one, [sm])
+def _gap(stored: Stored, sm: int) -> Gap:
+    bare = {code: share for code, share in stored.frames.items() if not _runs(code, sm)}
+    without = {
+        one: share for one, share in stored.containers.items() if targets.uncovered(one, [sm])
+    }
+    holding = Counter({f"sm_{code} zstd": share.number for code, share in bare.items()})
+    for one, share in without.items():
+        names = sorted({entry.name for entry in one.entries if not entry.blank})
+        holding[", ".join(names) or "nothing"] += share.number
+    return Gap(
+        containers=sum(share.number for share in without.values()),
+        frames=sum(share.number for share in bare.values()),
+        size=sum(share.size for share in (*without.values(), *bare.values())),
+        holding=dict(sorted(holding.items(), key=lambda item: (-item[1], item[0]))),
     )
 
 

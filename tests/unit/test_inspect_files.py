@@ -47,6 +47,11 @@ def by(rows: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
     return {row[key]: row for row in rows}
 
 
+def counts(library: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """SM -> containers and frames that have nothing for it."""
+    return {sm: (gap["containers"], gap["frames"]) for sm, gap in library["uncovered"].items()}
+
+
 @pytest.fixture
 def venv(tmp_path: Path) -> Path:
     """A venv with one distribution, which owns all but one file."""
@@ -107,16 +112,43 @@ def test_coverage_is_told_by_library(venv: Path) -> None:
     assert rows.keys() == {"old.so", "new.so", "mixed.so"}
     old, new, mixed = rows["old.so"], rows["new.so"], rows["mixed.so"]
     assert (old["cubins"], old["ptx"], old["lto"]) == (("sm_90a",), ("sm_80",), ())
-    assert old["uncovered"] == {"90": 0, "100": 0}  # PTX of sm_80
-    assert (new["containers"], new["uncovered"]) == (2, {"90": 2, "100": 0})
-    assert (mixed["uncovered"], mixed["lto"]) == ({"90": 1, "100": 0}, ("sm_75",))
+    assert counts(old) == {"90": (0, 0), "100": (0, 0)}  # PTX of sm_80
+    assert (new["containers"], counts(new)) == (2, {"90": (2, 0), "100": (0, 0)})
+    assert (counts(mixed), mixed["lto"]) == ({"90": (1, 0), "100": (0, 0)}, ("sm_75",))
     path = "lib/python3.11/site-packages/pkg/new.so"
     assert inspect.failing(found) == {90: [path]}
     text = "\n".join(inspect.lines(found, 5))
-    assert (
-        f"sm_90: 2 of 3 libraries with GPU code have some that runs there\n  none in {path}" in text
-    )
+    assert "sm_90: 2 of 3 libraries with GPU code have some that runs there\n" in text
+    assert f"\n  none in {path}\n\nsm_100" in text
     assert "sm_100: 3 of 3" in text
+
+
+def test_parts_for_other_gpus_alone_are_told_and_fail_only_who_asks(venv: Path) -> None:
+    """A library with kernels of one generation each is sound, and looks as one that lacks some."""
+    found = look(venv, (90, 100), (RULE,))
+    path = "lib/python3.11/site-packages/pkg/mixed.so"
+    assert (inspect.failing(found), inspect.lacking(found)) == ({}, {90: [path]})
+    gap = by(found["gpu"]["libraries"], "path")[path]["uncovered"]["90"]
+    assert gap == {
+        "containers": 1, "frames": 0, "size": 5 * KB + 64, "holding": {"sm_100f cubin": 1},
+    }  # fmt: skip
+    text = "\n".join(inspect.lines(found, 5))
+    assert "; 1 container (0.0 MB) without sm_90: 1 sm_100f cubin\n" in text
+    assert "  parts of 1 of them are for other GPUs alone, 0.0 MB together: as a rule" in text
+    excused = GpuCodeException(library="pkg/mixed.so", why="x", source="a test")
+    assert inspect.lacking(look(venv, (90,), (RULE, excused))) == {}
+
+    def run(*args: str) -> int:
+        return CliRunner().invoke(command, [str(venv), *args], catch_exceptions=False).exit_code
+
+    assert run("--sm", "100", "--strict") == 0
+    with pytest.raises(
+        ImgbuildError, match=r"new.so; not all code of lib\S+/mixed.so is for sm_90; a row"
+    ) as raised:
+        run("--sm", "90", "--strict")
+    assert raised.value.exit_code == 1
+    with pytest.raises(UserError, match=r"^--strict says how --sm fails; give the GPU, as --sm 90"):
+        run("--strict")
 
 
 def test_a_rule_with_a_reason_excuses_a_library(venv: Path) -> None:
@@ -166,9 +198,9 @@ def test_code_in_no_container_is_told_by_its_gpu_and_gated(tmp_path: Path) -> No
     assert sorts["sm_80 zstd"]["size"] == 2 * len(ampere)
     row = by(found["gpu"]["libraries"], "path")["frames.so"]
     assert (row["containers"], row["frames"], row["packed"]) == (0, 3, ("sm_80", "sm_100"))
-    assert row["uncovered"] == {"90": 3, "89": 2}
+    assert counts(row) == {"90": (0, 3), "89": (0, 2)}
     text = "\n".join(inspect.lines(found, 5))
-    assert "in 0 containers and 3 zstd frames\n      frames sm_80, sm_100; 3 containers" in text
+    assert "frames.so: 0.0 MB in 3 zstd frames\n      frames sm_80, sm_100; 3 zstd frames" in text
 
 
 def test_frames_are_those_that_the_slimmer_finds() -> None:
