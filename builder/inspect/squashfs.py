@@ -27,6 +27,9 @@ _DESCRIPTOR_SIZE, _EXTRA_AT = 585, 201
 _PARTITION, _SQUASHFS, _PRIMARY = 0x4004, 1, 2
 _LINE = re.compile(rb"((?:\\.|[^\\ ])+) ([A-Za-z]) (.*)\n", re.DOTALL)
 _END = b"# START OF DATA - DO NOT MODIFY\n"
+# Not /dev/stdout: where unsquashfs 4.5 finds a folder damaged it deletes what it was to write, and
+# root may delete that name for all of the host. Nobody may delete this one.
+_STDOUT = "/proc/self/fd/1"
 _CHUNK = 1 << 20  # bytes
 
 
@@ -65,7 +68,7 @@ def of_file(file: Path, offset: int) -> Items:
             f"{file}: unsquashfs is not installed, which reads it",
             hint="install squashfs-tools 4.5 or newer",
         )
-    args = (program, "-n", "-q", "-o", str(offset), "-pf", "/dev/stdout", str(file))
+    args = (program, "-n", "-q", "-o", str(offset), "-pf", _STDOUT, str(file))
     with proc.piped(Command(args=args)) as stream:
         yield from items(stream)
 
