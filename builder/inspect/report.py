@@ -26,7 +26,7 @@ def report(
     stored, and say how much of them nobody sees. `exceptions` excuse libraries without code.
     """
     seen = overlay.visible(contents.layers)
-    owners = Owners(seen)
+    owners = Owners(seen, contents.name)
     # A file with several names counts once, by the first that is seen.
     files = list({id(stored): (path, stored) for path, stored in reversed(seen.items())}.values())
     shown = {id(stored) for _, stored in files}
