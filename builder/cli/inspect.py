@@ -38,7 +38,7 @@ _NAMED = 5  # libraries in an error's line; the report has all
 )
 @click.option(
     "--top",
-    type=click.IntRange(min=1),
+    type=options.Whole(1),
     default=12,
     show_default=True,
     help="Rows of each table; JSON has all.",

@@ -41,6 +41,21 @@ registry = click.option(
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
+class Whole(click.IntRange):
+    """A whole number from `least` to `most`; what is none is told with both."""
+
+    def __init__(self, least: int, most: int | None = None) -> None:
+        super().__init__(least, most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number: int = super().convert(value, param, ctx)
+        except click.BadParameter:
+            end = "on" if self.max is None else f"to {self.max}"
+            self.fail(f"{value!r} is no whole number from {self.min} {end}", param, ctx)
+        return number
+
+
 def engine(*names: str) -> Callable[[_Command], _Command]:
     """--engine, restricted to `names`."""
     return click.option(
