@@ -19,7 +19,8 @@ file = click.option(
     "-f",
     "--file",
     type=click.Path(path_type=Path),
-    help="Matrix file. Default: ./matrix.yaml, else the one that came with imgbuild.",
+    help="Matrix file. Default: the nearest matrix.yaml upwards in this Git repository, else the "
+    "one that came with imgbuild.",
 )
 select = click.option(
     "--matrix", "selector", metavar="SEL", help="Cells: ids or globs, separated by commas."
