@@ -101,7 +101,7 @@ def command(
 
 def _listed(paths: list[str]) -> str:
     more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-    return f"{', '.join(paths[:_NAMED])}{more}"
+    return f"{inspect.printable(', '.join(paths[:_NAMED]))}{more}"
 
 
 class _Watched:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from builder.inspect.coverage import sms
 from builder.inspect.report import Report, failing, lacking, report
 from builder.inspect.sources import Contents, read_image, read_path
-from builder.inspect.text import lines
+from builder.inspect.text import lines, printable
 
 __all__ = [
     "Contents",
@@ -13,6 +13,7 @@ __all__ = [
     "failing",
     "lacking",
     "lines",
+    "printable",
     "read_image",
     "read_path",
     "report",

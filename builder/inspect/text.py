@@ -19,6 +19,18 @@ _SORTS = 3  # of containers without code for a GPU that are named; JSON has all
 
 def lines(found: Report, top: int) -> Iterator[str]:
     """Tables of at most `top` rows each; what is left out is summed."""
+    return map(printable, _lines(found, top))
+
+
+def printable(text: str) -> str:
+    """What a terminal may be given: names in images may be no text, or move its cursor."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
+        for sign in text
+    )
+
+
+def _lines(found: Report, top: int) -> Iterator[str]:
     yield _head(found)
     if len(found["layers"]) > 1 or found["layers"][0]["stored"] is not None:
         yield from _layers(found["layers"])
@@ -122,7 +134,10 @@ def _counted(row: dict[str, Any]) -> str:
 def _gap(sm: str, gap: dict[str, Any]) -> str:
     """What of a library has nothing for a GPU, and which others that is for."""
     sorts = list(gap["holding"].items())
-    told = [f"{count} {' + '.join(names.split(', '))}" for names, count in sorts[:_SORTS]]
+    told = [
+        f"{count} {'emptied' if names == 'nothing' else names.replace(', ', ' + ')}"
+        for names, count in sorts[:_SORTS]
+    ]
     if rest := sum(count for _, count in sorts[_SORTS:]):
         told.append(f"{rest} others")
     return f"{_counted(gap)} ({_mb(gap['size'])}) without sm_{sm}: {', '.join(told)}"

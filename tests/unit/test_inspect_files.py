@@ -167,6 +167,19 @@ def test_what_was_emptied_is_no_coverage(tmp_path: Path) -> None:
     found = look(tmp_path, (90,))
     assert inspect.failing(found) == {90: ["thin.so"]}
     assert found["gpu"]["libraries"][0]["cubins"] == ()
+    assert "without sm_90: 1 emptied" in "\n".join(inspect.lines(found, 5))
+
+
+def test_names_that_are_no_text_are_shown_escaped(tmp_path: Path) -> None:
+    """As UTF-8 they could not be printed, and a terminal would do as they say."""
+    for name in (b"a\xff.so", b"b\n\x1b[2J.so"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(Library([HOPPER]).made())
+    text = list(inspect.lines(look(tmp_path, (70,)), 5))
+    assert "  none in a\\udcff.so" in text
+    assert r"  none in b\n\x1b[2J.so" in text
+    with pytest.raises(ImgbuildError) as raised:
+        CliRunner().invoke(command, [str(tmp_path), "--sm", "70"], catch_exceptions=False)
+    assert str(raised.value).startswith(r"no code for sm_70 in a\udcff.so, b\n\x1b[2J.so; ")
 
 
 def test_a_fatbin_of_its_own_is_a_library(tmp_path: Path) -> None:
