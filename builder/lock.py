@@ -256,7 +256,9 @@ def _layer_of(matrix: Matrix, closure: Closure, distribution: str) -> str:
 def write(folder: Path, closure_id: str, files: Mapping[str, str]) -> bool:
     """Put a resolved lock in place, whole or not at all; says whether anything changed."""
     target = folder / closure_id
-    old = {f.name: f.read_bytes() for f in target.iterdir()} if target.is_dir() else {}
+    old = (
+        {f.name: f.read_bytes() for f in target.iterdir() if f.is_file()} if target.is_dir() else {}
+    )
     if old == {name: text.encode() for name, text in files.items()}:
         return False
     folder.mkdir(parents=True, exist_ok=True)
@@ -283,7 +285,10 @@ def _swap(new: Path, target: Path) -> None:
     except BaseException:
         retired.rename(target)
         raise
-    shutil.rmtree(retired)
+    if retired.is_symlink():  # what it names is somebody else's
+        retired.unlink()
+    else:
+        shutil.rmtree(retired)
 
 
 def write_tools(folder: Path, text: str) -> None:

@@ -27,6 +27,10 @@ def engines_script() -> str:
     return f"bash {shown}"
 
 
+def _in_repository(folder: Path) -> bool:
+    return any((above / ".git").exists() for above in (folder, *folder.parents))
+
+
 @dataclass(frozen=True)
 class Project:
     """A matrix file and the folder whose `images/` and `templates/` belong to it."""
@@ -36,12 +40,20 @@ class Project:
 
     @classmethod
     def find(cls, file: Path | None = None) -> Project:
-        """`file` if given, else matrix.yaml in the working directory, else the shipped one."""
+        """`file` if given, else the nearest matrix.yaml upwards, else the shipped one.
+
+        It is looked for up to the top of a Git repository; outside of one, only in the working
+        directory: what lies above that is not of one project.
+        """
         if file is not None:
             return cls(file, file.parent)
-        here = Path("matrix.yaml")
-        if here.is_file():
-            return cls(here, Path())
+        here, folder = Path.cwd(), Path()
+        for above in (here, *here.parents) if _in_repository(here) else (here,):
+            if (above / "matrix.yaml").is_file():
+                return cls(folder / "matrix.yaml", folder)
+            if (above / ".git").exists():
+                break
+            folder /= ".."
         return cls(shipped() / "matrix.yaml", Path())
 
     @property

@@ -46,6 +46,22 @@ def compressor(level: int, workers: int | None = None) -> zstd.ZstdCompressor:
     return zstd.ZstdCompressor(options=options)
 
 
+def head(packed: bytes, size: int) -> bytes:
+    """The first bytes of what a frame holds; fewer where it is none, or holds or has no more."""
+    try:
+        return zstd.ZstdDecompressor().decompress(packed, size)
+    except ZstdError:
+        return b""
+
+
+def frame_size(packed: bytes) -> int | None:
+    """Bytes of the frame that begins there; None where it is none, or does not end there."""
+    try:
+        return zstd.get_frame_size(packed)
+    except ZstdError:
+        return None
+
+
 def reader(stream: IO[bytes]) -> IO[bytes]:
     """What was compressed, of any number of frames; reading raises ZstdError, EOFError."""
     options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WIDEST_LOG}

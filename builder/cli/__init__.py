@@ -146,6 +146,7 @@ def _mistyped(error: click.ClickException) -> UserError:
     """What click found wrong with the command line, with the nearest right answer."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     what, word, known = error.format_message().rstrip("."), "", list[str]()
+    hint = f"see `{context.command_path if context else 'imgbuild'} --help`"
     match error:
         case click.NoSuchOption():
             word = error.option_name
@@ -159,9 +160,10 @@ def _mistyped(error: click.ClickException) -> UserError:
             if isinstance(option.type, click.Choice) and (no := _NO_CHOICE.match(error.message)):
                 word, known = no[1], list(option.type.choices)
                 what = f"{max(option.opts, key=len)}: {word!r} is unknown"
-    hint = nearest(word, known) if word else ""
-    if not hint.startswith("did"):
-        hint = f"see `{context.command_path if context else 'imgbuild'} --help`"
+                hint = f"known: {', '.join(known)}"
+    near = nearest(word, known) if word else ""
+    if near.startswith("did"):
+        hint = near
     return UserError(what[:1].lower() + what[1:], hint=hint)
 
 

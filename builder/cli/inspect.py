@@ -32,8 +32,13 @@ _NAMED = 5  # libraries in an error's line; the report has all
     help="Fail where a library has GPU code, and none for these: 90, or 9.0.",
 )
 @click.option(
+    "--strict",
+    is_flag=True,
+    help="With --sm: fail also where a part of a library has code for other GPUs alone.",
+)
+@click.option(
     "--top",
-    type=click.IntRange(min=1),
+    type=options.Whole(1),
     default=12,
     show_default=True,
     help="Rows of each table; JSON has all.",
@@ -49,6 +54,7 @@ def command(
     file: Path | None,
     engine: str,
     *,
+    strict: bool,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -61,10 +67,13 @@ def command(
 
     \b
     imgbuild inspect cuda13.0-vllm-h100 --sm 90    exit code 1 where a library has nothing for it
+    imgbuild inspect my.so --sm 90 --strict        ... or where one of its containers has none
     imgbuild inspect dist/cpu-vllm.sif --top 30
     imgbuild inspect venv --json                   all rows, sizes in bytes
     """
     sms = () if sm is None else inspect.sms(sm)
+    if strict and not sms:
+        raise UserError("--strict says how --sm fails", hint="give the GPU, as --sm 90")
     project, loaded = options.open_matrix(file)
     bench = Workbench(project, loaded)
     with display(target) as shown:
@@ -75,18 +84,24 @@ def command(
     else:
         for line in inspect.lines(found, top):
             click.echo(line)
-    if without := inspect.failing(found):
+    without = [
+        f"no code for sm_{one} in {_listed(paths)}" for one, paths in inspect.failing(found).items()
+    ]
+    if strict:
+        without += [
+            f"not all code of {_listed(paths)} is for sm_{one}"
+            for one, paths in inspect.lacking(found).items()
+        ]
+    if without:
         raise ImgbuildError(
-            "; ".join(
-                f"no code for sm_{one} in {_listed(paths)}" for one, paths in without.items()
-            ),
+            "; ".join(without),
             hint="a row below gpu_code_exceptions: in matrix.yaml excuses one, with its reason",
         )
 
 
 def _listed(paths: list[str]) -> str:
     more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-    return f"{', '.join(paths[:_NAMED])}{more}"
+    return f"{inspect.printable(', '.join(paths[:_NAMED]))}{more}"
 
 
 class _Watched:

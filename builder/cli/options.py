@@ -19,7 +19,8 @@ file = click.option(
     "-f",
     "--file",
     type=click.Path(path_type=Path),
-    help="Matrix file. Default: ./matrix.yaml, else the one that came with imgbuild.",
+    help="Matrix file. Default: the nearest matrix.yaml upwards in this Git repository, else the "
+    "one that came with imgbuild.",
 )
 select = click.option(
     "--matrix", "selector", metavar="SEL", help="Cells: ids or globs, separated by commas."
@@ -39,6 +40,21 @@ registry = click.option(
     help="HOST[:PORT][/PATH] that repositories are below; http://... for one without TLS.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+class Whole(click.IntRange):
+    """A whole number from `least` to `most`; what is none is told with both."""
+
+    def __init__(self, least: int, most: int | None = None) -> None:
+        super().__init__(least, most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number: int = super().convert(value, param, ctx)
+        except click.BadParameter:
+            end = "on" if self.max is None else f"to {self.max}"
+            self.fail(f"{value!r} is no whole number from {self.min} {end}", param, ctx)
+        return number
 
 
 def engine(*names: str) -> Callable[[_Command], _Command]:

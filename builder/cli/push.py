@@ -32,7 +32,7 @@ from builder.render import DOCKERFILE
 @click.option(
     "--compression-level",
     "level",
-    type=click.IntRange(*zstd.LEVELS),
+    type=options.Whole(*zstd.LEVELS),
     metavar="N",
     help="Of zstd, 1 to 22; imgbuild then compresses layers itself. 19: smaller, and it takes "
     "minutes, once a layer. Default: the engine's own 7. Figures: docs/compression.md.",

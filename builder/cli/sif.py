@@ -24,7 +24,7 @@ from builder.render import DOCKERFILE
 @click.option(
     "--compression-level",
     "level",
-    type=click.IntRange(*zstd.LEVELS),
+    type=options.Whole(*zstd.LEVELS),
     metavar="N",
     default=Squashfs.level,
     show_default=True,

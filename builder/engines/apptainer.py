@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -156,7 +155,7 @@ class Apptainer:
         target = self._file(naming).absolute()
         target.parent.mkdir(parents=True, exist_ok=True)
         # Aside and renamed: a SIF of that name is always whole.
-        aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        aside = host.aside(target)
         try:
             _write(aside, source, options, on_line, cwd=cwd, squashfs=squashfs)
             aside.replace(target)

@@ -70,6 +70,14 @@ def state_dir() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or _home() / ".local/state") / "imgbuild"
 
 
+def aside(file: Path) -> Path:
+    """Where to write a file until it is whole: beside it, by a name that nobody else has.
+
+    Threads share a process, and hosts of a shared folder count their processes alike.
+    """
+    return file.with_name(f".{file.name}.{os.urandom(8).hex()}.partial")
+
+
 def _home() -> Path:
     """This user's home; CI runs things as users that nobody has heard of, without one."""
     try:

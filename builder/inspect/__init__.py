@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from builder.inspect.coverage import sms
-from builder.inspect.report import Report, failing, report
+from builder.inspect.report import Report, failing, lacking, report
 from builder.inspect.sources import Contents, read_image, read_path
-from builder.inspect.text import lines
+from builder.inspect.text import lines, printable
 
-__all__ = ["Contents", "Report", "failing", "lines", "read_image", "read_path", "report", "sms"]
+__all__ = [
+    "Contents",
+    "Report",
+    "failing",
+    "lacking",
+    "lines",
+    "printable",
+    "read_image",
+    "read_path",
+    "report",
+    "sms",
+]

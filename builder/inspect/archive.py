@@ -19,6 +19,7 @@ from typing import IO, Any, cast
 from builder import zstd
 from builder.engines import host
 from builder.errors import UserError
+from builder.inspect.damage import damaged, explained
 from builder.inspect.examine import Examiner
 from builder.inspect.stored import Layer, Tree
 from builder.inspect.trees import members, normal, of_tar
@@ -47,11 +48,13 @@ class _Archive:
     def __init__(self, what: str) -> None:
         self.what = what
         self.texts: dict[str, Any] = {}
+        self.broken: dict[str, str] = {}  # path -> why it is no JSON
         self.blobs: dict[str, _Blob] = {}
 
     def layers(self, names: Mapping[str, str]) -> list[Layer]:
         """In order, the lowest first."""
-        config, paths = self._legacy() if "manifest.json" in self.texts else self._oci()
+        legacy = self._text("manifest.json")
+        config, paths = self._oci() if legacy is None else self._legacy(legacy)
         config = config if isinstance(config, dict) else {}
         history = [one for one in config.get("history") or () if not one.get("empty_layer")]
         diffs = (config.get("rootfs") or {}).get("diff_ids") or []
@@ -77,22 +80,29 @@ class _Archive:
             )
         return out
 
-    def _legacy(self) -> tuple[Any, list[str]]:
-        rows = {row["Config"]: row for row in self.texts["manifest.json"]}
+    def _text(self, path: str) -> Any:
+        """What a JSON file says, None where there is none; raises UserError for a damaged one."""
+        if path in self.broken:
+            raise damaged(f"{self.what}: {path}", self.broken[path])
+        return self.texts.get(path)
+
+    def _legacy(self, manifest: Any) -> tuple[Any, list[str]]:
+        rows = {row["Config"]: row for row in manifest}
         if len(rows) != 1:
             raise UserError(
                 f"{self.what}: it holds {len(rows)} images", hint="save one of them by its name"
             )
         (row,) = rows.values()
-        return self.texts.get(normal(row["Config"])), [normal(path) for path in row["Layers"]]
+        return self._text(normal(row["Config"])), [normal(path) for path in row["Layers"]]
 
     def _oci(self) -> tuple[Any, list[str]]:
-        if "index.json" not in self.texts:
+        index = self._text("index.json")
+        if index is None:
             raise UserError(
                 f"{self.what}: no image is in it",
                 hint="`docker save` and `imgbuild pull` write archives of images",
             )
-        found = list(self._manifests(self.texts["index.json"]))
+        found = list(self._manifests(index))
         whole = [one for one in found if set(_paths(one[1])) <= self.blobs.keys()]
         if not whole:
             raise UserError(f"{self.what}: no image in it has all its layers")
@@ -105,11 +115,11 @@ class _Archive:
                 )
             whole = own
         manifest = whole[0][1]
-        return self.texts.get(_path(manifest["config"]["digest"])), _paths(manifest)
+        return self._text(_path(manifest["config"]["digest"])), _paths(manifest)
 
     def _manifests(self, index: Any) -> Iterator[tuple[str, Any]]:
         for row in index.get("manifests") or ():
-            found = self.texts.get(_path(row["digest"])) or {}
+            found = self._text(_path(row["digest"])) or {}
             if "manifests" in found:
                 yield from self._manifests(found)
             elif "vnd.docker.reference.type" not in (row.get("annotations") or {}) and found:
@@ -145,19 +155,21 @@ def read(found: Members, examiner: Examiner, names: Mapping[str, str], what: str
         if head[:1] in {b"{", b"["} and size <= _JSON_LONGEST:
             try:
                 archive.texts[path] = json.loads(source.read())
-            except ValueError:
-                continue  # "VERSION" files and the like
+            except (ValueError, RecursionError) as error:  # of no account unless it is asked for
+                archive.broken[path] = str(error)
         elif head[:4] == zstd.MAGIC:
-            archive.blobs[path] = _layer(zstd.reader(source), examiner, size, compressed=True)
+            with explained(f"{what}: {path}"):
+                archive.blobs[path] = _layer(zstd.reader(source), examiner, size, compressed=True)
         elif head[:2] == GZIP:
-            archive.blobs[path] = _layer(
-                cast(IO[bytes], gzip.GzipFile(fileobj=source)), examiner, size, compressed=True
-            )
+            with explained(f"{what}: {path}"):
+                unpacked = cast(IO[bytes], gzip.GzipFile(fileobj=source))
+                archive.blobs[path] = _layer(unpacked, examiner, size, compressed=True)
         elif head[TAR_AT : TAR_AT + 5] == TAR or (head and not any(head)):
-            archive.blobs[path] = _layer(source, examiner, size, compressed=False)
+            with explained(f"{what}: {path}"):
+                archive.blobs[path] = _layer(source, examiner, size, compressed=False)
     try:
         return archive.layers(names)
-    except (LookupError, TypeError, AttributeError, ValueError):
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
         raise UserError(f"{what}: its manifest is none that is known") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,6 +14,19 @@ from builder.runtime.slim import fatbin, targets
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gap:
+    """What of a library's GPU code has nothing that runs on a GPU."""
+
+    containers: int
+    frames: int
+    size: int  # bytes of both, as stored
+    holding: Mapping[str, int]  # "sm_100 cubin" -> containers or frames of that; commonest first
+
+    def __bool__(self) -> bool:
+        return bool(self.containers or self.frames)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Library:
     """A file with GPU code."""
 
@@ -21,38 +35,73 @@ class Library:
     size: int  # bytes of the file
     code: Mapping[str, int]  # "sm_90 cubin" -> bytes
     containers: int
+    frames: int  # of zstd, in no container
     cubins: tuple[str, ...]  # "sm_80", "sm_90a", ...: of what is not blank
     ptx: tuple[str, ...]
     lto: tuple[str, ...]
-    uncovered: Mapping[int, int]  # SM that was asked for -> containers that have nothing for it
+    packed: tuple[str, ...]  # "sm_90": of frames, whose variant is told nowhere
+    uncovered: Mapping[int, Gap]  # by the SMs that were asked for
     strange: tuple[str, ...]  # what of it is not known
 
     @property
     def fails(self) -> tuple[int, ...]:
-        """SMs for which not one container has code: whatever it computes, it cannot there."""
-        return tuple(sm for sm, count in self.uncovered.items() if count == self.containers)
+        """SMs for which nothing of it has code: whatever it computes, it cannot there."""
+        return tuple(
+            sm
+            for sm, gap in self.uncovered.items()
+            if (gap.containers, gap.frames) == (self.containers, self.frames)
+        )
+
+    @property
+    def lacks(self) -> tuple[int, ...]:
+        """SMs for which some of it has code, and some has none.
+
+        That is how libraries are that bring kernels for one generation and choose at run time, so
+        it is told, and a failure to those alone who ask for it.
+        """
+        return tuple(sm for sm, gap in self.uncovered.items() if gap and sm not in self.fails)
 
 
 def library(stored: Stored, path: str, package: str, sms: Sequence[int]) -> Library:
-    """Of a file that has containers."""
+    """Of a file that has GPU code."""
     entries = {entry for one in stored.containers for entry in one.entries}
     return Library(
         path=path,
         package=package,
         size=stored.size,
         code={kind: size for kind, size in stored.kinds.items() if is_gpu(kind)},
-        containers=stored.containers.total(),
+        containers=sum(share.number for share in stored.containers.values()),
+        frames=sum(share.number for share in stored.frames.values()),
         cubins=_named(entries, fatbin.CUBIN),
         ptx=_named(entries, fatbin.PTX),
         lto=_named(entries, fatbin.LTO),
-        uncovered={
-            sm: sum(
-                count for one, count in stored.containers.items() if targets.uncovered(one, [sm])
-            )
-            for sm in sms
-        },
+        packed=tuple(f"sm_{sm}" for sm in sorted(stored.frames)),
+        uncovered={sm: _gap(stored, sm) for sm in sms},
         strange=tuple(sorted({one.strange for one in stored.containers if one.strange})),
     )
+
+
+def _gap(stored: Stored, sm: int) -> Gap:
+    bare = {code: share for code, share in stored.frames.items() if not _runs(code, sm)}
+    without = {
+        one: share for one, share in stored.containers.items() if targets.uncovered(one, [sm])
+    }
+    holding = Counter({f"sm_{code} zstd": share.number for code, share in bare.items()})
+    for one, share in without.items():
+        names = sorted({entry.name for entry in one.entries if not entry.blank})
+        holding[", ".join(names) or "nothing"] += share.number
+    return Gap(
+        containers=sum(share.number for share in without.values()),
+        frames=sum(share.number for share in bare.values()),
+        size=sum(share.size for share in (*without.values(), *bare.values())),
+        holding=dict(sorted(holding.items(), key=lambda item: (-item[1], item[0]))),
+    )
+
+
+def _runs(code: int, sm: int) -> bool:
+    """Whether a frame's machine code does: as that of a container does, of no variant."""
+    alone = fatbin.Entry(0, 0, 1, fatbin.CUBIN, code, "", blank=False)
+    return targets.covers([alone], sm)
 
 
 def is_gpu(kind: str) -> bool:

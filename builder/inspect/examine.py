@@ -102,7 +102,7 @@ class Examiner:
         size = len(data)
         stored = Stored(names=[item.path], size=size, kinds={})
         try:
-            spans, stored.containers = kinds.regions(data)
+            spans, stored.containers, stored.frames = kinds.look(data)
         except elf.Refused as refused:
             spans, stored.refused = [(kinds.CODE, 0, size)], str(refused)
         digest = hashlib.sha256()

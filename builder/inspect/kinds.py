@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
+from typing import NamedTuple, TypeVar
 
+from builder.inspect import frames
+from builder.inspect.stored import Share
 from builder.runtime.slim import debug, elf, fatbin
 from builder.runtime.slim.fatbin import Container, Entry
+from builder.runtime.slim.frames import Frame
 
 CODE, TABLES, DEBUG = "machine code", "library data", "debug"
 SOURCE, BYTECODE, DATA = "Python source", "bytecode", "data"
@@ -24,7 +27,17 @@ _SUFFIXES = {
 _INSTRUCTIONS = 0x4  # SHF_EXECINSTR of sh_flags
 _CUDA = 190  # e_machine of a cubin
 
+_Sort = TypeVar("_Sort", bound=Hashable)
+
 Region = tuple[str, int, int]  # kind, begin and end in the file
+
+
+class Mapped(NamedTuple):
+    """What a program or a library holds."""
+
+    regions: list[Region]  # all of its bytes, in order
+    containers: Mapping[Container, Share]  # of GPU code, by what they hold, wherever they stand
+    frames: Mapping[int, Share]  # of GPU code in no container: SM (90 for 9.0) -> zstd frames
 
 
 def by_name(path: str) -> str:
@@ -46,24 +59,28 @@ def fatbin_magic() -> bytes:
     return (0xBA55ED50).to_bytes(4, "little")
 
 
-def regions(data: bytes) -> tuple[list[Region], Counter[Container]]:
-    """All of a file's bytes (also of an mmap), in order, and the containers of GPU code among them.
-
-    Raises Refused for what is no sound ELF file.
-    """
+def look(data: bytes) -> Mapped:
+    """What is in a file (also an mmap). Raises Refused for what is no sound ELF file."""
     if data[:4] == fatbin_magic():
         found = fatbin.containers(data, len(data))
-        return _filled(_gpu(found), len(data), DATA), _counted(found)
+        return Mapped(_filled(_gpu(found), len(data), DATA), _counted(found), {})
     file = elf.read(data)
     found = fatbin.containers(data, file.head)
-    spans = [*_gpu(found), *_debug(file), *_code(file)]
-    return _filled(spans, file.size, TABLES), _counted(found)
+    packed = frames.found(data, found, file.head)
+    spans = [*_gpu(found), *_packed(packed), *_debug(file), *_code(file)]
+    bare = _shares((one.sm, one.end - one.at) for one in packed)
+    return Mapped(_filled(spans, file.size, TABLES), _counted(found), bare)
 
 
 def _gpu(found: list[Container]) -> Iterator[Region]:
     for one in found:
         for entry in one.entries:
             yield entry.name, entry.at, entry.end
+
+
+def _packed(found: list[Frame]) -> Iterator[Region]:
+    for one in found:
+        yield f"sm_{one.sm} zstd", one.at, one.end
 
 
 def _debug(file: elf.Elf) -> Iterator[Region]:
@@ -99,9 +116,23 @@ def _filled(spans: list[Region] | Iterator[Region], size: int, rest: str) -> lis
     return out
 
 
-def _counted(found: list[Container]) -> Counter[Container]:
+def _counted(found: list[Container]) -> dict[Container, Share]:
     """Containers by what they hold, wherever they stand: a library has thousands, of few sorts."""
-    return Counter(Container(0, 0, _bare(one.entries), one.strange) for one in found)
+    return _shares(
+        (
+            Container(0, 0, _bare(one.entries), one.strange),
+            sum(entry.end - entry.at for entry in one.entries),
+        )
+        for one in found
+    )
+
+
+def _shares(sizes: Iterable[tuple[_Sort, int]]) -> dict[_Sort, Share]:
+    found: dict[_Sort, Share] = {}
+    for sort, size in sizes:
+        number, before = found.get(sort, (0, 0))
+        found[sort] = Share(number + 1, before + size)
+    return found
 
 
 def _bare(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:

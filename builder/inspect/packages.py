@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from builder.inspect.damage import damaged
 from builder.inspect.stored import Stored
 
 PYTHON, DEB, REST = "python", "deb", ""
@@ -38,9 +39,12 @@ OTHER, OS = Package(REST, "other"), Package(REST, "os")
 
 
 class Owners:
-    """Answers which package a path is of. `seen` are all files, by their path."""
+    """Answers which package a path is of. `seen` are all files of `what`, by their path.
 
-    def __init__(self, seen: Mapping[str, Stored]) -> None:
+    Raises UserError for a RECORD that is none.
+    """
+
+    def __init__(self, seen: Mapping[str, Stored], what: str) -> None:
         self._owners: dict[str, Package] = {}
         self._is_os = any(path in seen for path in (*_RELEASES, _STATUS))
         status = seen.get(_STATUS)
@@ -51,7 +55,11 @@ class Owners:
                 self._own(package, _listed(stored.text, seen))
         for path, stored in seen.items():
             if match := _RECORD.fullmatch(path):
-                self._own(Package(PYTHON, match[2], match[3]), _recorded(stored.text, match[1]))
+                package = Package(PYTHON, match[2], match[3])
+                try:
+                    self._own(package, _recorded(stored.text, match[1]))
+                except csv.Error as error:
+                    raise damaged(f"{what}: {path}", error) from None
 
     def _own(self, package: Package, paths: Iterator[str]) -> None:
         for path in paths:

@@ -26,7 +26,7 @@ def report(
     stored, and say how much of them nobody sees. `exceptions` excuse libraries without code.
     """
     seen = overlay.visible(contents.layers)
-    owners = Owners(seen)
+    owners = Owners(seen, contents.name)
     # A file with several names counts once, by the first that is seen.
     files = list({id(stored): (path, stored) for path, stored in reversed(seen.items())}.values())
     shown = {id(stored) for _, stored in files}
@@ -37,7 +37,7 @@ def report(
         kinds.update(stored.kinds)
         package = owners.of(path)
         packages[package].append(stored)
-        if stored.containers:
+        if stored.containers or stored.frames:
             libraries.append(coverage.library(stored, path, package.name, sms))
     size = sum(stored.size for _, stored in files)
     return {
@@ -64,6 +64,7 @@ def report(
             "sms": list(sms),
             "libraries": [_library(one) for one in _by_code(libraries)],
             "failing": {str(sm): _failing(libraries, sm, exceptions) for sm in sms},
+            "lacking": {str(sm): _lacking(libraries, sm, exceptions) for sm in sms},
             "excused": [
                 {"path": one.path, "sm": sm, "why": row.why, "source": row.source}
                 for sm in sms
@@ -76,7 +77,16 @@ def report(
 
 def failing(found: Report) -> dict[int, list[str]]:
     """SM -> paths of libraries with GPU code, and none of it for that SM; no row for other SMs."""
-    rows: dict[str, list[str]] = found["gpu"]["failing"]
+    return _asked(found, "failing")
+
+
+def lacking(found: Report) -> dict[int, list[str]]:
+    """SM -> paths of libraries that have code for it, but not in each container and frame."""
+    return _asked(found, "lacking")
+
+
+def _asked(found: Report, key: str) -> dict[int, list[str]]:
+    rows: dict[str, list[str]] = found["gpu"][key]
     return {int(sm): paths for sm, paths in rows.items() if paths}
 
 
@@ -91,6 +101,18 @@ def _failing(
     return [path for path in without if not coverage.excuse(path, sm, exceptions)]
 
 
+def _lacking(
+    libraries: Iterable[Library], sm: int, exceptions: Sequence[GpuCodeException]
+) -> list[str]:
+    """Those whose code for other GPUs alone is largest come first."""
+    some = [one for one in libraries if sm in one.lacks]
+    return [
+        one.path
+        for one in sorted(some, key=lambda one: (-one.uncovered[sm].size, one.path))
+        if not coverage.excuse(one.path, sm, exceptions)
+    ]
+
+
 def _largest(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
@@ -101,7 +123,7 @@ def _by_code(libraries: Iterable[Library]) -> list[Library]:
 
 def _library(one: Library) -> Report:
     row = dataclasses.asdict(one)
-    row["uncovered"] = {str(sm): count for sm, count in one.uncovered.items()}
+    row["uncovered"] = {str(sm): gap for sm, gap in row["uncovered"].items()}
     return row
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from builder import zstd
-from builder.errors import UserError
+from builder.errors import BuildError, UserError
 from builder.inspect import archive, squashfs, trees
+from builder.inspect.damage import damaged, explained
 from builder.inspect.examine import Examiner
 from builder.inspect.squeeze import Squeeze
 from builder.inspect.stored import Layer, OnFile
@@ -23,15 +19,6 @@ _ZIP = b"PK\x03\x04"
 _ELF = b"\x7fELF"
 _XZ, _BZIP2 = b"\xfd7zXZ", b"BZh"
 _KNOWN = "a folder, a wheel, a library, an OCI archive or layout, a docker archive or a SIF is"
-# What damaged archives raise.
-_BROKEN = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    gzip.BadGzipFile,
-    zlib.error,
-    zstd.ZstdError,
-    EOFError,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +37,7 @@ def read_image(name: str, stream: IO[bytes], names: Mapping[str, str], told: OnF
     `names` has imgbuild's layers by the digest of their locks. Raises UserError, BuildError.
     """
     examiner = Examiner(told)
-    with _explained(name):
+    with explained(name):
         layers = archive.read(archive.of_stream(stream), examiner, names, name)
     return Contents(name=name, kind="an image", layers=layers, squeeze=examiner.squeeze)
 
@@ -58,10 +45,10 @@ def read_image(name: str, stream: IO[bytes], names: Mapping[str, str], told: OnF
 def read_path(path: Path, told: OnFile) -> Contents:
     """A folder, wheel, library, OCI archive, OCI layout or SIF; raises UserError for others.
 
-    Raises OSError for what cannot be read, BuildError where unsquashfs fails.
+    Raises OSError for what cannot be read.
     """
     examiner = Examiner(told)
-    with _explained(str(path)):
+    with explained(str(path)):
         kind, layers = _of_path(path, examiner)
     return Contents(name=str(path), kind=kind, layers=layers, squeeze=examiner.squeeze)
 
@@ -80,7 +67,11 @@ def _of_path(path: Path, examiner: Examiner) -> tuple[str, list[Layer]]:
     sif = head[squashfs.SIF_MAGIC_AT :].startswith(squashfs.SIF_MAGIC)
     if sif or head.startswith(squashfs.MAGIC):
         offset, length = squashfs.partition(path)
-        tree = examiner.tree(squashfs.of_file(path, offset))
+        try:
+            tree = examiner.tree(squashfs.of_file(path, offset))
+        except BuildError as error:
+            said = [line for line in error.tail if line.strip()]
+            raise damaged(str(path), f"unsquashfs: {said[-1]}" if said else error) from None
         layer = Layer(tree=tree, created_by="squashfs", stored=length, compressed=True)
         return "a SIF" if sif else "a squashfs", [layer]
     if head.startswith(_ZIP):
@@ -96,11 +87,3 @@ def _of_path(path: Path, examiner: Examiner) -> tuple[str, list[Layer]]:
             layers = archive.read(archive.of_stream(source), examiner, {}, str(path))
         return "an archive", layers
     raise UserError(f"{path}: nothing that is known", hint=_KNOWN)
-
-
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    try:
-        yield
-    except _BROKEN as error:
-        raise UserError(f"{what}: it is damaged: {error}") from None

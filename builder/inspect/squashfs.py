@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from builder import proc
 from builder.errors import BuildError, UserError
+from builder.inspect.damage import damaged
 from builder.inspect.stored import FOLDER, HARD, LINK, Item, Items
 from builder.inspect.trees import normal
 from builder.proc import Command
@@ -25,31 +26,50 @@ _TABLE_AT = 96  # u64 offset and u64 size of the descriptors
 _DESCRIPTOR = struct.Struct("<i?IIIqq")  # type, used, id, group, link, offset, size
 _DESCRIPTOR_SIZE, _EXTRA_AT = 585, 201
 _PARTITION, _SQUASHFS, _PRIMARY = 0x4004, 1, 2
+_SIZE_AT = 40  # u64 of a squashfs
 _LINE = re.compile(rb"((?:\\.|[^\\ ])+) ([A-Za-z]) (.*)\n", re.DOTALL)
+_REGULAR = re.compile(rb"-?\d+ \d+ -?\d+ -?\d+ (\d+) \d+( \d+)?")  # time mode uid gid size at
 _END = b"# START OF DATA - DO NOT MODIFY\n"
+# Not /dev/stdout: where unsquashfs 4.5 finds a folder damaged it deletes what it was to write, and
+# root may delete that name for all of the host. Nobody may delete this one.
+_STDOUT = "/proc/self/fd/1"
 _CHUNK = 1 << 20  # bytes
 
 
 def partition(file: Path) -> tuple[int, int]:
     """Offset and size in bytes of a SIF's root file system; (0, its size) of a bare squashfs.
 
-    Raises UserError where there is none that can be read.
+    Raises UserError where there is none that can be read, or that is whole.
     """
+    whole = file.stat().st_size
     with file.open("rb") as opened:
         head = opened.read(_TABLE_AT + 16)
         if head[:4] == MAGIC:
-            return 0, file.stat().st_size
-        if len(head) < _TABLE_AT + 16:
-            raise UserError(f"{file}: a SIF that ends within its header")
-        at, size = struct.unpack_from("<qq", head, _TABLE_AT)
-        opened.seek(max(at, 0))
-        table = opened.read(min(max(size, 0), _CHUNK))
+            offset, length = 0, whole
+        else:
+            offset, length = _root(file, opened, head, whole)
+        opened.seek(offset + _SIZE_AT)
+        used = int.from_bytes(opened.read(8), "little")
+    if used > length:
+        raise damaged(str(file), f"its squashfs of {used} bytes ends after {length}")
+    return offset, length
+
+
+def _root(file: Path, opened: IO[bytes], head: bytes, whole: int) -> tuple[int, int]:
+    """Where a SIF has it."""
+    if len(head) < _TABLE_AT + 16:
+        raise damaged(str(file), "a SIF that ends within its header")
+    at, size = struct.unpack_from("<qq", head, _TABLE_AT)
+    opened.seek(min(max(at, 0), whole))
+    table = opened.read(min(max(size, 0), _CHUNK))
     for begin in range(0, len(table) - _DESCRIPTOR_SIZE + 1, _DESCRIPTOR_SIZE):
         kind, used, _, _, _, offset, length = _DESCRIPTOR.unpack_from(table, begin)
         system, role = struct.unpack_from("<ii", table, begin + _EXTRA_AT)
         if used and kind == _PARTITION and role == _PRIMARY:
             if system != _SQUASHFS:
                 raise UserError(f"{file}: its root is no plain squashfs, but encrypted or another")
+            if offset < 0 or length < 0 or offset + length > whole:
+                raise damaged(str(file), "its root file system lies outside of it")
             return offset, length
     raise UserError(f"{file}: a SIF without a root file system")
 
@@ -65,7 +85,7 @@ def of_file(file: Path, offset: int) -> Items:
             f"{file}: unsquashfs is not installed, which reads it",
             hint="install squashfs-tools 4.5 or newer",
         )
-    args = (program, "-n", "-q", "-o", str(offset), "-pf", "/dev/stdout", str(file))
+    args = (program, "-n", "-q", "-o", str(offset), "-pf", _STDOUT, str(file))
     with proc.piped(Command(args=args)) as stream:
         yield from items(stream)
 
@@ -77,7 +97,10 @@ def items(stream: IO[bytes]) -> Items:
     for name, kind, rest in _listing(stream):
         path = normal(_unescaped(name))
         if kind == b"R":
-            files.append((path, int(rest.split()[4])))
+            regular = _REGULAR.fullmatch(rest)
+            if not regular:
+                raise BuildError(f"unsquashfs lists {path!r} without a size")
+            files.append((path, int(regular[1])))
         elif kind == b"L":
             linked.append((path, normal(_unescaped(rest))))
         elif path and kind in b"DSBCFI":

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from builder.runtime.slim.fatbin import Container
 
@@ -32,6 +31,13 @@ Items = Iterator[Item]
 OnFile = Callable[[int, int], None]  # hears how many files have been read, and their bytes
 
 
+class Share(NamedTuple):
+    """What is alike in a file: how many, and the bytes of all of them."""
+
+    number: int
+    size: int
+
+
 @dataclass(slots=True)
 class Stored:
     """A regular file as one layer stores it; several names are hard links."""
@@ -41,8 +47,9 @@ class Stored:
     kinds: dict[str, int]  # kind -> bytes; together they are `size`
     digest: bytes = b""  # SHA-256 of the content, of files that are large enough to be compared
     text: bytes = b""  # the content, of the few files that say what belongs to which package
-    # Of GPU code: what containers hold, and how many hold just that.
-    containers: Counter[Container] = field(default_factory=Counter)
+    # Of GPU code: what containers hold, and those that hold just that.
+    containers: Mapping[Container, Share] = field(default_factory=dict)
+    frames: Mapping[int, Share] = field(default_factory=dict)  # in none: SM -> zstd frames
     refused: str = ""  # why its headers could not be read
 
 

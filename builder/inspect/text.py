@@ -14,10 +14,23 @@ _PREAMBLE = re.compile(
     r"|if \[ -f /run/secrets/site \]; then \. /run/secrets/site; fi && |export .*? && "
 )
 Rows = list[dict[str, Any]]
+_SORTS = 3  # of containers without code for a GPU that are named; JSON has all
 
 
 def lines(found: Report, top: int) -> Iterator[str]:
     """Tables of at most `top` rows each; what is left out is summed."""
+    return map(printable, _lines(found, top))
+
+
+def printable(text: str) -> str:
+    """What a terminal may be given: names in images may be no text, or move its cursor."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
+        for sign in text
+    )
+
+
+def _lines(found: Report, top: int) -> Iterator[str]:
     yield _head(found)
     if len(found["layers"]) > 1 or found["layers"][0]["stored"] is not None:
         yield from _layers(found["layers"])
@@ -101,17 +114,33 @@ def _libraries(gpu: dict[str, Any], top: int) -> Iterator[str]:
     yield f"{_mb(gpu['size'])} of GPU code in {len(rows)} libraries"
     for row in rows[:top]:
         code = sum(row["code"].values())
-        yield f"  {row['path']}: {_mb(code)} in {row['containers']} containers"
+        yield f"  {row['path']}: {_mb(code)} in {_counted(row)}"
         held = [("cubin", row["cubins"]), ("PTX", row["ptx"]), ("LTO", row["lto"])]
+        held.append(("frames", row["packed"]))
         told = [f"{what} {', '.join(names)}" for what, names in held if names]
-        told += [
-            f"{count} containers without sm_{sm}" for sm, count in row["uncovered"].items() if count
-        ]
+        told += [_gap(sm, gap) for sm, gap in row["uncovered"].items() if gap["holding"]]
         told += [f"not understood: {why}" for why in row["strange"]]
         yield f"      {'; '.join(told) or 'blank'}"
     if len(rows) > top:
         size = sum(sum(row["code"].values()) for row in rows[top:])
         yield f"  {len(rows) - top} more: {_mb(size)}"
+
+
+def _counted(row: dict[str, Any]) -> str:
+    counts = ((row["containers"], "container"), (row["frames"], "zstd frame"))
+    return " and ".join(f"{count} {what}{'s' * (count > 1)}" for count, what in counts if count)
+
+
+def _gap(sm: str, gap: dict[str, Any]) -> str:
+    """What of a library has nothing for a GPU, and which others that is for."""
+    sorts = list(gap["holding"].items())
+    told = [
+        f"{count} {'emptied' if names == 'nothing' else names.replace(', ', ' + ')}"
+        for names, count in sorts[:_SORTS]
+    ]
+    if rest := sum(count for _, count in sorts[_SORTS:]):
+        told.append(f"{rest} others")
+    return f"{_counted(gap)} ({_mb(gap['size'])}) without sm_{sm}: {', '.join(told)}"
 
 
 def _gate(gpu: dict[str, Any]) -> Iterator[str]:
@@ -121,8 +150,21 @@ def _gate(gpu: dict[str, Any]) -> Iterator[str]:
         covered = every - len(without) - len(excused)
         yield ""
         yield f"sm_{sm}: {covered} of {every} libraries with GPU code have some that runs there"
+        yield from _partly(gpu, sm)
         yield from (f"  none in {row['path']}, and it needs none: {row['why']}" for row in excused)
         yield from (f"  none in {path}" for path in without)
+
+
+def _partly(gpu: dict[str, Any], sm: int) -> Iterator[str]:
+    """That the libraries which cover a GPU do not do so with all that they have."""
+    lacking = gpu["lacking"][str(sm)]
+    gaps = [row["uncovered"][str(sm)] for row in gpu["libraries"] if row["path"] in lacking]
+    if gaps:
+        yield (
+            f"  parts of {len(gaps)} of them are for other GPUs alone, "
+            f"{_mb(sum(gap['size'] for gap in gaps))} together: as a rule kernels that a library "
+            "chooses by the GPU; --strict fails for them"
+        )
 
 
 def _heads(names: Sequence[str]) -> str:

@@ -6,11 +6,11 @@ import os
 import posixpath
 import stat
 import tarfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+from builder.inspect.damage import Zip
 from builder.inspect.stored import FOLDER, HARD, LINK, Item, Items
 
 
@@ -49,11 +49,9 @@ def of_folder(root: Path) -> Items:
 
 def of_wheel(file: Path) -> Items:
     """Members of a wheel or another zip; raises BadZipFile."""
-    with zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            if not member.is_dir():
-                with archive.open(member) as content:
-                    yield Item(path=member.filename, size=member.file_size, content=content)
+    with file.open("rb") as opened:
+        for path, size, content in Zip(opened).members():
+            yield Item(path=path, size=size, content=content)
 
 
 def of_tar(stream: IO[bytes]) -> Items:

@@ -6,8 +6,9 @@ PyYAML's own loader keeps the last of two equal keys and reads an unquoted 12.10
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,12 @@ _QUOTED = re.compile(r"'([^']*)'")
 _MOST = 200_000  # values in one file: aliases of aliases can make billions out of ten lines
 
 
-def read(file: Path) -> Document:
+def read(file: Path, numeric: Callable[[Key], bool] = lambda _path: False) -> Document:
     """Parse one YAML file.
 
     Raises UserError for a missing or unreadable file, bad syntax, a duplicate key, a recursive
-    alias, or an unquoted number with a decimal point.
+    alias, or an unquoted number with a decimal point. `numeric` says of a key path that no text
+    stands there: whoever asks judges such numbers itself.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -66,7 +68,7 @@ def read(file: Path) -> Document:
         root = _composed(text)
         if root is None:
             raise UserError("is empty", place=Place(file))
-        return replace(document, data=_value(root, (), document, ()))
+        return replace(document, data=_value(root, (), document, (), numeric))
     except yaml.MarkedYAMLError as error:
         problem = ": ".join(filter(None, (error.context, error.problem)))
         mark = error.problem_mark or error.context_mark
@@ -91,7 +93,13 @@ def _composed(text: str) -> Any:
         return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
-def _value(node: yaml.Node, path: Key, document: Document, open_nodes: tuple[int, ...]) -> Any:
+def _value(
+    node: yaml.Node,
+    path: Key,
+    document: Document,
+    open_nodes: tuple[int, ...],
+    numeric: Callable[[Key], bool],
+) -> Any:
     file, lines = document.file, document.lines
     if len(lines) > _MOST:
         raise UserError("has too many values; are aliases nested in aliases?", place=Place(file))
@@ -111,13 +119,16 @@ def _value(node: yaml.Node, path: Key, document: Document, open_nodes: tuple[int
                     f"duplicate key {quoted(key)}", place=place, hint=f"first given in line {first}"
                 )
             lines[(*path, key)] = key_node.start_mark.line + 1
-            mapping[key] = _value(value_node, (*path, key), document, inside)
+            mapping[key] = _value(value_node, (*path, key), document, inside, numeric)
         return mapping
     if isinstance(node, yaml.SequenceNode):
         return tuple(
-            _value(item, (*path, index), document, inside) for index, item in enumerate(node.value)
+            _value(item, (*path, index), document, inside, numeric)
+            for index, item in enumerate(node.value)
         )
     document.written[path] = node.value
+    if node.tag == _TAG + "float" and numeric(path):
+        return math.nan  # no field is of that type, and `written` has what is shown
     return _scalar(node, file)
 
 

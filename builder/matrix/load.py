@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from builder.errors import Place, UserError, brief, nearest, quoted
 from builder.facts import Matrix
+from builder.matrix import megabytes
 from builder.matrix.document import Document, Key, read
 from builder.matrix.misfits import budgets, misfits
 from builder.matrix.select import cell, parse_id
@@ -27,7 +28,7 @@ _UNQUOTED = {"date_type": r"\d{4}-\d\d-\d\d", "int_type": r"-?\d{1,9}", "bool_ty
 
 def load(file: Path) -> Matrix:
     """Read and check a whole matrix file; raises UserError with the line of the first mistake."""
-    document = read(file)
+    document = read(file, _numeric)
     if not isinstance(document.data, dict):
         raise UserError("is not a mapping", place=Place(file, 1))
     try:
@@ -104,7 +105,7 @@ def _explain(error: ValidationError, document: Document) -> UserError:
         return (mistake["type"] == "missing", place.line or 0, str(mistake["loc"]))
 
     mistake = min(mistakes, key=where)
-    what, hint = _phrase(mistake, document)
+    what, hint = _of_budget(mistake, document) or _phrase(mistake, document)
     return UserError(what, place=document.place(_key_path(mistake["loc"])), hint=hint)
 
 
@@ -142,6 +143,17 @@ def _phrase(mistake: Any, document: Document) -> tuple[str, str]:
     return phrase
 
 
+def _of_budget(mistake: Any, document: Document) -> tuple[str, str] | None:
+    """The same for a size that is no number of megabytes; None for other mistakes."""
+    path, kind = _key_path(mistake["loc"]), mistake["type"]
+    ours = path[0] == "budgets" and kind in {"int_type", "greater_than"}
+    if not ours or (kind == "int_type" and _is_quoted(kind, mistake["input"])):
+        return None
+    written = document.written.get(path, "a list or a mapping")
+    what = f"{_spell(path)}: {brief(written) or 'nothing'} is no whole number above 0"
+    return what, megabytes.hint(written)
+
+
 def _is_quoted(mistake: str, given: object) -> bool:
     """Whether quotes are all that is wrong with a value."""
     return isinstance(given, str) and re.fullmatch(_UNQUOTED[mistake], given) is not None
@@ -158,6 +170,14 @@ def _spell(path: Key) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else "." * bool(text) + brief(part)
     return text
+
+
+def _numeric(path: Key) -> bool:
+    """Whether the schema has a whole number there."""
+    annotation: Any = Matrix
+    for part in path:
+        annotation = _child(annotation, part)
+    return int in (annotation, *get_args(annotation))
 
 
 def _fields_at(model: Any, path: Key) -> list[str]:

@@ -16,6 +16,7 @@ from packaging.version import Version
 from builder.errors import brief, nearest, quoted
 from builder.facts import Accelerator, Build, Flags, Framework, Matrix, Release, Server
 from builder.matrix.document import Key
+from builder.matrix.select import near
 
 Misfit = tuple[Key, str]
 _CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]")
@@ -56,8 +57,7 @@ def budgets(matrix: Matrix) -> Iterator[Misfit]:
     """Those that are of no cell; the cells themselves are checked before."""
     for cells in matrix.budgets:
         if not any(fnmatchcase(cell, cells) for cell in matrix.cells):
-            hint = "" if "*" in cells else f"; {nearest(cells, matrix.cells)}"
-            yield ("budgets", cells), f" names no published cell{hint}"
+            yield ("budgets", cells), f" names no published cell; {near(matrix, cells)}"
 
 
 def _server(path: Key, server: Server) -> Iterator[Misfit]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -209,6 +210,23 @@ def select(matrix: Matrix, selector: str | None) -> tuple[Cell, ...]:
     order = {text: index for index, text in enumerate(matrix.cells)}
     chosen = sorted(wanted, key=lambda text: (order.get(text, len(order)), text))
     return tuple(cell(matrix, text) for text in chosen)
+
+
+def near(matrix: Matrix, part: str) -> str:
+    """What may have been meant by an id or a glob that is of no published cell."""
+    if len(pieces(part)) > 1:
+        return "give each id or glob a row"
+    with suppress(UserError):
+        own_id = str(parse_id(matrix, part.partition("@")[0]))
+        if own_id in matrix.cells:
+            return f"did you mean {own_id!r}?"
+    known = set(matrix.cells)
+    if is_glob(part):
+        for name in matrix.cells:
+            stems = ["-".join(name.split("-")[:end]) for end in range(1, name.count("-") + 1)]
+            known |= {f"{stem}{end}" for stem in stems for end in ("*", "-*")}
+    hint = nearest(part, known)
+    return hint if hint.startswith("did") else _published(matrix)
 
 
 def _published(matrix: Matrix) -> str:

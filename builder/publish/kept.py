@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,19 +34,20 @@ class Kept:
     def find(self, diff_id: str, level: int) -> Blob | None:
         """The layer that is `diff_id` unpacked, at this level; a file that was spoiled goes."""
         for file in sorted(self.folder.glob(f"{_stem(diff_id, level)}-*.zst")):
-            with file.open("rb") as source:
-                found = hashlib.file_digest(source, "sha256").hexdigest()
-            if file.stem.endswith(found):
-                os.utime(file)  # it was of use today
-                return Blob(file=file, digest=f"sha256:{found}", size=file.stat().st_size)
-            file.unlink()
+            with suppress(FileNotFoundError):  # another host may remove it meanwhile
+                with file.open("rb") as source:
+                    found = hashlib.file_digest(source, "sha256").hexdigest()
+                if file.stem.endswith(found):
+                    os.utime(file)  # it was of use today
+                    return Blob(file=file, digest=f"sha256:{found}", size=file.stat().st_size)
+                file.unlink()
         return None
 
     @contextmanager
     def aside(self, diff_id: str, level: int) -> Iterator[Path]:
         """Where to write one; the file is gone afterwards unless it is kept."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / f".{_stem(diff_id, level)}.{os.getpid()}.partial"
+        file = host.aside(self.folder / _stem(diff_id, level))
         try:
             yield file
         finally:

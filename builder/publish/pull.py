@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.engines import oci
+from builder.engines import host, oci
 from builder.engines.apptainer import Apptainer
 from builder.engines.base import Progress, Remote
 from builder.errors import BuildError
@@ -121,7 +120,7 @@ def _pull(
     before = note.read_text(encoding="utf-8").strip() if note.is_file() and file.is_file() else None
     if before != digest:
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_name(f".{file.name}.{os.getpid()}.partial")
+        aside = host.aside(file)
         progress.step(f"pulling {place}")
         try:
             write(aside, digest)

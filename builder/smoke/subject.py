@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import re
 import sys
 import time
@@ -186,7 +185,10 @@ def tiny_model() -> Path:
     model = file.parent / "model"
     script = (sys.executable, "-I", "-B", str(RUNTIME / "tinymodel.py"))
     answers = proc.capture(Command(args=(*script, str(model), "--json"), timeout=300))
-    aside = file.with_name(f"{file.name}.{os.getpid()}")
-    aside.write_text(answers.stdout, encoding="utf-8")
-    aside.replace(file)
+    aside = host.aside(file)
+    try:
+        aside.write_text(answers.stdout, encoding="utf-8")
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
     return model

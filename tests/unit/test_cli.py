@@ -305,3 +305,31 @@ def test_a_host_is_recorded_or_looked_at(
 ) -> None:
     assert run(monkeypatch, "tune", "--record", str(tmp_path / "new"), "--root", str(tmp_path)) == 2
     assert "--record is of this host, --root of another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--compression-level", "x"), "'x' is no whole number from 1 to 22; see `imgbuild sif"),
+        (("--compression-level", "40"), "'40' is no whole number from 1 to 22; see `imgbuild sif"),
+        (("--block-size", "131072"), "'131072' is unknown; known: 128K, 256K, 512K, 1M\n"),
+        (("--block-size", "1m"), "'1m' is unknown; did you mean '1M'?\n"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_those_that_can(
+    options: tuple[str, ...],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, "sif", *options) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"imgbuild: {options[0]}: {told}")
+    assert err.count("\n") == 1
+
+
+def test_how_many_rows_are_shown_is_told_without_an_upper_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "inspect", ".", "--top", "0") == 2
+    assert "--top: '0' is no whole number from 1 on; see" in capsys.readouterr().err

@@ -21,9 +21,11 @@ from builder import inspect
 from builder.cli.inspect import command
 from builder.errors import ImgbuildError, UserError
 from builder.facts import GpuCodeException, Matrix
-from builder.inspect import Report, examine, kinds
+from builder.inspect import Report, examine, frames, kinds
 from builder.inspect.squeeze import BLOCK, EACH, Squeeze
-from builder.runtime.slim import elf
+from builder.runtime.slim import elf, fatbin
+from builder.runtime.slim import frames as slimmer
+from tests.unit.archives import zstd_of
 from tests.unit.elves import CUBIN, LTO, PTX, Library, container, entry
 
 KB = 1 << 10
@@ -43,6 +45,11 @@ def look(path: Path, sms: tuple[int, ...] = (), rules: tuple[GpuCodeException, .
 
 def by(rows: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
     return {row[key]: row for row in rows}
+
+
+def counts(library: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """SM -> containers and frames that have nothing for it."""
+    return {sm: (gap["containers"], gap["frames"]) for sm, gap in library["uncovered"].items()}
 
 
 @pytest.fixture
@@ -105,16 +112,43 @@ def test_coverage_is_told_by_library(venv: Path) -> None:
     assert rows.keys() == {"old.so", "new.so", "mixed.so"}
     old, new, mixed = rows["old.so"], rows["new.so"], rows["mixed.so"]
     assert (old["cubins"], old["ptx"], old["lto"]) == (("sm_90a",), ("sm_80",), ())
-    assert old["uncovered"] == {"90": 0, "100": 0}  # PTX of sm_80
-    assert (new["containers"], new["uncovered"]) == (2, {"90": 2, "100": 0})
-    assert (mixed["uncovered"], mixed["lto"]) == ({"90": 1, "100": 0}, ("sm_75",))
+    assert counts(old) == {"90": (0, 0), "100": (0, 0)}  # PTX of sm_80
+    assert (new["containers"], counts(new)) == (2, {"90": (2, 0), "100": (0, 0)})
+    assert (counts(mixed), mixed["lto"]) == ({"90": (1, 0), "100": (0, 0)}, ("sm_75",))
     path = "lib/python3.11/site-packages/pkg/new.so"
     assert inspect.failing(found) == {90: [path]}
     text = "\n".join(inspect.lines(found, 5))
-    assert (
-        f"sm_90: 2 of 3 libraries with GPU code have some that runs there\n  none in {path}" in text
-    )
+    assert "sm_90: 2 of 3 libraries with GPU code have some that runs there\n" in text
+    assert f"\n  none in {path}\n\nsm_100" in text
     assert "sm_100: 3 of 3" in text
+
+
+def test_parts_for_other_gpus_alone_are_told_and_fail_only_who_asks(venv: Path) -> None:
+    """A library with kernels of one generation each is sound, and looks as one that lacks some."""
+    found = look(venv, (90, 100), (RULE,))
+    path = "lib/python3.11/site-packages/pkg/mixed.so"
+    assert (inspect.failing(found), inspect.lacking(found)) == ({}, {90: [path]})
+    gap = by(found["gpu"]["libraries"], "path")[path]["uncovered"]["90"]
+    assert gap == {
+        "containers": 1, "frames": 0, "size": 5 * KB + 64, "holding": {"sm_100f cubin": 1},
+    }  # fmt: skip
+    text = "\n".join(inspect.lines(found, 5))
+    assert "; 1 container (0.0 MB) without sm_90: 1 sm_100f cubin\n" in text
+    assert "  parts of 1 of them are for other GPUs alone, 0.0 MB together: as a rule" in text
+    excused = GpuCodeException(library="pkg/mixed.so", why="x", source="a test")
+    assert inspect.lacking(look(venv, (90,), (RULE, excused))) == {}
+
+    def run(*args: str) -> int:
+        return CliRunner().invoke(command, [str(venv), *args], catch_exceptions=False).exit_code
+
+    assert run("--sm", "100", "--strict") == 0
+    with pytest.raises(
+        ImgbuildError, match=r"new.so; not all code of lib\S+/mixed.so is for sm_90; a row"
+    ) as raised:
+        run("--sm", "90", "--strict")
+    assert raised.value.exit_code == 1
+    with pytest.raises(UserError, match=r"^--strict says how --sm fails; give the GPU, as --sm 90"):
+        run("--strict")
 
 
 def test_a_rule_with_a_reason_excuses_a_library(venv: Path) -> None:
@@ -133,12 +167,72 @@ def test_what_was_emptied_is_no_coverage(tmp_path: Path) -> None:
     found = look(tmp_path, (90,))
     assert inspect.failing(found) == {90: ["thin.so"]}
     assert found["gpu"]["libraries"][0]["cubins"] == ()
+    assert "without sm_90: 1 emptied" in "\n".join(inspect.lines(found, 5))
+
+
+def test_names_that_are_no_text_are_shown_escaped(tmp_path: Path) -> None:
+    """As UTF-8 they could not be printed, and a terminal would do as they say."""
+    for name in (b"a\xff.so", b"b\n\x1b[2J.so"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(Library([HOPPER]).made())
+    text = list(inspect.lines(look(tmp_path, (70,)), 5))
+    assert "  none in a\\udcff.so" in text
+    assert r"  none in b\n\x1b[2J.so" in text
+    with pytest.raises(ImgbuildError) as raised:
+        CliRunner().invoke(command, [str(tmp_path), "--sm", "70"], catch_exceptions=False)
+    assert str(raised.value).startswith(r"no code for sm_70 in a\udcff.so, b\n\x1b[2J.so; ")
 
 
 def test_a_fatbin_of_its_own_is_a_library(tmp_path: Path) -> None:
     (tmp_path / "kernels.fatbin").write_bytes(HOPPER)
     found = look(tmp_path, (120, 70))
     assert inspect.failing(found) == {70: ["kernels.fatbin"]}
+
+
+def frame(sm: int, *, new: bool = False) -> bytes:
+    """Machine code as cublasLt has it in no container; `new`: as CUDA 13 writes its header."""
+    head = bytearray(b"\x7fELF\x02\x01\x01" + (b"\x41" if new else b"\x33") + bytes(56))
+    head[18:20] = (190).to_bytes(2, "little")
+    head[48:52] = (sm << 8 if new else sm).to_bytes(4, "little")
+    return zstd_of(bytes(head) + random.Random(sm).randbytes(9 * KB))
+
+
+def test_code_in_no_container_is_told_by_its_gpu_and_gated(tmp_path: Path) -> None:
+    ampere, hopper, blackwell = frame(80), frame(90), frame(100, new=True)
+    (tmp_path / "frames.so").write_bytes(Library([ampere, blackwell, blackwell]).made())
+    (tmp_path / "mixed.so").write_bytes(Library([BLACKWELL, hopper]).made())
+    (tmp_path / "neither.so").write_bytes(Library([BLACKWELL, ampere]).made())
+    found = look(tmp_path, (90, 89))
+    assert inspect.failing(found) == {
+        90: ["frames.so", "neither.so"],
+        89: ["mixed.so"],  # 8.0's runs on 8.9
+    }
+    sorts = by(found["kinds"], "kind")
+    assert sorts["sm_100 zstd"]["size"] == 2 * len(blackwell)
+    assert sorts["sm_80 zstd"]["size"] == 2 * len(ampere)
+    row = by(found["gpu"]["libraries"], "path")["frames.so"]
+    assert (row["containers"], row["frames"], row["packed"]) == (0, 3, ("sm_80", "sm_100"))
+    assert counts(row) == {"90": (0, 3), "89": (0, 2)}
+    text = "\n".join(inspect.lines(found, 5))
+    assert "frames.so: 0.0 MB in 3 zstd frames\n      frames sm_80, sm_100; 3 zstd frames" in text
+
+
+def test_frames_are_those_that_the_slimmer_finds() -> None:
+    held = frame(80)
+    parts = [
+        frame(75), frame(103, new=True), zstd_of(b"no GPU's" * 99), b"\x28\xb5\x2f\xfd",
+        container(entry(CUBIN, 80, len(held))[:64] + held), frame(90)[:-1],
+    ]  # fmt: skip
+    data = b"--".join(parts)
+    own = frames.found(data, fatbin.containers(data, len(data)), len(data))
+    assert [one.sm for one in own] == [75, 103]
+    theirs = slimmer.found(data, fatbin.containers(data, len(data)), len(data))
+    assert theirs in (None, own)  # None: no libzstd.so.1 is on this host
+
+
+def test_a_file_made_to_look_like_frames_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "_MOST_ASTRAY", 10)
+    with pytest.raises(elf.Refused, match="looks like zstd frames"):
+        frames.found(b"\x28\xb5\x2f\xfd" * 11, [], 44)
 
 
 def test_the_command_fails_by_name_and_only_where_it_was_asked(venv: Path) -> None:
@@ -256,7 +350,7 @@ def test_regions_cover_any_file_exactly_once(content: bytes, data: st.DataObject
         at = data.draw(st.integers(0, len(broken) - 1))
         broken[at] = data.draw(st.integers(0, 255))
     try:
-        spans, _ = kinds.regions(bytes(broken))
+        spans = kinds.look(bytes(broken)).regions
     except elf.Refused:
         return
     assert [begin for _, begin, _ in spans] == [0, *(end for _, _, end in spans[:-1])]

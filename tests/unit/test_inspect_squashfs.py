@@ -59,9 +59,11 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> list[Command]:
 
 def test_a_sif_is_read_from_where_its_table_says(tmp_path: Path, printed: list[Command]) -> None:
     file = tmp_path / "image.sif"
-    file.write_bytes(sif(descriptor(0x4001, 9, 9, 0, 0), descriptor(0x4004, 40960, 777, 1, 2)))
+    table = sif(descriptor(0x4001, 9, 9, 0, 0), descriptor(0x4004, 40960, 777, 1, 2))
+    file.write_bytes(table.ljust(40960, b"\0") + bytes(777))
     found = inspect.report(inspect.read_path(file, lambda _files, _size: None))
-    assert printed[0].args[-5:] == ("-o", "40960", "-pf", "/dev/stdout", str(file))
+    # unsquashfs deletes what it cannot finish, which as root would be /dev/stdout.
+    assert printed[0].args[-5:] == ("-o", "40960", "-pf", "/proc/self/fd/1", str(file))
     assert (found["size"], found["files"]) == (9, 3)
     assert found["layers"][0]["stored"] == found["compressed"]["stored"] == 777
 

@@ -375,9 +375,12 @@ def test_an_image_with_the_configuration_of_its_engine_is_known_at_any_level(
     ("options", "told"),
     [
         (("19", "--compression", "gzip"), "19: levels are zstd's, and --compression gzip was"),
-        (("23",), "23 is not in the range 1<=x<=22"),
-        (("0",), "0 is not in the range 1<=x<=22"),
-        (("best",), "'best' is not a valid integer range"),
+        (("23",), "level: '23' is no whole number from 1 to 22; see `imgbuild push --help`"),
+        (("0",), "level: '0' is no whole number from 1 to 22; see"),
+        (("-1",), "level: '-1' is no whole number from 1 to 22; see"),
+        (("7.5",), "level: '7.5' is no whole number from 1 to 22; see"),
+        (("",), "level: '' is no whole number from 1 to 22; see"),
+        (("best",), "level: 'best' is no whole number from 1 to 22; see"),
     ],
 )
 def test_a_level_that_cannot_be_is_refused_first(

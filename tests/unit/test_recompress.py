@@ -215,6 +215,38 @@ def test_on_another_disk_a_layout_has_links(
     assert [unpacked(file) for file, _ in blobs(tmp_path / "layout")] == list(map(layer, TREES))
 
 
+def test_pushes_at_once_write_a_layer_each_beside_the_other(tmp_path: Path) -> None:
+    """Two threads have one process, and hosts of a shared cache may have the same process id."""
+    kept, one = Kept(tmp_path / "kept"), layer(TREES[0])
+    name, content = digest_of(one), zstd_of(one)
+    with kept.aside(name, 3) as first:
+        first.write_bytes(content)
+        with kept.aside(name, 3) as second:
+            assert second.parent == first.parent == kept.folder
+            second.write_bytes(b"half of it")
+        assert first.read_bytes() == content
+        blob = kept.keep(first, name, 3, digest_of(content))
+    assert kept.find(name, 3) == blob
+    assert list(kept.folder.iterdir()) == [blob.file]
+
+
+def test_a_layer_that_another_host_removes_meanwhile_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, name = Kept(tmp_path / "kept"), digest_of(b"a layer")
+    with kept.aside(name, 3) as aside:
+        aside.write_bytes(b"spoiled")
+        kept.keep(aside, name, 3, digest_of(b"what it was"))
+    unlink = Path.unlink
+
+    def late(file: Path, *, missing_ok: bool = False) -> None:
+        unlink(file)
+        unlink(file, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", late)
+    assert kept.find(name, 3) is None
+
+
 def test_what_no_push_has_used_for_a_month_is_unused(tmp_path: Path) -> None:
     kept = Kept(tmp_path / "kept")
     assert kept.unused(everything=True) == []

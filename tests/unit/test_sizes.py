@@ -162,6 +162,7 @@ def test_a_file_with_several_names_weighs_once(
     assert inside.packages() == {"a": 7, "b": 0}
 
 
+HOW = "write megabytes of 10^6 bytes, without a unit, as 1660"
 ROW = "cuda13.0-vllm-h100: 1600"  # of matrix.yaml
 
 
@@ -173,20 +174,44 @@ def test_the_first_budget_that_matches_counts(tmp_path: Path) -> None:
     assert matrix.budget("cpu-ray") is None
 
 
+NO_CELL = " names no published cell; "
+NO_NUMBER = " is no whole number above 0; "
+
+
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ("cpu-vlm: 880", "budgets.cpu-vlm names no published cell; did you mean 'cpu-vllm'?"),
-        ("rocm*: 880", "budgets.rocm* names no published cell"),
-        ("cpu-vllm: 0", "budgets.cpu-vllm: input should be greater than 0"),
-        ('cpu-vllm: "880"', "budgets.cpu-vllm: '880' in quotes is text; take the quotes away"),
+        ("cpu-vlm: 880", f"{NO_CELL}did you mean 'cpu-vllm'?"),
+        ("cpu-vllm@0.32.0: 880", f"{NO_CELL}did you mean 'cpu-vllm'?"),
+        ("cuda13.0-vllm-debian12: 5", f"{NO_CELL}did you mean 'cuda13.0-vllm'?"),
+        ("cuda13-*: 880", f"{NO_CELL}did you mean 'cuda13.0-*'?"),
+        ("cuda13.0-vlm-[hb]*: 880", f"{NO_CELL}did you mean 'cuda13.0-vllm-*'?"),
+        ("cpu-*,tpu-*: 880", f"{NO_CELL}give each id or glob a row"),
+        ("cpu-vllm: 0", f": 0{NO_NUMBER}{HOW}"),
+        ("cpu-vllm: -5", f": -5{NO_NUMBER}write 5"),
+        ("cpu-vllm: 880.5", f": 880.5{NO_NUMBER}write 881"),
+        ("cpu-vllm: 1.6 GB", f": 1.6 GB{NO_NUMBER}write 1600"),
+        ("cpu-vllm: 1MiB", f": 1MiB{NO_NUMBER}write 2"),
+        ("cpu-vllm: 880 MO", f": 880 MO{NO_NUMBER}{HOW}"),
+        ("cpu-vllm: .inf", f": .inf{NO_NUMBER}{HOW}"),
+        ("cpu-vllm: true", f": true{NO_NUMBER}{HOW}"),
+        ("cpu-vllm:", f": nothing{NO_NUMBER}{HOW}"),
+        ("cpu-vllm: [1]", f": a list or a mapping{NO_NUMBER}{HOW}"),
+        ('cpu-vllm: "880"', ": '880' in quotes is text; take the quotes away"),
     ],
 )
 def test_a_bad_budget_is_told_with_its_line(row: str, told: str, tmp_path: Path) -> None:
     file = edited(tmp_path, (f"\n  {ROW}\n", f"\n  {row}\n"))
     with pytest.raises(UserError) as error:
         load(file)
-    assert str(error.value) == f"{file}:{line_of(file, f'  {row}')}: {told}"
+    place = f"{file}:{line_of(file, f'  {row}')}: budgets.{row.partition(':')[0]}"
+    assert str(error.value) == f"{place}{told}"
+
+
+def test_a_budget_that_is_like_no_cell_is_told_where_cells_are_listed(tmp_path: Path) -> None:
+    file = edited(tmp_path, (f"\n  {ROW}\n", "\n  rocm*: 880\n"))
+    with pytest.raises(UserError, match=r"cells are published; `imgbuild matrix` lists them$"):
+        load(file)
 
 
 def built(
