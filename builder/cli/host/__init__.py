@@ -10,6 +10,8 @@ from builder.errors import UserError, nearest
 
 # Verb -> what `imgbuild host --help` says of it. The module of a verb has its name.
 VERBS = {
+    "check": "Say what the host is set to, and what it should be.",
+    "record": "Take along what `check` reads, for its --root.",
     "mig": "Check how a GPU is divided, and say what divides it so.",
 }
 

@@ -1,0 +1,32 @@
+"""`imgbuild host record`."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import click
+
+from builder.cli import options
+from builder.errors import UserError
+from builder.host import check
+
+
+@click.command("record")
+@options.file
+@click.argument("folder", type=click.Path(path_type=Path))
+def command(file: Path | None, folder: Path) -> None:
+    """Write what `host check` reads of this host into a new FOLDER, for its --root.
+
+    Small files of /proc, /sys and /etc, and of nvidia-smi's answer what rows ask: no serial
+    numbers, no UUIDs, no processes, no lists of packages.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise UserError(f"{folder} is there already", hint="name a folder that is not")
+    _, loaded = options.open_matrix(file)
+    host = check.Host()
+    printed = check.told(host)
+    today = datetime.datetime.now(tz=datetime.UTC).date()
+    check.look(host, printed, loaded, today=today)  # it records what was read
+    files = check.record(host, printed, folder)
+    click.echo(f"{folder}: {files} files; imgbuild host check --root {folder}")
