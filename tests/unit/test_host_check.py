@@ -59,6 +59,28 @@ def test_every_status_of_every_row_that_can_be_is_seen(matrix: Matrix) -> None:
     assert always == {"cudnn", "nccl", "tensorrt", "gpu-numa"}
 
 
+def test_the_documentation_has_every_row() -> None:
+    table = (ROOT / "docs/host.md").read_text().partition("| row | advised | why |")[2]
+    told = re.findall(r"^\| `([a-z0-9-]+)`( \*\*required\*\*)?", table.partition("\n\n")[0], re.M)
+    assert [name for name, _ in told] == list(check.LOOKS)
+    required = {name for name, advice in rows.book().rows.items() if advice.required}
+    assert {name for name, mark in told if mark} == required
+
+
+def test_ends_of_systems_are_those_of_the_matrix(matrix: Matrix) -> None:
+    names = {"rocky": "rocky", "alma": "almalinux", "debian": "debian", "ubuntu": "ubuntu"}
+    names |= {"opensuse": "opensuse-leap", "sles": "sles"}
+    compared = 0
+    for name, known in matrix.os.items():
+        word = name.rstrip("0123456789.")
+        releases = rows.book().systems.get(names.get(word, ""), {})
+        same = [one for release, one in releases.items() if f"{word}{release}".startswith(name)]
+        for one in same:
+            assert one.until == known.end_of_life.isoformat(), name
+            compared += 1
+    assert compared >= 8
+
+
 def test_rows_and_advice_are_the_same() -> None:
     assert set(check.LOOKS) == set(rows.book().rows)
     assert len(check.LOOKS) == len(rows.book().rows)
@@ -243,6 +265,34 @@ def test_a_link_within_a_recorded_host_is_followed(tmp_path: Path, matrix: Matri
     assert looked(tmp_path, matrix)["os"].status is Status.OK
 
 
+def test_a_folder_that_a_link_leads_to_outside_is_not_there(tmp_path: Path, matrix: Matrix) -> None:
+    """As /var/run is one to /run in an unpacked image."""
+    files = HOSTS["dgx-h100"].unpacked()
+    spec = files.pop("/etc/cdi/nvidia.yaml")
+    root = unpack(files, tmp_path / "root")
+    (tmp_path / "run/cdi").mkdir(parents=True)
+    (tmp_path / "run/cdi/nvidia.yaml").write_bytes(spec)
+    (root / "var").mkdir(exist_ok=True)
+    (root / "var/run").symlink_to(tmp_path / "run")
+    assert Host(root).names("/var/run/cdi/*") == []
+    assert looked(root, matrix)["cdi"].now == "no specification"
+
+
+def test_a_recording_that_fails_leaves_nothing(
+    tmp_path: Path, matrix: Matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(unpack(HOSTS["cpu-only"].unpacked(), tmp_path / "host"))
+    check.look(host, None, matrix, today=TODAY)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        check.record(host, None, tmp_path / "record")
+    assert [path.name for path in tmp_path.iterdir()] == ["host"]
+
+
 @pytest.mark.parametrize("name", HOSTS)
 def test_what_is_recorded_says_the_same(name: str, tmp_path: Path, matrix: Matrix) -> None:
     root = unpack(HOSTS[name].unpacked(), tmp_path / "host")
@@ -263,7 +313,14 @@ def test_a_recording_has_nothing_that_nobody_asked_for(tmp_path: Path, matrix: M
         for file in (tmp_path / "record").rglob("*")
         if file.is_file()
     )
-    for private in ("1650000000001", "GPU-0000", "secret", "Package: bash", "proc /proc"):
+    for private in (
+        "root=/dev/sda1",
+        "1650000000001",
+        "GPU-0000",
+        "secret",
+        "Package: bash",
+        "proc /proc",
+    ):
         assert private not in told
     assert "Package: nvidia-container-toolkit" in told
 
@@ -339,6 +396,17 @@ def test_the_command_fails_where_a_required_row_does(
     ]
 
 
+def test_a_container_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {**HOSTS["cpu-only"].unpacked(), "/.dockerenv": b""}
+    root = str(unpack(files, tmp_path / "host"))
+    assert run(monkeypatch, "host", "check", "--root", root) == 0
+    assert "in a container of Docker" in capsys.readouterr().err
+    assert run(monkeypatch, "host", "check", "--root", root, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["container"] == "Docker"
+
+
 def test_advice_alone_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -371,6 +439,7 @@ def test_this_host_is_looked_at_and_recorded(
         (("check", "--matrix", "cuda13.0-vlm"), "did you mean"),
         (("chekc",), "no command 'host chekc'; did you mean 'check'?"),
         (("record",), "missing argument 'FOLDER'; see `imgbuild host record --help`"),
+        (("record", "/nowhere/at/all"), "/nowhere/at is no folder; make it first"),
     ],
 )
 def test_a_mistake_is_one_line(

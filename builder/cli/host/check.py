@@ -53,11 +53,15 @@ def command(
     host = check.Host(root)
     today = datetime.datetime.now(tz=datetime.UTC).date()
     rows = check.look(host, check.told(host), loaded, wanted=wanted, today=today)
+    inside, failed = check.container(host), check.has_failed(rows)
     if as_json:
-        click.echo(json.dumps({"rows": [dataclasses.asdict(row) for row in rows]}, indent=2))
+        told = [dataclasses.asdict(row) for row in rows]
+        click.echo(json.dumps({"container": inside, "failed": failed, "rows": told}, indent=2))
     else:
         click.echo("\n".join(_lines(rows, everything=everything)))
-    context.exit(1 if check.has_failed(rows) else 0)
+        if inside:
+            options.say(f"in a container of {inside}: its files and limits are not all the host's")
+    context.exit(1 if failed else 0)
 
 
 def _lines(rows: tuple[Row, ...], *, everything: bool) -> list[str]:

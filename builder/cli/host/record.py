@@ -23,10 +23,14 @@ def command(file: Path | None, folder: Path) -> None:
     """
     if folder.exists() or folder.is_symlink():
         raise UserError(f"{folder} is there already", hint="name a folder that is not")
+    if not folder.absolute().parent.is_dir():
+        raise UserError(f"{folder.parent} is no folder", hint="make it first")
     _, loaded = options.open_matrix(file)
     host = check.Host()
     printed = check.told(host)
     today = datetime.datetime.now(tz=datetime.UTC).date()
-    check.look(host, printed, loaded, today=today)  # it records what was read
-    files = check.record(host, printed, folder)
+    # What these look at is what is recorded.
+    check.look(host, printed, loaded, today=today)
+    check.container(host)
+    files = check.record(host, printed, folder.absolute())
     click.echo(f"{folder}: {files} files; imgbuild host check --root {folder}")

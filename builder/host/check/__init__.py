@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,10 +57,31 @@ def told(host: Host) -> str | None:
     return smi.ask() if host.live else host.text(f"/{SMI}") or None
 
 
+# What an engine leaves in each of its containers.
+_CONTAINERS = {
+    "/.dockerenv": "Docker",
+    "/run/.containerenv": "Podman",
+    "/.singularity.d": "Apptainer",
+    "/var/run/secrets/kubernetes.io": "Kubernetes",
+}
+
+
+def container(host: Host) -> str | None:
+    """Whose container this is: much of what it has below /etc and /usr is not the host's."""
+    return next((name for path, name in _CONTAINERS.items() if host.has(path)), None)
+
+
 def record(host: Host, printed: str | None, folder: Path) -> int:
-    """Write what was read of a host into a new folder; how many files that are."""
-    folder.mkdir(parents=True)
-    return host.save(folder, smi.kept(printed))
+    """Write what was read of a host into a new folder, whole or not at all; how many files."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial.mkdir()
+    try:
+        files = host.save(partial, smi.kept(printed))
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return files
 
 
 def has_failed(rows: tuple[Row, ...]) -> bool:
@@ -66,4 +89,4 @@ def has_failed(rows: tuple[Row, ...]) -> bool:
     return any(one.status is Status.FAILED and one.required for one in rows)
 
 
-__all__ = ["LOOKS", "Host", "Row", "Status", "has_failed", "look", "record", "told"]
+__all__ = ["LOOKS", "Host", "Row", "Status", "container", "has_failed", "look", "record", "told"]

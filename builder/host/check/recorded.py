@@ -11,6 +11,7 @@ import glob
 import os
 import re
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 SMI = "nvidia-smi.xml"
@@ -40,15 +41,17 @@ class Host:
     def _load(self, path: str, most: int) -> bytes | None:
         try:
             file = self._folder + path
-            # What a recorded host's links lead to outside of it is another host's; a pipe waits.
-            if self._inside and not os.path.realpath(file).startswith(self._inside + os.sep):
-                return None
-            if not stat.S_ISREG(Path(file).stat().st_mode):
+            # A pipe would wait for somebody to write.
+            if not self._is_inside(file) or not stat.S_ISREG(Path(file).stat().st_mode):
                 return None
             with Path(file).open("rb") as opened:
                 return opened.read(most)
         except (OSError, ValueError):
             return None
+
+    def _is_inside(self, file: str) -> bool:
+        """Whether it is of this host: a recorded one may have links that lead out of it."""
+        return not self._inside or f"{os.path.realpath(file)}/".startswith(f"{self._inside}/")
 
     def text(self, path: str) -> str:
         """A file's text, "" where it cannot be read."""
@@ -73,6 +76,8 @@ class Host:
             found = glob.glob(glob.escape(self._folder) + pattern)  # noqa: PTH207 - of any depth
         except (OSError, ValueError, RecursionError):  # a NUL in a garbled name
             return []
+        # A link is there, wherever it leads; what lies in a folder that it leads to may not be.
+        found = [path for path in found if self._is_inside(os.path.dirname(path))]  # noqa: PTH120
         names = sorted(path[len(self._folder) :] for path in found)
         self._named.update(names)
         return names
@@ -82,6 +87,14 @@ class Host:
         content = (self._load(path, _BIG) or b"").decode("utf-8", "replace")
         found = [line for line in content.splitlines() if part in line][:most]
         self._keep(path, "".join(f"{line}\n" for line in found))
+        return found
+
+    def words(self, path: str, names: Collection[str]) -> tuple[str, ...]:
+        """Those of a file's words that are NAME or NAME=VALUE; others may be private."""
+        words = (self._load(path, _READ) or b"").decode("utf-8", "replace").split()
+        found = tuple(word for word in words if word.partition("=")[0] in names)
+        if self.has(path):
+            self._keep(path, f"{' '.join(found)}\n")
         return found
 
     def paragraph(self, path: str, first: str) -> dict[str, str]:

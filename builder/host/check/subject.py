@@ -16,6 +16,7 @@ _NVIDIA = "0x10de"
 _DISPLAYS = ("0x0300", "0x0302")  # PCI classes of GPUs
 _SWITCH = "0x0680"  # of NVSwitches, which are bridges of no other kind
 _PCI = "/sys/bus/pci/devices"
+_ARGUMENTS = ("isolcpus", "nohz_full", "hugepages", "hugepagesz", "default_hugepagesz")
 _ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
 
@@ -91,8 +92,8 @@ class Subject:
 
     @cached_property
     def arguments(self) -> tuple[str, ...]:
-        """The kernel's command line."""
-        return tuple(self.host.text("/proc/cmdline").split())
+        """Those of the kernel's command line that rows speak of."""
+        return self.host.words("/proc/cmdline", _ARGUMENTS)
 
     def node_of(self, address: str) -> int | None:
         """The NUMA node of a PCI device, None where the firmware does not say."""
