@@ -320,6 +320,18 @@ HOSTS: dict[str, Described] = {
         cdi="595.58.03",
         stands={"kernel-module": "ok", "driver": "ok", "driver-branch": "ok"},
     ),
+    "gh200-proprietary": Described(
+        title="Grace Hopper with the module that does not know it.",
+        gpus=Gpus(
+            name="NVIDIA GH200 480GB",
+            count=1,
+            nodes=(0,),
+            module=CLOSED,
+            fabric=("N/A", "N/A"),
+            switches=0,
+        ),
+        stands={"kernel-module": "failed"},
+    ),
     "v100": Described(
         title="Volta, which the open module does not know.",
         gpus=Gpus(name="Tesla V100", architecture="Volta", module=CLOSED, count=4, switches=0),

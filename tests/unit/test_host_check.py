@@ -161,6 +161,7 @@ def test_changes_are_data_for_a_plan(tmp_path: Path, matrix: Matrix) -> None:
         ("service", "nvidia-persistenced", "enabled"),
         ("package", "nvidia-container-toolkit", "1.17.8"),
         ("ulimit", "memlock", "unlimited"),
+        ("mount", "/dev/shm", str(8 << 30)),
     } <= settings
     assert not any("nvme1n1" in name for _, name, _ in settings)
 
@@ -233,6 +234,21 @@ def test_no_answer_of_nvidia_smi_makes_it_raise(text: str, start: str) -> None:
         smi.parse(told)
         kept = smi.kept(told)
         assert kept is None or smi.parse(kept).gpus == smi.parse(told).gpus
+
+
+@pytest.mark.parametrize(
+    ("told", "address"),
+    [
+        ("00000000:1B:00.0", "0000:1b:00.0"),
+        ("00000008:06:00.0", "0008:06:00.0"),
+        ("00010000:E1:00.0", "10000:e1:00.0"),
+        ("0000:1B:00.0", ""),
+        ("../../etc", ""),
+    ],
+)
+def test_addresses_are_those_of_the_bus(told: str, address: str) -> None:
+    answer = smi.parse(f'<nvidia_smi_log><gpu id="{told}"></gpu></nvidia_smi_log>')
+    assert answer.gpus[0].bus == address
 
 
 def test_entities_are_not_expanded() -> None:

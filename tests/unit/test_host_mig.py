@@ -237,6 +237,8 @@ def test_the_layout_tells_the_cards_of_a_family_apart(gpu: str, text: str, card:
         ("a30", "1g.6gb+gfx", "a30 has no profile '1g.6gb+gfx'; did you mean '1g.6gb"),
         ("a100", "4x1g.10gb", "fits on a100-40 and on a100-80; say which: --gpu a100-40 or --gpu"),
         ("h100", "1g.12gb,1g.10gb", "no one h100 has all of 1g.12gb, 1g.10gb"),
+        ("a100", "8x1g.10gb", "does not fit on a100-80: at most 7 of 1g.10gb"),
+        ("a100", "5x2g.10gb", "does not fit on a100-40: at most 3 of 2g.10gb"),
         (
             "h100",
             "8x1g.10gb",

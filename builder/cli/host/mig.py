@@ -40,7 +40,7 @@ FORMATS = ("text", "nvidia-smi", "mig-parted", "kubernetes")
     type=click.Choice(FORMATS),
     default="text",
     show_default=True,
-    help="All of it, or one part alone, as a file for the tool.",
+    help="All of it, or one part alone.",
 )
 @options.as_json
 def command(

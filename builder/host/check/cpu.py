@@ -58,7 +58,11 @@ def pinning(subject: Subject) -> Finding:
         return unknown("/var/lib/kubelet/cpu_manager_state is no such JSON")
     if policy == "static":
         return ok("static CPU manager")
-    return better(f"CPU manager policy {str(policy)[:40]}")
+    settings = (
+        Setting(kind="kubelet", name="cpuManagerPolicy", value="static"),
+        Setting(kind="kubelet", name="topologyManagerPolicy", value="single-numa-node"),
+    )
+    return better(f"CPU manager policy {str(policy)[:40]}", *settings)
 
 
 def numa_balancing(subject: Subject) -> Finding:

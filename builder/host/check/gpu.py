@@ -6,7 +6,16 @@ from collections.abc import Callable
 
 from builder.facts import version_key
 from builder.host.check.recorded import version
-from builder.host.check.rows import Finding, Setting, better, failed, not_here, ok, unknown
+from builder.host.check.rows import (
+    Finding,
+    Setting,
+    Thresholds,
+    better,
+    failed,
+    not_here,
+    ok,
+    unknown,
+)
 from builder.host.check.smi import Gpu
 from builder.host.check.subject import Subject, counted
 from builder.model import Cell
@@ -101,9 +110,15 @@ def kernel_module(subject: Subject) -> Finding:
     if is_open:
         return ok(now)
     change = Setting(kind="package", name="nvidia-open", value=subject.driver)
-    if kinds & set(thresholds.open_only):
-        return failed(now, f"{', '.join(sorted(kinds))} runs with the open one alone", change)
+    alone = [gpu.name for gpu in subject.smi.gpus if _open_alone(gpu, thresholds)]
+    if alone:
+        return failed(now, f"{alone[0]} runs with the open one alone", change)
     return better(now, change)
+
+
+def _open_alone(gpu: Gpu, thresholds: Thresholds) -> bool:
+    named = any(name in gpu.name for name in thresholds.open_names)
+    return gpu.architecture in thresholds.open_only or named
 
 
 def _gpus(subject: Subject) -> tuple[Gpu, ...] | Finding:

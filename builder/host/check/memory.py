@@ -104,7 +104,7 @@ def shm(subject: Subject) -> Finding:
     now, advised = f"{size // _MIB} MiB", f"at least {least // _MIB} MiB"
     if size >= least:
         return ok(now, advised)
-    return better(now, advised=advised)
+    return better(now, Setting(kind="mount", name=_SHM, value=str(least)), advised=advised)
 
 
 ROWS = {

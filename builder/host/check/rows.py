@@ -35,6 +35,8 @@ Kind = Literal[
     "service",  # a systemd unit that should be "enabled" or "disabled"
     "nvidia-smi",  # an option and its value, of one GPU where the value is GPU=VALUE
     "ulimit",  # a limit of limits.conf
+    "mount",  # a mounted file system and its size in bytes
+    "kubelet",  # a field of the kubelet's configuration
     "package",  # what to install, or the version to have at least
     "firmware",  # a setting of the BIOS or the hypervisor: no command
 ]
@@ -83,6 +85,7 @@ class Thresholds(Fact):
     shm_per_gpu: int
     toolkit: Text
     open_only: tuple[Text, ...]
+    open_names: tuple[Text, ...]
     closed_only: tuple[Text, ...]
 
 

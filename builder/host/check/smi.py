@@ -151,10 +151,16 @@ def _watts(gpu: ET.Element, new: str, old: str = "") -> float | None:
     return None
 
 
+def _address(told: str) -> str:
+    """A PCI address with 4 digits of domain, or more where it has more: nvidia-smi writes 8."""
+    match = re.fullmatch(r"([0-9a-f]{8})(:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])", told.lower())
+    return f"{int(match[1], 16):04x}{match[2]}" if match else ""
+
+
 def _gpu(index: int, gpu: ET.Element) -> Gpu:
     return Gpu(
         index=index,
-        bus=gpu.get("id", "").lower()[-12:],  # nvidia-smi writes 8 digits of domain
+        bus=_address(gpu.get("id", "")),
         name=_told(gpu, "product_name"),
         architecture=_told(gpu, "product_architecture"),
         persistence=_told(gpu, "persistence_mode"),

@@ -17,7 +17,6 @@ _DISPLAYS = ("0x0300", "0x0302")  # PCI classes of GPUs
 _SWITCH = "0x0680"  # of NVSwitches, which are bridges of no other kind
 _PCI = "/sys/bus/pci/devices"
 _ARGUMENTS = ("isolcpus", "nohz_full", "hugepages", "hugepagesz", "default_hugepagesz")
-_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ class Subject:
     @cached_property
     def gpus(self) -> tuple[str, ...]:
         """PCI addresses of NVIDIA's GPUs."""
-        told = [gpu.bus for gpu in self.smi.gpus if _ADDRESS.fullmatch(gpu.bus)]
+        told = [gpu.bus for gpu in self.smi.gpus if gpu.bus]
         return tuple(dict.fromkeys([*told, *self._devices(*_DISPLAYS)]))
 
     @cached_property

@@ -103,8 +103,12 @@ def choose(gpu: str, text: str) -> Layout:
             hint=f"say which: {' or '.join(f'--gpu {name}' for name in names)}",
         )
     if not fitting:
-        name, card = next(iter(knowing.items()))
-        near = " or ".join(spelled(one) for one in nearest_layouts(card, counts))
+        # Of a family that card which it almost fits on.
+        near_on = {name: nearest_layouts(card, counts) for name, card in knowing.items()}
+        name = max(
+            near_on, key=lambda one: (Counter(dict(near_on[one][0])) & Counter(counts)).total()
+        )
+        card, near = knowing[name], " or ".join(map(spelled, near_on[name]))
         raise UserError(
             f"{spelled(_ordered(card, counts))} does not fit on {name}: {problem(card, counts)}",
             hint=f"what fits: {near}",
