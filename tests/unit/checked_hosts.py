@@ -106,7 +106,7 @@ class Described:
     smi: str | None = None  # in place of what `gpus` prints
     os: tuple[str, str] = ("ubuntu", "24.04")
     kernel: str = "6.8.0-87-generic"
-    cpus: int = 64
+    cpus: int = 8
     nodes: int = 2
     governor: str | None = "performance"
     cmdline: str = "BOOT_IMAGE=/vmlinuz root=/dev/sda1 ro"
@@ -214,7 +214,7 @@ def bridge(control: int) -> bytes:
     return bytes(config)
 
 
-_VM = {"virtual": True, "governor": None, "nodes": 1, "cpus": 16}
+_VM = {"virtual": True, "governor": None, "nodes": 1, "cpus": 4}
 _ONE = Gpus(count=1, nodes=(0,), fabric=("N/A", "N/A"), switches=0)
 
 # Rows that a host as it is installed mostly has otherwise than is advised, and such as it has so.
@@ -331,6 +331,23 @@ HOSTS: dict[str, Described] = {
             switches=0,
         ),
         stands={"kernel-module": "failed"},
+    ),
+    "grace": Described(
+        title="An Arm host whose IOMMU translates.",
+        gpus=Gpus(
+            name="NVIDIA GB200", architecture="Blackwell", count=4, switches=0, iommu="DMA-FQ"
+        ),
+        files={"/proc/cpuinfo": "processor\t: 0\nCPU implementer\t: 0x41\n"},
+        stands={"iommu": "advised", "kernel-module": "ok", "fabric-manager": "ok"},
+    ),
+    "arm-vm": Described(
+        title="An Arm virtual machine, which no flag tells.",
+        gpus=Gpus(count=2, switches=0, iommu="DMA"),
+        files={
+            "/proc/cpuinfo": "processor\t: 0\nCPU implementer\t: 0x41\n",
+            "/sys/class/dmi/id/product_name": "KVM Virtual Machine\n",
+        },
+        stands={"iommu": "n/a", "acs": "n/a"},
     ),
     "v100": Described(
         title="Volta, which the open module does not know.",
@@ -455,7 +472,7 @@ HOSTS: dict[str, Described] = {
         governor="powersave",
         files={
             f"{_CPU}/cpu{cpu}/cpufreq/energy_performance_preference": "performance\n"
-            for cpu in range(64)
+            for cpu in range(8)
         },
         stands={"governor": "ok"},
     ),

@@ -166,6 +166,11 @@ def test_changes_are_data_for_a_plan(tmp_path: Path, matrix: Matrix) -> None:
     assert not any("nvme1n1" in name for _, name, _ in settings)
 
 
+def test_the_argument_of_the_iommu_is_the_cpus(tmp_path: Path, matrix: Matrix) -> None:
+    (setting,) = of("grace", tmp_path, matrix)["iommu"].settings
+    assert (setting.name, setting.value) == ("iommu.passthrough", "1")
+
+
 def test_a_power_limit_stays_within_what_the_card_takes(tmp_path: Path, matrix: Matrix) -> None:
     gpus = checked_hosts.Gpus(count=1, power=("300.00 W", "700.00 W", "200.00 W", "600.00 W"))
     files = {**gpus.files(), f"/{recorded.SMI}": gpus.smi().encode()}
@@ -426,6 +431,11 @@ def test_a_container_is_told(
 def test_advice_alone_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a recorded host was asked by a process")
+
+    monkeypatch.setattr(proc, "find", refuse)
+    monkeypatch.setattr(proc, "capture", refuse)
     root = unpack(HOSTS["untuned"].unpacked(), tmp_path / "host")
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert run(monkeypatch, "host", "check", "--root", str(root), "--all") == 0
@@ -453,6 +463,7 @@ def test_this_host_is_looked_at_and_recorded(
     [
         (("check", "--root", "/nowhere"), "--root: Directory '/nowhere' does not exist"),
         (("check", "--matrix", "cuda13.0-vlm"), "did you mean"),
+        (("check", "--matrix", ""), "cell"),
         (("chekc",), "no command 'host chekc'; did you mean 'check'?"),
         (("record",), "missing argument 'FOLDER'; see `imgbuild host record --help`"),
         (("record", "/nowhere/at/all"), "/nowhere/at is no folder; make it first"),

@@ -75,6 +75,27 @@ PRINTED = {
         )
     },
 }
+# As `nvidia-smi mig -lgip` of driver 580.159.04 printed them on an H100 80GB HBM3 and on an H200.
+READ = {
+    "h100-80": """\
+MIG 1g.10gb         19     7/7        9.75
+MIG 1g.10gb+me      20     1/1        9.75
+MIG 1g.20gb         15     4/4        19.62
+MIG 2g.20gb         14     3/3        19.62
+MIG 3g.40gb          9     2/2        39.50
+MIG 4g.40gb          5     1/1        39.50
+MIG 7g.80gb          0     1/1        79.25
+""",
+    "h200": """\
+MIG 1g.18gb         19     7/7        16.00
+MIG 1g.18gb+me      20     1/1        16.00
+MIG 1g.35gb         15     4/4        32.50
+MIG 2g.35gb         14     3/3        32.50
+MIG 3g.71gb          9     2/2        69.75
+MIG 4g.71gb          5     1/1        69.75
+MIG 7g.141gb         0     1/1        140.00
+""",
+}
 _LINE = re.compile(r"GPU +0 Profile ID +(\d+) Placements? ?: \{([\d,]+)\}:(\d+)")
 
 
@@ -122,6 +143,23 @@ def test_the_cards_are_those_that_are_printed() -> None:
     for name, card in CARDS.items():
         told = {profile: (facts.id, facts.most) for profile, facts in card.profiles.items()}
         assert told == PRINTED[name][1]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_card_is_what_was_read_from_one(name: str) -> None:
+    rows = [line.split() for line in READ[name].splitlines()]
+    told = {row[1]: (int(row[2]), int(row[3][0]), float(row[4])) for row in rows}
+    assert told == {p: (one.id, one.most, one.gib) for p, one in CARDS[name].profiles.items()}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_memory_is_shared_out(name: str) -> None:
+    """Two halves are no more than the whole, and no instance has more than its name says."""
+    card = CARDS[name]
+    whole = max(one.gib for one in card.profiles.values())
+    for profile, one in card.profiles.items():
+        assert one.gib * (card.memory // one.memory) <= whole + 1
+        assert one.gib * 2**30 <= int(profile.split(".")[1].split("gb")[0]) * 1.07e9
 
 
 @pytest.mark.parametrize("name", CARDS)

@@ -49,7 +49,7 @@ def command(
     driver is then held against theirs. Exit code 1 where a required row fails.
     """
     _, loaded = options.open_matrix(file)
-    wanted = matrix.select(loaded, selector) if selector else ()
+    wanted = matrix.select(loaded, selector) if selector is not None else ()
     host = check.Host(root)
     today = datetime.datetime.now(tz=datetime.UTC).date()
     rows = check.look(host, check.told(host), loaded, wanted=wanted, today=today)

@@ -15,6 +15,7 @@ from builder.model import Cell
 _NVIDIA = "0x10de"
 _DISPLAYS = ("0x0300", "0x0302")  # PCI classes of GPUs
 _SWITCH = "0x0680"  # of NVSwitches, which are bridges of no other kind
+_VIRTUAL = re.compile(r"QEMU|KVM|Virtual|VMware|Google Compute Engine|OpenStack|Xen")
 _PCI = "/sys/bus/pci/devices"
 _ARGUMENTS = ("isolcpus", "nohz_full", "hugepages", "hugepagesz", "default_hugepagesz")
 
@@ -76,7 +77,17 @@ class Subject:
     @cached_property
     def virtual(self) -> bool:
         """Whether this is a virtual machine; its hypervisor has many of the settings."""
-        return bool(self.host.lines("/proc/cpuinfo", " hypervisor", 1)) or self.wsl
+        told = [
+            self.host.line(f"/sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name")
+        ]
+        # x86 has a flag for it, other CPUs only what the machine calls itself.
+        flagged = self.host.lines("/proc/cpuinfo", " hypervisor", 1)
+        return bool(flagged or _VIRTUAL.search(" ".join(told))) or self.wsl
+
+    @cached_property
+    def is_arm(self) -> bool:
+        """Whether its CPUs are Arm's."""
+        return bool(self.host.lines("/proc/cpuinfo", "CPU implementer", 1))
 
     @cached_property
     def wsl(self) -> bool:

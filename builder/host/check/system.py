@@ -75,10 +75,10 @@ def iommu(subject: Subject) -> Finding:
         return ok("off")
     if set(known) == {"identity"}:
         return ok("passthrough (identity)")
-    return better(
-        f"translating ({counted(known)})",
-        Setting(kind="kernel-argument", name="iommu", value="pt"),
-    )
+    # Source: Linux kernel documentation, kernel parameters, iommu and iommu.passthrough.
+    name, value = ("iommu.passthrough", "1") if subject.is_arm else ("iommu", "pt")
+    change = Setting(kind="kernel-argument", name=name, value=value)
+    return better(f"translating ({counted(known)})", change)
 
 
 def acs(subject: Subject) -> Finding:

@@ -14,7 +14,6 @@ from builder.errors import UserError, nearest, quoted
 from builder.facts import Fact, Name, Text, Version
 
 ProfileName = Annotated[str, StringConstraints(pattern=r"^\d+g\.\d+gb(\+me)?$")]
-DeviceId = Annotated[str, StringConstraints(pattern=r"^0x[0-9A-F]{4}10DE$")]
 _FILE = Path(__file__).with_name("cards.yaml")
 
 
@@ -36,7 +35,6 @@ class Card(Fact):
     gpu: Name  # of matrix.yaml: the one that rules ask about
     sm: Version
     generation: Literal["ampere", "hopper", "blackwell"]
-    devices: tuple[DeviceId, ...]  # PCI device and vendor, as mig-parted's filters have them
     driver: Version  # the oldest that divides it
     memory: Annotated[int, Field(gt=0)]  # slices
     compute: Annotated[int, Field(gt=0)]  # slices
