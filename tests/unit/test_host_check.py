@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import os
@@ -169,6 +170,61 @@ def test_changes_are_data_for_a_plan(tmp_path: Path, matrix: Matrix) -> None:
 def test_the_argument_of_the_iommu_is_the_cpus(tmp_path: Path, matrix: Matrix) -> None:
     (setting,) = of("grace", tmp_path, matrix)["iommu"].settings
     assert (setting.name, setting.value) == ("iommu.passthrough", "1")
+
+
+@pytest.mark.parametrize(
+    ("row", "day", "status"),
+    [
+        ("os", "2029-05-31", "ok"),
+        ("os", "2029-06-01", "advised"),
+        ("driver-branch", "2028-06-30", "ok"),
+        ("driver-branch", "2028-07-01", "advised"),
+    ],
+)
+def test_a_last_day_is_one_of_support(
+    row: str, day: str, status: str, tmp_path: Path, matrix: Matrix
+) -> None:
+    host = Host(unpack(HOSTS["dgx-h100"].unpacked(), tmp_path))
+    today = datetime.date.fromisoformat(day)
+    found = check.look(host, check.told(host), matrix, today=today)
+    assert {one.id: str(one.status) for one in found}[row] == status
+
+
+@pytest.mark.parametrize(
+    ("version", "status"), [("1.17.7-1", "advised"), ("1.17.8-1", "ok"), ("1.17.10-1", "ok")]
+)
+def test_a_toolkit_is_new_enough(version: str, status: str, tmp_path: Path, matrix: Matrix) -> None:
+    host = dataclasses.replace(HOSTS["dgx-h100"], toolkit=version)
+    assert (
+        str(looked(unpack(host.unpacked(), tmp_path), matrix)["container-toolkit"].status) == status
+    )
+
+
+@pytest.mark.parametrize(
+    ("driver", "status"), [("580.65.05", "failed"), ("580.65.06", "ok"), ("580.65.06.01", "ok")]
+)
+def test_the_first_driver_of_a_stack_runs_it(
+    driver: str, status: str, tmp_path: Path, matrix: Matrix
+) -> None:
+    gpus = checked_hosts.Gpus(count=1, driver=driver)
+    files = {**gpus.files(), f"/{recorded.SMI}": gpus.smi().encode()}
+    found = looked(unpack(files, tmp_path), matrix, "cuda13.0-vllm")
+    assert str(found["driver"].status) == status
+
+
+@pytest.mark.parametrize(("kib", "status"), [(8 << 20, "ok"), ((8 << 20) - 1, "advised")])
+def test_shared_memory_counts_the_gpus(
+    kib: int, status: str, tmp_path: Path, matrix: Matrix
+) -> None:
+    host = dataclasses.replace(HOSTS["dgx-h100"], shm=f"rw,size={kib}k,mode=1777")
+    assert str(looked(unpack(host.unpacked(), tmp_path), matrix)["shm"].status) == status
+
+
+def test_one_gpu_outside_of_the_fabric_is_enough_to_fail(tmp_path: Path, matrix: Matrix) -> None:
+    files = HOSTS["dgx-h100"].unpacked()
+    told = files[f"/{recorded.SMI}"].replace(b"Completed", b"In Progress", 1)
+    found = looked(unpack({**files, f"/{recorded.SMI}": told}, tmp_path), matrix)
+    assert found["fabric-manager"].status is Status.FAILED
 
 
 def test_a_power_limit_stays_within_what_the_card_takes(tmp_path: Path, matrix: Matrix) -> None:

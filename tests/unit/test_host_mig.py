@@ -325,6 +325,15 @@ def test_slices_enough_without_a_placement_are_told() -> None:
     assert "no placement of them: 1g.2gb begins at slice 1 only" in told
 
 
+def test_a_card_has_no_more_of_a_profile_than_it_says() -> None:
+    """On the cards of the table there are no more places either; nvidia-smi tells both."""
+    few = {"id": 1, "compute": 1, "memory": 1, "at": (0, 1, 2), "most": 2, "gib": 1.0}
+    card = cards.Card(**{**CARDS["a30"].model_dump(), "profiles": {"1g.1gb": few}})
+    assert layout.place(card, {"1g.1gb": 2})
+    assert layout.place(card, {"1g.1gb": 3}) is None
+    assert "at most 2 of 1g.1gb" in layout.problem(card, {"1g.1gb": 3})
+
+
 @given(st.text(max_size=40), st.sampled_from([*CARDS, "h100", "a100", "x"]))
 def test_no_text_is_a_defect(text: str, gpu: str) -> None:
     told = ""
