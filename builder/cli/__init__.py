@@ -30,6 +30,7 @@ VERBS = {
     "inspect": "Show where every megabyte of an image is, and for which GPUs.",
     "slim": "Leave out of libraries what a GPU does not load.",
     "tune": "Say what an image would set on this host, and why.",
+    "host": "Check the host below the containers, and how its GPUs are divided.",
     "doctor": "Show engines, GPU and site as imgbuild sees them.",
 }
 

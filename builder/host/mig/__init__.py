@@ -1,0 +1,1 @@
+"""Multi-Instance GPU: layouts of a card, the commands that make them, and what fits into one."""
