@@ -51,6 +51,7 @@ MAY: dict[str, set[str] | None] = {
     "inspect": {"engines", "errors", "facts", "proc", "runtime", "zstd"},
     "build": None,
     "sizes": {"engines", "errors", "model"},
+    "deploy": {"errors", "facts", "model", "plan"},
     "smoke": {"engines", "facts", "model", "errors", "proc", "project"},
     "cli": None,
     "runtime": set(),

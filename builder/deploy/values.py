@@ -1,0 +1,331 @@
+"""What a user wants of a deployment: checked once, frozen, and the same for every format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from builder.deploy import checked, quantity
+from builder.deploy.served import SHM_PER_RANK, START_PERIOD, Served
+from builder.errors import UserError
+from builder.facts import Accelerator
+
+MODELS = "/models"  # where a volume of models is mounted
+PULL = 600  # seconds that a rollout waits for an image, beside the start itself
+# Three times what an image allows itself: a first start also fetches the weights.
+FETCHING = 3 * START_PERIOD
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The weights: a name on a hub, or a folder of a claim."""
+
+    name: str  # as the server is told
+    claim: str | None = None  # None: it is fetched from a hub
+
+    @classmethod
+    def parse(cls, text: str) -> Model:
+        """`org/name` or `pvc://CLAIM[/FOLDER]`."""
+        scheme, _, rest = text.partition("://")
+        if scheme != "pvc" or "://" not in text:
+            return cls(name=checked.hub_model(text))
+        claim, _, folder = rest.partition("/")
+        folder = checked.folder(folder.rstrip("/"), "--model")
+        path = f"{MODELS}/{folder}" if folder else MODELS
+        return cls(name=path, claim=checked.object_name(claim, "--model"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Secret:
+    """A key of a Secret, by reference."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """Where compiled code and fetched weights stay: with the pod, or in a volume."""
+
+    size: str
+    claim: str | None = None  # one that is there, for all replicas
+    per_replica: bool = False  # a claim of its own for each: a StatefulSet
+    storage_class: str | None = None  # None: the cluster's default
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hugepages:
+    """Pages of one size that the container may map."""
+
+    page: str  # 2Mi or 1Gi
+    amount: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """Between how many replicas, and at which load a replica."""
+
+    least: int
+    most: int
+    target: int  # of the server's gauge, a replica
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """A Gateway that is there, and the hosts that lead to this server."""
+
+    name: str
+    namespace: str | None
+    hostnames: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Values:
+    """All of it. Quantities are text as Kubernetes has it, durations are seconds."""
+
+    name: str
+    image: str
+    model: Model
+    namespace: str | None = None
+    replicas: int = 1
+    gpus: int  # or MIG instances; 0 for an image that runs on CPUs
+    mig: str | None = None
+    gpu_products: tuple[str, ...] = ()
+    cpus: int
+    memory: str
+    shm: str
+    hugepages: Hugepages | None = None
+    cache: Cache
+    arguments: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    secret_env: tuple[tuple[str, Secret], ...] = ()
+    hf_token: Secret | None = None
+    pull_secrets: tuple[str, ...] = ()
+    runtime_class: str | None = None
+    priority_class: str | None = None
+    any_uid: bool = False
+    startup: int
+    drain: int = 30
+    scaling: Scaling | None = None
+    network_policy: bool = True
+    allow_from: tuple[str, ...] = ()
+    monitor: bool = False
+    monitor_labels: tuple[tuple[str, str], ...] = ()
+    gateway: Gateway | None = None
+
+    @property
+    def stateful(self) -> bool:
+        """Whether each replica keeps a volume of its own."""
+        return self.cache.per_replica
+
+    @property
+    def resource(self) -> str:
+        """The extended resource that a device plugin hands out, one an instance."""
+        return f"nvidia.com/mig-{self.mig}" if self.mig else "nvidia.com/gpu"
+
+
+def values(
+    served: Served,
+    *,
+    image: str,
+    model: str,
+    name: str | None = None,
+    namespace: str | None = None,
+    replicas: int | None = None,
+    gpus: int | None = None,
+    mig: str | None = None,
+    gpu_products: Sequence[str] = (),
+    cpus: str | None = None,
+    memory: str | None = None,
+    shm: str | None = None,
+    hugepages: str | None = None,
+    cache_size: str = "100Gi",
+    cache_claim: str | None = None,
+    cache_per_replica: bool = False,
+    storage_class: str | None = None,
+    arguments: Sequence[str] = (),
+    env: Sequence[str] = (),
+    secret_env: Sequence[str] = (),
+    hf_token: str | None = None,
+    pull_secrets: Sequence[str] = (),
+    runtime_class: str | None = None,
+    priority_class: str | None = None,
+    any_uid: bool = False,
+    startup: str | None = None,
+    drain: str = "30s",
+    autoscale: str | None = None,
+    target: int = 5,
+    network_policy: bool = True,
+    allow_from: Sequence[str] = (),
+    monitor: bool = False,
+    monitor_labels: Sequence[str] = (),
+    gateway: str | None = None,
+    hostnames: Sequence[str] = (),
+) -> Values:
+    """Check everything that a user gives for an image; raises UserError at the first mistake."""
+    number = _gpus(served, gpus, mig, gpu_products)
+    scaling = _scaling(served, autoscale, target, replicas)
+    _needs_metrics(served, "--monitor", wanted=monitor)
+    made_shm = quantity.memory(shm, "--shm") if shm else _shm(served, number)
+    made_memory = quantity.memory(memory, "--memory") if memory else f"{16 * (1 + number)}Gi"
+    if quantity.in_bytes(made_shm) >= quantity.in_bytes(made_memory):
+        raise UserError(
+            f"--shm: {made_shm} of {made_memory} of memory",
+            hint="what is written to /dev/shm counts as the pod's memory; raise --memory",
+        )
+    if cache_claim and cache_per_replica:
+        raise UserError(
+            "--cache-claim with --cache-per-replica", hint="one volume for all, or one for each"
+        )
+    _alone("--storage-class", storage_class, "--cache-per-replica", cache_per_replica)
+    _alone("--hostname", hostnames, "--gateway", gateway)
+    _alone("--monitor-label", monitor_labels, "--monitor", monitor)
+    variables = tuple(checked.variable(given) for given in env)
+    from_secrets = tuple(_secret_variable(given) for given in secret_env)
+    if hf_token:
+        checked.unique([*(key for key, _ in from_secrets), "HF_TOKEN"], "--secret-env")
+    checked.unique([key for key, _ in (*variables, *from_secrets)], "--env")
+    weights = Model.parse(model)
+    return Values(
+        name=checked.name(name if name is not None else served.framework),
+        namespace=None if namespace is None else checked.namespace(namespace),
+        image=checked.image(image),
+        model=weights,
+        replicas=_count(1 if replicas is None else replicas, "--replicas"),
+        gpus=number,
+        mig=checked.profile(mig) if mig else None,
+        gpu_products=tuple(checked.label_value(given, "--gpu-product") for given in gpu_products),
+        # API server, engine and a worker a GPU, and the second thread of each of their cores
+        # (vLLM's documentation, architecture overview).
+        cpus=checked.cpus(cpus) if cpus else 2 * (2 + number) if number else 8,
+        memory=made_memory,
+        shm=made_shm,
+        hugepages=_hugepages(hugepages) if hugepages else None,
+        cache=Cache(
+            size=quantity.memory(cache_size, "--cache-size"),
+            claim=checked.object_name(cache_claim, "--cache-claim") if cache_claim else None,
+            per_replica=cache_per_replica,
+            storage_class=checked.object_name(storage_class, "--storage-class")
+            if storage_class
+            else None,
+        ),
+        arguments=tuple(checked.plain(given, "argument") for given in arguments),
+        env=variables,
+        secret_env=from_secrets,
+        hf_token=_secret(hf_token, "--hf-token-secret", "token") if hf_token else None,
+        pull_secrets=tuple(checked.object_name(given, "--pull-secret") for given in pull_secrets),
+        runtime_class=checked.object_name(runtime_class, "--runtime-class")
+        if runtime_class
+        else None,
+        priority_class=checked.object_name(priority_class, "--priority-class")
+        if priority_class
+        else None,
+        any_uid=any_uid,
+        startup=checked.seconds(startup, "--startup")
+        if startup
+        else (START_PERIOD if weights.claim else FETCHING),
+        drain=checked.seconds(drain, "--drain"),
+        scaling=scaling,
+        network_policy=network_policy,
+        allow_from=tuple(checked.namespace(given, "--allow-from") for given in allow_from),
+        monitor=monitor,
+        monitor_labels=tuple(checked.label(given, "--monitor-label") for given in monitor_labels),
+        gateway=_gateway(gateway, hostnames) if gateway else None,
+    )
+
+
+def _gpus(served: Served, gpus: int | None, mig: str | None, products: Sequence[str]) -> int:
+    """How many a replica has; 0 for an image that runs on CPUs."""
+    if served.accelerator is not Accelerator.CUDA:
+        if gpus or mig or products:
+            raise UserError(
+                f"{served.cell_id} runs on CPUs and would leave a GPU idle",
+                hint="leave out --gpus, --mig and --gpu-product, or take a cuda cell",
+            )
+        return 0
+    number = 1 if gpus is None else gpus
+    if number < 1:
+        raise UserError(f"--gpus: {served.cell_id} needs a GPU", hint="1 or more")
+    if mig and number > 1:
+        raise UserError(
+            f"--mig with --gpus {number}: NCCL does not talk between MIG instances",
+            hint="one instance a replica: --replicas or --autoscale",
+        )
+    if number > 1 and not served.flags.parallel:
+        raise UserError(
+            f"--gpus {number}: {served.title}'s server has no tensor parallelism",
+            hint="one GPU a replica: --replicas or --autoscale",
+        )
+    return number
+
+
+def _alone(option: str, given: object, needed: str, there: object) -> None:
+    if given and not there:
+        raise UserError(f"{option} without {needed} says nothing", hint=f"add {needed}")
+
+
+def _shm(served: Served, ranks: int) -> str:
+    return quantity.text_of(max(served.shm_mib, ranks * SHM_PER_RANK) << 20)
+
+
+def _count(number: int, option: str) -> int:
+    if not 0 <= number <= 10_000:
+        raise UserError(f"{option}: {number} is no number of replicas", hint="0 to 10000")
+    return number
+
+
+def _hugepages(text: str) -> Hugepages:
+    page, equals, amount = text.partition("=")
+    if not equals or page not in ("2Mi", "1Gi"):
+        raise UserError(
+            f"--hugepages: {text!r} is no amount of huge pages", hint="as 2Mi=4Gi or 1Gi=8Gi"
+        )
+    size = quantity.in_bytes(quantity.memory(amount, "--hugepages"))
+    if size % quantity.in_bytes(page):
+        raise UserError(f"--hugepages: {amount} is no multiple of {page}")
+    return Hugepages(page=page, amount=amount)
+
+
+def _secret(text: str, option: str, default_key: str = "") -> Secret:
+    named, key = checked.secret(text, option, default_key)
+    return Secret(name=named, key=key)
+
+
+def _secret_variable(text: str) -> tuple[str, Secret]:
+    key, equals, place = text.partition("=")
+    if not equals:
+        raise UserError(f"--secret-env: {text!r} names no Secret", hint="as NAME=SECRET/KEY")
+    return checked.variable_name(key, "--secret-env"), _secret(place, "--secret-env")
+
+
+def _scaling(served: Served, text: str | None, target: int, replicas: int | None) -> Scaling | None:
+    if text is None:
+        return None
+    if replicas is not None:
+        raise UserError(
+            "--replicas with --autoscale: the autoscaler says how many there are",
+            hint="--autoscale MIN:MAX alone",
+        )
+    _needs_metrics(served, "--autoscale", wanted=True)
+    least, colon, most = text.partition(":")
+    if not (colon and least.isdecimal() and most.isdecimal() and 1 <= int(least) <= int(most)):
+        raise UserError(
+            f"--autoscale: {text!r} is no range", hint="MIN:MAX as 1:4; no cluster scales to 0 so"
+        )
+    if target < 1:
+        raise UserError(f"--target: {target} is no load", hint="1 or more")
+    return Scaling(least=int(least), most=_count(int(most), "--autoscale"), target=target)
+
+
+def _needs_metrics(served: Served, option: str, *, wanted: bool) -> None:
+    if wanted and served.metrics is None:
+        raise UserError(f"{option}: of {served.title}'s metrics nothing is known")
+
+
+def _gateway(text: str, hostnames: Sequence[str]) -> Gateway:
+    where, slash, named = text.partition("/")
+    return Gateway(
+        name=checked.object_name(named if slash else where, "--gateway"),
+        namespace=checked.namespace(where, "--gateway") if slash else None,
+        hostnames=tuple(checked.hostname(given, "--hostname") for given in hostnames),
+    )

@@ -1,0 +1,86 @@
+"""Deployments that the tests of `deploy` share, and what is checked of each object."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+from kubernetes_validate import utils
+
+from builder import deploy, matrix
+from builder.facts import Matrix
+from tests.unit.crds import CRDS
+from tests.unit.support import ROOT
+
+IMAGE = "registry.example.org/llm/vllm@sha256:" + "0123456789abcdef" * 4
+# The last three minor versions that there are schemas of.
+MINORS = tuple(dict.fromkeys(utils.all_versions()))[-3:]
+EVERYTHING = {
+    "name": "llama",
+    "namespace": "llm",
+    "gpus": 4,
+    "gpu_products": ("NVIDIA-H100-80GB-HBM3",),
+    "cpus": "16",
+    "memory": "128Gi",
+    "shm": "2Gi",
+    "hugepages": "2Mi=4Gi",
+    "cache_per_replica": True,
+    "cache_size": "200Gi",
+    "storage_class": "fast",
+    "arguments": ("--max-model-len", "8192", "--served-model-name", "llama"),
+    "env": ("HTTPS_PROXY=http://proxy.example.org:3128", "PRICE=5$ or $(HOME)"),
+    "secret_env": ("VLLM_API_KEY=api/key",),
+    "hf_token": "hub",
+    "pull_secrets": ("registry",),
+    "runtime_class": "nvidia",
+    "priority_class": "inference",
+    "startup": "45m",
+    "drain": "2m",
+    "autoscale": "1:4",
+    "target": 10,
+    "allow_from": ("gateways",),
+    "monitor": True,
+    "monitor_labels": ("release=prometheus",),
+    "gateway": "edge/public",
+    "hostnames": ("llm.example.org",),
+}
+# Name -> cell, model, wishes.
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "hub": ("cuda13.0-vllm-h100", "org/model", {}),
+    "everything": ("cuda13.0-vllm-h100", "pvc://models/llama-3", EVERYTHING),
+    "mig": ("cuda13.0-vllm", "pvc://models", {"mig": "1g.10gb", "replicas": 7}),
+    "cpu": ("cpu-vllm", "org/model", {"cache_claim": "caches"}),
+    "sglang": ("cuda12.8-sglang", "org/model", {"gpus": 2, "any_uid": True, "monitor": True}),
+    "tgi": ("cuda12.4-tgi", "org/model", {"network_policy": False}),
+    "tensorrt-llm": ("cuda13.0-tensorrt-llm", "org/model", {"gpus": 8}),
+    "v100": ("cuda12.4-vllm-v100", "org/model", {}),
+    "gh200": ("cuda13.0-vllm-gh200", "org/model", {"namespace": "llm"}),
+    "deepspeed": ("cuda13.0-deepspeed", "org/model", {"autoscale": "1:2"}),
+}
+
+
+@cache
+def matrix_of() -> Matrix:
+    return matrix.load(ROOT / "matrix.yaml")
+
+
+@cache
+def served(cell_id: str) -> deploy.Served:
+    return deploy.of(matrix.cell(matrix_of(), cell_id))
+
+
+def case(name: str) -> tuple[deploy.Served, deploy.Values]:
+    cell_id, model, wishes = CASES[name]
+    image = served(cell_id)
+    return image, deploy.values(image, image=IMAGE, model=model, **wishes)
+
+
+def check(made: dict[str, Any]) -> None:
+    """Raises where an object is none of Kubernetes', in any of the three minors."""
+    if made["kind"] in CRDS:
+        jsonschema.Draft202012Validator(CRDS[made["kind"]]).validate(made)
+        return
+    for minor in MINORS:
+        kubernetes_validate.validate(made, minor, strict=True)
