@@ -132,7 +132,7 @@ class _Lift:
         self._row("image", values.image, "The image; by its digest it is the same for good.", _TEXT)
         self._container["image"] = template.text("image")
         self._row("imagePullSecrets", _named(values.pull_secrets), "Secrets of registries.", _LIST)
-        self._if_any("imagePullSecrets")
+        self._podspec["imagePullSecrets"] = _if_any("imagePullSecrets")
         scaled = {**_NUMBER, "minimum": 0}
         self._row("replicas", values.replicas, "Not asked where autoscaling is enabled.", scaled)
         when = When("not .Values.autoscaling.enabled", template.whole(".Values.replicas"))
@@ -164,11 +164,6 @@ class _Lift:
         self._podspec["terminationGracePeriodSeconds"] = Raw(
             f"{{{{ add (int .Values.drainSeconds) {AFTER_DRAIN} }}}}"
         )
-
-    def _if_any(self, path: str, place: Object | None = None) -> None:
-        """A collection of the pod's that is left out where it is empty."""
-        place = self._podspec if place is None else place
-        place[path] = When(f".Values.{path}", template.block(path))
 
     def _pod(self) -> None:
         served, values, container = self._served, self._values, self._container
@@ -206,7 +201,7 @@ class _Lift:
         ):
             kind = _LIST if path == "tolerations" else _MAP
             self._row(path, podspec.get(path, [] if kind is _LIST else {}), says, kind)
-            self._if_any(path)
+            podspec[path] = _if_any(path)
         for path, value, says in (
             (
                 "runtimeClassName",
@@ -219,10 +214,10 @@ class _Lift:
             podspec[path] = When(f".Values.{path}", template.text(path))
         says = "Of the pod; OpenShift chooses the user, and wants none named."
         self._row("podSecurityContext", podspec["securityContext"], says, _MAP)
-        podspec["securityContext"] = template.block("podSecurityContext")
+        podspec["securityContext"] = _if_any("podSecurityContext")
         says = "Of the container."
         self._row("securityContext", container["securityContext"], says, _MAP)
-        container["securityContext"] = template.block("securityContext")
+        container["securityContext"] = _if_any("securityContext")
 
     def _arguments(self) -> None:
         served, values = self._served, self._values
@@ -388,9 +383,13 @@ class _Lift:
         made["parentRefs"] = template.block(f"{group}.parentRefs")
         hosts = list(gateway.hostnames) if gateway else []
         self._row(f"{group}.hostnames", hosts, "Hosts that lead here; empty: all.", _LIST)
-        hostnames = When(f".Values.{group}.hostnames", template.block(f"{group}.hostnames"))
-        made["hostnames"] = hostnames
+        made["hostnames"] = _if_any(f"{group}.hostnames")
         made["rules"][0]["backendRefs"][0]["name"] = Raw(self._name)
+
+
+def _if_any(path: str) -> When:
+    """A collection that is left out where it is empty, or taken away with `null`."""
+    return When(f".Values.{path}", template.block(path))
 
 
 def _named(names: tuple[str, ...]) -> list[Object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from builder.errors import UserError, quoted
+from builder.errors import UserError, brief, quoted
 
 # k8s.io/apimachinery/pkg/util/validation; a Service's name must begin with a letter (DNS-1035).
 _LABEL = re.compile(r"^[a-z]([a-z0-9-]*[a-z0-9])?\Z")
@@ -21,14 +21,14 @@ _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
 LONGEST_NAME = 52
 # github.com/distribution/reference: the host in front has a dot, a port, or is localhost.
 _IMAGE = re.compile(
-    r"^(?P<name>[a-zA-Z0-9.-]+(:\d+)?(/[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*)+|[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*)"
-    r"(:(?P<tag>\w[\w.-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?\Z"
+    r"^(?P<name>[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*)+|[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*)"
+    r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?\Z"
 )
 # huggingface_hub/utils/_validators.py
 _HUB = re.compile(r"^(\w[\w.-]*/)?\w[\w.-]*\Z", re.ASCII)
 _FOLDER = re.compile(r"^[\w.-]+(/[\w.-]+)*\Z", re.ASCII)
-_PROFILE = re.compile(r"^([1-7]g\.\d{1,3}gb)(\+me|\.me)?\Z")
-_SECONDS = re.compile(r"^([1-9]\d{0,5})([smh])\Z")
+_PROFILE = re.compile(r"^([1-7]g\.[0-9]{1,3}gb)(\+me|\.me)?\Z")
+_SECONDS = re.compile(r"^([1-9][0-9]{0,5})([smh])\Z")
 _PER_UNIT = {"s": 1, "m": 60, "h": 3600}
 # The device plugin says which GPUs a container has.
 _OF_THE_PLUGIN = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
@@ -111,7 +111,7 @@ def hub_model(text: str, option: str = "--model") -> str:
     ):
         hint = f"did you mean {address[1]!r}?"
     elif text.startswith("/"):
-        hint = f"a folder is in a volume: pvc://CLAIM{text}"
+        hint = f"a folder is in a volume: pvc://CLAIM{brief(text)}"
     elif "://" in text:
         hint = "known are names on the hub and pvc://CLAIM/FOLDER"
     raise UserError(f"{option}: {quoted(text)} names no model", hint=hint)
@@ -185,16 +185,16 @@ def seconds(text: str, option: str) -> int:
     """A duration such as 90s, 30m, 2h, in seconds."""
     if found := _SECONDS.match(text):
         return int(found[1]) * _PER_UNIT[found[2]]
-    hint = f"did you mean '{text}s'?" if text.isdigit() else "as 90s, 30m or 2h"
+    hint = f"did you mean '{text}s'?" if text.isascii() and text.isdigit() else "as 90s, 30m or 2h"
     raise UserError(f"{option}: {quoted(text)} is no duration", hint=hint)
 
 
 def cpus(text: str, option: str = "--cpus") -> int:
     """A whole number of CPUs: the static CPU manager gives no parts of them."""
-    if re.match(r"^[1-9]\d{0,3}\Z", text):
+    if re.match(r"^[1-9][0-9]{0,3}\Z", text):
         return int(text)
     hint = "a whole number: the kubelet's static CPU manager pins no parts of a CPU"
-    if found := re.match(r"^(\d+)000m\Z", text):
+    if found := re.match(r"^([0-9]+)000m\Z", text):
         hint = f"did you mean '{found[1]}'?"
     raise UserError(f"{option}: {quoted(text)} is no number of CPUs", hint=hint)
 

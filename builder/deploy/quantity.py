@@ -7,13 +7,13 @@ import re
 from builder.errors import UserError, quoted
 
 # k8s.io/apimachinery/pkg/api/resource/quantity.go; exponents and milli-bytes are nobody's memory.
-_BYTES = re.compile(r"^([1-9]\d{0,17})(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?\Z")
+_BYTES = re.compile(r"^([1-9][0-9]{0,17})(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?\Z")
 _UNITS: dict[str, int] = {
     "": 1,
     **{f"{letter}i": 1 << (10 * power) for power, letter in enumerate("KMGTP", start=1)},
     **{letter: int(1000**power) for power, letter in enumerate("kMGTP", start=1)},
 }
-_MEANT = re.compile(r"^(\d+)\s*([kmgtp])(i?)b?\Z", re.IGNORECASE)
+_MEANT = re.compile(r"^([0-9]+)\s*([kmgtp])(i?)b?\Z", re.IGNORECASE)
 
 
 def in_bytes(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -307,14 +308,15 @@ def _scaling(served: Served, text: str | None, target: int, replicas: int | None
             hint="--autoscale MIN:MAX alone",
         )
     _needs_metrics(served, "--autoscale", wanted=True)
-    least, colon, most = text.partition(":")
-    if not (colon and least.isdecimal() and most.isdecimal() and 1 <= int(least) <= int(most)):
+    found = re.match(r"^([0-9]{1,5}):([0-9]{1,5})\Z", text)
+    least, most = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= least <= most:
         raise UserError(
             f"--autoscale: {text!r} is no range", hint="MIN:MAX as 1:4; no cluster scales to 0 so"
         )
     if target < 1:
         raise UserError(f"--target: {target} is no load", hint="1 or more")
-    return Scaling(least=int(least), most=_count(int(most), "--autoscale"), target=target)
+    return Scaling(least=least, most=_count(most, "--autoscale"), target=target)
 
 
 def _needs_metrics(served: Served, option: str, *, wanted: bool) -> None:
