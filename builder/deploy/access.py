@@ -22,7 +22,7 @@ def service(served: Served, values: Values) -> Object:
         "metadata": {"name": values.name, "labels": workload.labels(served, values)},
         "spec": {
             "type": "ClusterIP",
-            "selector": workload.selector(values),
+            "selector": workload.selector(served, values),
             "ports": [{**port, "protocol": "TCP", "appProtocol": "http"}],
         },
     }
@@ -50,7 +50,7 @@ def policy(served: Served, values: Values) -> Object:
         "kind": "NetworkPolicy",
         "metadata": {"name": values.name, "labels": workload.labels(served, values)},
         "spec": {
-            "podSelector": {"matchLabels": workload.selector(values)},
+            "podSelector": {"matchLabels": workload.selector(served, values)},
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [
                 {"from": peers, "ports": [{"protocol": "TCP", "port": workload.PORT}]},

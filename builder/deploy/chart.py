@@ -54,7 +54,7 @@ def chart(served: Served, values: Values) -> dict[str, str]:
         "Chart.yaml": _about(served, values),
         "values.yaml": values_text(lift.rows),
         "values.schema.json": json.dumps(schema(lift.rows), indent=2) + "\n",
-        "templates/_helpers.tpl": _helpers(values.name),
+        "templates/_helpers.tpl": _helpers(values.name, served.framework),
         "templates/NOTES.txt": _notes(served, values),
     }
     for stem, lifted in lift.objects.items():
@@ -469,7 +469,7 @@ def _semver(version: str) -> str:
     return f"{made}-{rest}" if rest else made
 
 
-def _helpers(name: str) -> str:
+def _helpers(name: str, framework: str) -> str:
     return f"""\
 {{{{- /* As long as a StatefulSet's name may be. */ -}}}}
 {{{{- define "{name}.fullname" -}}}}
@@ -478,7 +478,7 @@ def _helpers(name: str) -> str:
 
 {{{{- /* They never change: selectors are immutable. */ -}}}}
 {{{{- define "{name}.selectorLabels" -}}}}
-app.kubernetes.io/name: server
+app.kubernetes.io/name: {framework}
 app.kubernetes.io/instance: {{{{ include "{name}.fullname" . }}}}
 {{{{- end -}}}}
 

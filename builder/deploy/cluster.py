@@ -15,6 +15,8 @@ from builder.facts import Accelerator
 Object = dict[str, Any]
 
 RESERVED_CPUS = "0-1"
+# `mixed` names instances by their profile, as pods here ask for them.
+_MIG = {"migManager": {"enabled": True}, "mig": {"strategy": "mixed"}}
 
 
 def kubelet() -> Object:
@@ -43,9 +45,7 @@ def gpu_operator(served: Served, values: Values) -> Object | None:
         "devicePlugin": {"enabled": True},
         "nfd": {"enabled": True},
         "gfd": {"enabled": True},
-        "migManager": {"enabled": values.mig is not None},
-        # `mixed` names instances by their profile, as this pod asks for them.
-        "mig": {"strategy": "mixed" if values.mig else "single"},
+        **(_MIG if values.mig else {}),
     }
 
 

@@ -21,7 +21,7 @@ def budget(served: Served, values: Values) -> Object:
         "spec": {
             "maxUnavailable": 1,
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
-            "selector": {"matchLabels": workload.selector(values)},
+            "selector": {"matchLabels": workload.selector(served, values)},
         },
     }
 
@@ -83,7 +83,7 @@ def monitor(served: Served, values: Values) -> Object:
             "labels": {**workload.labels(served, values), **dict(values.monitor_labels)},
         },
         "spec": {
-            "selector": {"matchLabels": workload.selector(values)},
+            "selector": {"matchLabels": workload.selector(served, values)},
             "endpoints": [{"port": workload.PORT, "path": served.metrics.path, "interval": "15s"}],
         },
     }

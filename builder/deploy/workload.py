@@ -28,15 +28,15 @@ def labels(served: Served, values: Values) -> dict[str, str]:
 def _of_pods(served: Served, values: Values) -> dict[str, str]:
     """Without who applies them, so that no pod is replaced when that changes."""
     return {
-        **selector(values),
+        **selector(served, values),
         "app.kubernetes.io/component": "inference-server",
         "app.kubernetes.io/version": served.version,
     }
 
 
-def selector(values: Values) -> dict[str, str]:
+def selector(served: Served, values: Values) -> dict[str, str]:
     """Those that never change: selectors are immutable."""
-    return {"app.kubernetes.io/name": CONTAINER, "app.kubernetes.io/instance": values.name}
+    return {"app.kubernetes.io/name": served.framework, "app.kubernetes.io/instance": values.name}
 
 
 def workload(served: Served, values: Values) -> Object:
@@ -62,7 +62,7 @@ def _deployment(served: Served, values: Values) -> Object:
                 "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
             },
             "progressDeadlineSeconds": values.startup + PULL,
-            "selector": {"matchLabels": selector(values)},
+            "selector": {"matchLabels": selector(served, values)},
             "template": _template(served, values),
         },
     }
@@ -89,7 +89,7 @@ def _stateful_set(served: Served, values: Values) -> Object:
                 "whenDeleted": "Delete",
                 "whenScaled": "Retain",
             },
-            "selector": {"matchLabels": selector(values)},
+            "selector": {"matchLabels": selector(served, values)},
             "template": _template(served, values),
             "volumeClaimTemplates": [{"metadata": {"name": "cache"}, "spec": claim}],
         },
@@ -121,7 +121,7 @@ def _template(served: Served, values: Values) -> Object:
         spec["affinity"] = affinity
     if tolerations := placement.tolerations(served):
         spec["tolerations"] = tolerations
-    spec["topologySpreadConstraints"] = placement.spread(selector(values))
+    spec["topologySpreadConstraints"] = placement.spread(selector(served, values))
     spec["containers"] = [_container(served, values)]
     spec["volumes"] = _volumes(values)
     return {"metadata": {"labels": _of_pods(served, values)}, "spec": spec}

@@ -374,7 +374,7 @@ def test_the_kubelets_configuration_is_of_its_type() -> None:
 def test_the_operators_values() -> None:
     whole, mig = (cluster.gpu_operator(*case(name)) for name in ("hub", "mig"))
     assert whole
-    assert whole["mig"] == {"strategy": "single"}
+    assert "mig" not in whole  # others may have cut their GPUs
     assert mig
     assert mig["mig"] == {"strategy": "mixed"}
     assert mig["migManager"] == {"enabled": True}
