@@ -11,6 +11,7 @@ import click
 from builder import deploy, matrix, render
 from builder.cli import options
 from builder.errors import DriftError, UserError, nearest
+from builder.model import Cell
 
 
 class _Targets(click.Group):
@@ -29,7 +30,17 @@ class _Targets(click.Group):
 
 @click.group("deploy", cls=_Targets)
 def command() -> None:
-    """Write what starts a cell's image on a cluster, fit for that image."""
+    """Write what starts a cell's image on a cluster or a host, fit for that image."""
+
+
+_IMAGE = click.option(
+    "--image", metavar="REF", help="The image; best by the digest that a push prints."
+)
+_REGISTRY = click.option(
+    "--registry", metavar="PREFIX", help="In place of --image: where `imgbuild push` put it."
+)
+_SHM = click.option("--shm", metavar="SIZE", help="Of /dev/shm. Default: what the image asks for.")
+_ENV = click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable; repeatable.")
 
 
 @command.command("k8s")
@@ -42,10 +53,8 @@ def command() -> None:
     metavar="MODEL",
     help="ORG/NAME on a hub, or pvc://CLAIM[/FOLDER] for a volume that has it.",
 )
-@click.option("--image", metavar="REF", help="The image; best by the digest that a push prints.")
-@click.option(
-    "--registry", metavar="PREFIX", help="In place of --image: where `imgbuild push` put it."
-)
+@_IMAGE
+@_REGISTRY
 @click.option("--name", metavar="NAME", help="Of all objects. Default: the framework's.")
 @click.option("-n", "--namespace", metavar="NAME", help="Of all objects. Default: none is named.")
 @click.option("--replicas", type=int, metavar="N", help="Default: 1.")
@@ -66,13 +75,13 @@ def command() -> None:
 )
 @click.option("--cpus", metavar="N", help="Whole CPUs. Default: 4, and 2 a GPU; 8 without one.")
 @click.option("--memory", metavar="SIZE", help="Default: 16Gi, and 16Gi a GPU.")
-@click.option("--shm", metavar="SIZE", help="Of /dev/shm. Default: what the image asks for.")
+@_SHM
 @click.option("--hugepages", metavar="2Mi=SIZE", help="Huge pages at /dev/hugepages.")
 @click.option("--cache-size", metavar="SIZE", default="100Gi", show_default=True)
 @click.option("--cache-claim", metavar="CLAIM", help="A volume that is there, for all replicas.")
 @click.option("--cache-per-replica", is_flag=True, help="A volume for each replica: a StatefulSet.")
 @click.option("--storage-class", metavar="NAME", help="Of each replica's volume.")
-@click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable; may be repeated.")
+@_ENV
 @click.option(
     "--secret-env",
     multiple=True,
@@ -139,11 +148,8 @@ def k8s(
     """
     _, loaded = options.open_matrix(file)
     cell = matrix.cell(loaded, cell_id)
-    if (image is None) == (registry is None):
-        raise UserError("one of --image and --registry says where the image is")
-    reference = image if image is not None else f"{registry}/{cell.framework_name}:{cell.tag}"
     served = deploy.of(cell)
-    values = deploy.values(served, image=reference, **wishes)
+    values = deploy.values(served, image=_image(cell, image, registry), **wishes)
     wanted = deploy.Format(form)
     if output is None:
         if wanted is not deploy.Format.YAML or check:
@@ -157,6 +163,74 @@ def k8s(
             raise DriftError(f"{output} is not what would be written", diff=diff)
         return
     for changed in render.write(output, folders):
+        click.echo(changed)
+
+
+def _image(cell: Cell, image: str | None, registry: str | None) -> str:
+    if (image is None) == (registry is None):
+        raise UserError("one of --image and --registry says where the image is")
+    return image if image is not None else f"{registry}/{cell.framework_name}:{cell.tag}"
+
+
+@command.command("compose")
+@click.argument("cell_id", metavar="CELL")
+@click.argument("arguments", metavar="[-- ARGUMENTS...]", nargs=-1, type=click.UNPROCESSED)
+@options.file
+@click.option(
+    "--model", required=True, metavar="MODEL", help="ORG/NAME on a hub, or a folder of the host."
+)
+@_IMAGE
+@_REGISTRY
+@click.option("--name", metavar="NAME", help="Of the project. Default: the framework's.")
+@click.option("--gpus", type=int, metavar="N", help="Default: 1.")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="GPU",
+    help="That GPU of the host, by number or UUID; a MIG instance's, too; may be repeated.",
+)
+@click.option("--cpus", metavar="N", help="At most. Default: all.")
+@click.option("--memory", metavar="SIZE", help="At most. Default: all.")
+@_SHM
+@click.option("--listen", metavar="ADDRESS", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, metavar="N", help="Of the host. Default: the server's.")
+@_ENV
+@click.option(
+    "--pass-env",
+    "passed",
+    multiple=True,
+    metavar="NAME",
+    help="A variable of the shell or of .env, as HF_TOKEN; may be repeated.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write. Default: stdout.",
+)
+def compose(
+    cell_id: str,
+    file: Path | None,
+    *,
+    image: str | None,
+    registry: str | None,
+    output: Path | None,
+    **wishes: Any,
+) -> None:
+    """Write a Compose file that serves MODEL with CELL's image on one host.
+
+    What follows `--` goes to the server.
+    """
+    _, loaded = options.open_matrix(file)
+    cell = matrix.cell(loaded, cell_id)
+    served = deploy.of(cell)
+    stack = deploy.stack(served, image=_image(cell, image, registry), **wishes)
+    text = deploy.compose(served, stack)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    for changed in render.write(output.parent, [render.RenderedImage(".", {output.name: text})]):
         click.echo(changed)
 
 

@@ -128,27 +128,33 @@ def folder(text: str, option: str) -> str:
     )
 
 
-def variable(text: str, option: str = "--env") -> tuple[str, str]:
-    """NAME=VALUE of the environment; what is secret or the device plugin's is refused."""
+_BY_REFERENCE = "--secret-env {}=SECRET/KEY takes it from a Secret"
+
+
+def variable(text: str, option: str = "--env", *, instead: str = _BY_REFERENCE) -> tuple[str, str]:
+    """NAME=VALUE of the environment; what is secret or the device plugin's is refused.
+
+    `instead` says how to give a secret, with a place for its name.
+    """
     key, equals, value = text.partition("=")
     if not equals or not _VARIABLE.match(key):
         raise UserError(f"{option}: {quoted(text)} is no variable", hint="as NAME=VALUE")
+    if _SECRET.search(key):
+        raise UserError(
+            f"{option}: {key} would stand in the open in every copy of the file",
+            hint=instead.format(key),
+        )
     return variable_name(key, option), plain(value, option)
 
 
 def variable_name(key: str, option: str) -> str:
-    """The name of a variable that may be given in the open."""
+    """The name of a variable that is the user's to give."""
     if not _VARIABLE.match(key):
         raise UserError(f"{option}: {quoted(key)} is no variable's name")
     if key in _OF_THE_PLUGIN:
         raise UserError(
-            f"{option}: {key} is the device plugin's to set",
-            hint="ask for GPUs by --gpus or --mig",
-        )
-    if option == "--env" and _SECRET.search(key):
-        raise UserError(
-            f"{option}: {key} would stand in the open in every copy of the manifest",
-            hint=f"--secret-env {key}=SECRET/KEY takes it from a Secret",
+            f"{option}: {key} is for who hands out GPUs to set",
+            hint="ask for them by --gpus",
         )
     return key
 
@@ -179,6 +185,15 @@ def profile(text: str, option: str = "--mig") -> str:
     if text.lower().startswith(("mig-", "nvidia.com/mig-")):
         hint = f"did you mean {text.lower().rpartition('mig-')[2]!r}?"
     raise UserError(f"{option}: {quoted(text)} is no MIG profile", hint=hint)
+
+
+def device(text: str, option: str = "--device") -> str:
+    """A GPU of the host: its number, or its UUID, a MIG instance's too."""
+    if re.match(r"^([0-9]{1,3}|(GPU|MIG)-[0-9A-Fa-f/-]{1,80})\Z", text):
+        return text
+    raise UserError(
+        f"{option}: {quoted(text)} is no GPU", hint="a number or a UUID, as `nvidia-smi -L` has it"
+    )
 
 
 def seconds(text: str, option: str) -> int:

@@ -164,10 +164,10 @@ def values(
     hostnames: Sequence[str] = (),
 ) -> Values:
     """Check everything that a user gives for an image; raises UserError at the first mistake."""
-    number = _gpus(served, gpus, mig, gpu_products)
+    number = gpus_of(served, gpus, mig, gpu_products)
     scaling = _scaling(served, autoscale, target, replicas)
     _needs_metrics(served, "--monitor", wanted=monitor)
-    made_shm = quantity.memory(shm, "--shm") if shm else _shm(served, number)
+    made_shm = quantity.memory(shm, "--shm") if shm else shm_of(served, number)
     made_memory = quantity.memory(memory, "--memory") if memory else f"{16 * (1 + number)}Gi"
     if quantity.in_bytes(made_shm) >= quantity.in_bytes(made_memory):
         raise UserError(
@@ -235,7 +235,7 @@ def values(
     )
 
 
-def _gpus(served: Served, gpus: int | None, mig: str | None, products: Sequence[str]) -> int:
+def gpus_of(served: Served, gpus: int | None, mig: str | None, products: Sequence[str]) -> int:
     """How many a replica has; 0 for an image that runs on CPUs."""
     if served.accelerator is not Accelerator.CUDA:
         if gpus or mig or products:
@@ -265,7 +265,8 @@ def _alone(option: str, given: object, needed: str, there: object) -> None:
         raise UserError(f"{option} without {needed} says nothing", hint=f"add {needed}")
 
 
-def _shm(served: Served, ranks: int) -> str:
+def shm_of(served: Served, ranks: int) -> str:
+    """What a server with so many GPUs needs of /dev/shm."""
     return quantity.text_of(max(served.shm_mib, ranks * SHM_PER_RANK) << 20)
 
 

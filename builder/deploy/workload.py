@@ -160,21 +160,27 @@ def _container(served: Served, values: Values) -> Object:
 
 
 def arguments(served: Served, values: Values) -> tuple[str, ...]:
-    """Of the image's entrypoint, which is the server's; the user's come last, and win."""
+    """Of the image's entrypoint, which is the server's."""
+    return arguments_of(served, values.model.name, values.gpus, values.arguments)
+
+
+def arguments_of(served: Served, model: str, gpus: int, own: tuple[str, ...]) -> tuple[str, ...]:
+    """The model, where to listen, and one rank a GPU; the user's own come last, and win."""
     flags = served.flags
-    made = list(flags.arguments(values.model.name, "0.0.0.0", str(served.port)))  # noqa: S104
-    if flags.parallel and served.accelerator is Accelerator.CUDA and not _arranged(served, values):
-        made += [flags.parallel, str(values.gpus)]
+    made = list(flags.arguments(model, "0.0.0.0", str(served.port)))  # noqa: S104
+    if flags.parallel and gpus and not _arranged(served, own):
+        made += [flags.parallel, str(gpus)]
     if served.metrics:
         made += served.metrics.arguments
-    return (*made, *values.arguments)
+    return (*made, *own)
 
 
-def _arranged(served: Served, values: Values) -> bool:
+def _arranged(served: Served, own: tuple[str, ...]) -> bool:
     """Whether the user says himself how the model lies on the GPUs."""
     flags = served.flags
-    own = {*flags.parallel_also, *flags.spreading} | ({flags.parallel} if flags.parallel else set())
-    return any(argument.partition("=")[0] in own for argument in values.arguments)
+    known = {*flags.parallel_also, *flags.spreading}
+    known |= {flags.parallel} if flags.parallel else set()
+    return any(argument.partition("=")[0] in known for argument in own)
 
 
 def _literal(text: str) -> str:

@@ -419,7 +419,7 @@ def test_the_operators_values() -> None:
         ({"mig": "nvidia.com/mig-1g.10gb"}, "did you mean '1g.10gb'?"),
         ({"hugepages": "4Mi=4Gi"}, "as 2Mi=4Gi or 1Gi=8Gi"),
         ({"hugepages": "1Gi=1500Mi"}, "no multiple of 1Gi"),
-        ({"env": ("CUDA_VISIBLE_DEVICES=0",)}, "is the device plugin's to set; ask for GPUs by"),
+        ({"env": ("CUDA_VISIBLE_DEVICES=0",)}, "is for who hands out GPUs to set"),
         ({"env": ("HF_TOKEN=hf_x",)}, "--secret-env HF_TOKEN=SECRET/KEY takes it from a Secret"),
         ({"env": ("A",)}, "as NAME=VALUE"),
         ({"env": ("A=1", "A=2")}, "A is given twice"),
