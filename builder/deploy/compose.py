@@ -9,7 +9,7 @@ from typing import Any
 
 from builder.deploy import checked, quantity, yamltext
 from builder.deploy.served import START_PERIOD, Served
-from builder.deploy.values import FETCHING, gpus_of, shm_of
+from builder.deploy.values import FETCHING, further, gpus_of, shm_of
 from builder.deploy.workload import arguments_of
 from builder.errors import UserError, quoted
 
@@ -84,7 +84,7 @@ def stack(
         memory=quantity.memory(memory, "--memory") if memory else None,
         listen=listen,
         port=outside,
-        arguments=tuple(checked.plain(given, "argument") for given in arguments),
+        arguments=further(served, arguments),
         env=variables,
         passed=names,
     )
@@ -104,7 +104,7 @@ def project(served: Served, wanted: Stack) -> Object:
     environment |= dict.fromkeys(wanted.passed)
     mounts: list[Object] = [{"type": "volume", "source": "home", "target": served.home}]
     if wanted.folder:
-        environment["HF_HUB_OFFLINE"] = "1"
+        environment.setdefault("HF_HUB_OFFLINE", "1")
         mounts.append(
             {
                 "type": "bind",

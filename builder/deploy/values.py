@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from builder.deploy import checked, quantity
 from builder.deploy.served import SHM_PER_RANK, START_PERIOD, Served
-from builder.errors import UserError
+from builder.errors import UserError, quoted
 from builder.facts import Accelerator
 
 MODELS = "/models"  # where a volume of models is mounted
@@ -210,7 +210,7 @@ def values(
             if storage_class
             else None,
         ),
-        arguments=tuple(checked.plain(given, "argument") for given in arguments),
+        arguments=further(served, arguments),
         env=variables,
         secret_env=from_secrets,
         hf_token=_secret(hf_token, "--hf-token-secret", "token") if hf_token else None,
@@ -230,7 +230,7 @@ def values(
         network_policy=network_policy,
         allow_from=tuple(checked.namespace(given, "--allow-from") for given in allow_from),
         monitor=monitor,
-        monitor_labels=tuple(checked.label(given, "--monitor-label") for given in monitor_labels),
+        monitor_labels=_labels(monitor_labels),
         gateway=_gateway(gateway, hostnames) if gateway else None,
     )
 
@@ -263,6 +263,27 @@ def gpus_of(served: Served, gpus: int | None, mig: str | None, products: Sequenc
 def _alone(option: str, given: object, needed: str, there: object) -> None:
     if given and not there:
         raise UserError(f"{option} without {needed} says nothing", hint=f"add {needed}")
+
+
+def further(served: Served, arguments: Sequence[str]) -> tuple[str, ...]:
+    """Of the server, behind those that are made for it; where it listens is not theirs to say."""
+    if arguments and not arguments[0].startswith("-"):
+        raise UserError(
+            f"argument: {quoted(arguments[0])} is no option of the server's",
+            hint="what is the server's follows `--`, an option first",
+        )
+    flags = served.flags
+    ours = {flags.host: "", flags.port: ""}
+    ours |= dict.fromkeys((flags.model, *flags.model_also), "--model")
+    for given in arguments:
+        flag = given.partition("=")[0]
+        if flag and flag in ours:
+            option = ours[flag]
+            raise UserError(
+                f"argument: {flag} is set already, and probes and Service count on it",
+                hint=f"{option} of imgbuild says it" if option else "leave it out",
+            )
+    return tuple(checked.plain(given, "argument") for given in arguments)
 
 
 def shm_of(served: Served, ranks: int) -> str:
@@ -323,6 +344,16 @@ def _scaling(served: Served, text: str | None, target: int, replicas: int | None
 def _needs_metrics(served: Served, option: str, *, wanted: bool) -> None:
     if wanted and served.metrics is None:
         raise UserError(f"{option}: of {served.title}'s metrics nothing is known")
+
+
+def _labels(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Of a ServiceMonitor, beside those that all objects have."""
+    labels = tuple(checked.label(text, "--monitor-label") for text in given)
+    checked.unique([key for key, _ in labels], "--monitor-label")
+    for key, _ in labels:
+        if key.startswith(("app.kubernetes.io/", "helm.sh/")):
+            raise UserError(f"--monitor-label: {key} is set already")
+    return labels
 
 
 def _gateway(text: str, hostnames: Sequence[str]) -> Gateway:

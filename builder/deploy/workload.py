@@ -189,9 +189,14 @@ def _literal(text: str) -> str:
 
 
 def _env(values: Values) -> list[Object]:
-    made: list[Object] = [{"name": "IMGBUILD_CACHE", "value": CACHE}]
+    own = {"IMGBUILD_CACHE": CACHE}
     if values.model.claim:  # nothing is to be fetched, nor asked for
-        made.append({"name": "HF_HUB_OFFLINE", "value": "1"})
+        own["HF_HUB_OFFLINE"] = "1"
+    # A variable that comes twice is refused by a server-side apply: the user's own counts.
+    users = {name for name, _ in (*values.env, *values.secret_env)}
+    made: list[Object] = [
+        {"name": name, "value": value} for name, value in own.items() if name not in users
+    ]
     if values.hf_token:
         made.append(_from_secret("HF_TOKEN", values.hf_token))
     made += [_from_secret(name, secret) for name, secret in values.secret_env]

@@ -243,7 +243,7 @@ def expanded(text: str, known: dict[str, str]) -> str:
     return made
 
 
-@pytest.mark.parametrize("text", ["5$ or $(HOME)", "$$", "a$", "$(A)$(B", "$$(A)", "plain"])
+@pytest.mark.parametrize("text", ["-5$ or $(HOME)", "-$$", "-a$", "-$(A)$(B", "-$$(A)", "--x"])
 def test_the_server_is_told_what_the_user_wrote(text: str) -> None:
     made = wanted(arguments=(text,), env=(f"A={text}",))
     container = workload.workload(served_of("cuda13.0-vllm-h100"), made)["spec"]["template"][
@@ -251,6 +251,20 @@ def test_the_server_is_told_what_the_user_wrote(text: str) -> None:
     ]["containers"][0]
     assert expanded(container["args"][-1], {"HOME": "/", "A": "b"}) == text
     assert expanded(container["env"][-1]["value"], {"HOME": "/", "A": "b"}) == text
+
+
+def test_a_variable_comes_once() -> None:
+    """Of a list that is merged by names a server-side apply takes no second."""
+    made = wanted(
+        model="pvc://a/b",
+        env=("HF_HUB_OFFLINE=0",),
+        secret_env=("IMGBUILD_CACHE=a/b",),
+        hf_token="x",
+    )
+    image = served_of("cuda13.0-vllm-h100")
+    podspec = workload.workload(image, made)["spec"]["template"]["spec"]
+    names = [variable["name"] for variable in podspec["containers"][0]["env"]]
+    assert names == ["HF_TOKEN", "IMGBUILD_CACHE", "HF_HUB_OFFLINE"]
 
 
 def test_arguments_are_the_servers() -> None:
@@ -424,7 +438,7 @@ def test_the_operators_values() -> None:
         ({"env": ("A",)}, "as NAME=VALUE"),
         ({"env": ("A=1", "A=2")}, "A is given twice"),
         ({"env": ("A=\x00",)}, "which YAML cannot carry"),
-        ({"arguments": ("\ud800",)}, "which YAML cannot carry"),
+        ({"arguments": ("--x", "\ud800")}, "which YAML cannot carry"),
         ({"secret_env": ("A=x",)}, "as SECRET/KEY"),
         ({"hf_token": "x", "secret_env": ("HF_TOKEN=x/y",)}, "HF_TOKEN is given twice"),
         ({"cache_claim": "a", "cache_per_replica": True}, "one volume for all, or one for each"),
@@ -435,6 +449,11 @@ def test_the_operators_values() -> None:
         ({"gateway": "a/b/c"}, "--gateway"),
         ({"hostnames": ("x.example.org",)}, "--hostname without --gateway"),
         ({"gateway": "g", "hostnames": ("nohost",)}, "--hostname: 'nohost' is no host's name"),
+        ({"monitor": True, "monitor_labels": ("helm.sh/chart=b",)}, "helm.sh/chart is set already"),
+        ({"monitor": True, "monitor_labels": ("a=b", "a=c")}, "a is given twice"),
+        ({"arguments": ("8192",)}, "what is the server's follows `--`, an option first"),
+        ({"arguments": ("--port=80",)}, "--port is set already, and probes and Service count on"),
+        ({"arguments": ("-x", "--model", "a")}, "--model of imgbuild says it"),
         ({"monitor_labels": ("a=b",)}, "--monitor-label without --monitor"),
         ({"gpu_products": ("NVIDIA H100 NVL",)}, "did you mean 'NVIDIA-H100-NVL'?"),
     ],

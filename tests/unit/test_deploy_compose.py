@@ -74,7 +74,7 @@ def test_the_server_is_told_what_the_user_wrote(argument: str, value: str) -> No
     image = served("cpu-vllm")
     try:
         wanted = deploy.stack(
-            image, image=IMAGE, model="a/b", arguments=(argument,), env=(f"A={value}",)
+            image, image=IMAGE, model="a/b", arguments=("--x", argument), env=(f"A={value}",)
         )
     except UserError:
         return

@@ -71,7 +71,11 @@ def test_a_users_text_stays_a_text(argument: str, value: str, other: str) -> Non
     image = served("cuda13.0-vllm-h100")
     try:
         wanted = deploy.values(
-            image, image=IMAGE, model="org/model", arguments=(argument, other), env=(f"A={value}",)
+            image,
+            image=IMAGE,
+            model="org/model",
+            arguments=("--x", argument, other),
+            env=(f"A={value}",),
         )
     except UserError as error:
         assert "which YAML cannot carry" in str(error)  # noqa: PT017
@@ -86,7 +90,7 @@ def test_a_users_text_stays_a_text(argument: str, value: str, other: str) -> Non
     assert set(container["env"][-1]) == {"name", "value"}
     files = deploy.files(image, wanted, deploy.Format.HELM)
     chart = yaml.safe_load(files["vllm/values.yaml"])
-    assert chart["extraArgs"] == container["args"][-2:]
+    assert chart["extraArgs"] == container["args"][-3:]
     # What a user writes is data of the chart, and none of its code.
     assert all("extraArgs" in text or argument not in text for path, text in files.items()
                if path.startswith("vllm/templates/") and len(argument) > 12)  # fmt: skip
