@@ -73,6 +73,18 @@ _ENV = click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variab
     metavar="NAME",
     help="Only nodes with the label nvidia.com/gpu.product=NAME; may be repeated.",
 )
+@click.option(
+    "--gpu-labels/--no-gpu-labels",
+    default=True,
+    help="Whether nodes have the labels of GPU feature discovery. Default: they do.",
+)
+@click.option(
+    "--node-label",
+    "node_labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Only nodes with that label; may be repeated.",
+)
 @click.option("--cpus", metavar="N", help="Whole CPUs. Default: 4, and 2 a GPU; 8 without one.")
 @click.option("--memory", metavar="SIZE", help="Default: 16Gi, and 16Gi a GPU.")
 @_SHM

@@ -28,10 +28,15 @@ def affinity(served: Served, values: Values) -> dict[str, Any] | None:
         for driver in _drivers(served)
         for code in _capabilities(served)
     ]
-    if served.accelerator is not Accelerator.CUDA:
+    if served.accelerator is not Accelerator.CUDA or not values.gpu_labels:
         return None
     required = {"nodeSelectorTerms": terms}
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+
+
+def selector(served: Served, values: Values) -> dict[str, str]:
+    """Labels that a node must have."""
+    return {"kubernetes.io/arch": served.arch, **dict(values.node_labels)}
 
 
 def tolerations(served: Served) -> list[dict[str, Any]]:

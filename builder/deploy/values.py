@@ -92,6 +92,8 @@ class Values:
     gpus: int  # or MIG instances; 0 for an image that runs on CPUs
     mig: str | None = None
     gpu_products: tuple[str, ...] = ()
+    gpu_labels: bool = True  # whether nodes have those of GPU feature discovery
+    node_labels: tuple[tuple[str, str], ...] = ()
     cpus: int
     memory: str
     shm: str
@@ -136,6 +138,8 @@ def values(
     gpus: int | None = None,
     mig: str | None = None,
     gpu_products: Sequence[str] = (),
+    gpu_labels: bool = True,
+    node_labels: Sequence[str] = (),
     cpus: str | None = None,
     memory: str | None = None,
     shm: str | None = None,
@@ -179,6 +183,7 @@ def values(
             "--cache-claim with --cache-per-replica", hint="one volume for all, or one for each"
         )
     _alone("--storage-class", storage_class, "--cache-per-replica", cache_per_replica)
+    _alone("--gpu-product", gpu_products, "--gpu-labels", gpu_labels)
     _alone("--hostname", hostnames, "--gateway", gateway)
     _alone("--monitor-label", monitor_labels, "--monitor", monitor)
     variables = tuple(checked.variable(given) for given in env)
@@ -196,6 +201,8 @@ def values(
         gpus=number,
         mig=checked.profile(mig) if mig else None,
         gpu_products=tuple(checked.label_value(given, "--gpu-product") for given in gpu_products),
+        gpu_labels=gpu_labels,
+        node_labels=_labels(node_labels, "--node-label", "kubernetes.io/arch"),
         # API server, engine and a worker a GPU, and the second thread of each of their cores
         # (vLLM's documentation, architecture overview).
         cpus=checked.cpus(cpus) if cpus else 2 * (2 + number) if number else 8,
@@ -230,7 +237,7 @@ def values(
         network_policy=network_policy,
         allow_from=tuple(checked.namespace(given, "--allow-from") for given in allow_from),
         monitor=monitor,
-        monitor_labels=_labels(monitor_labels),
+        monitor_labels=_labels(monitor_labels, "--monitor-label", "app.kubernetes.io/", "helm.sh/"),
         gateway=_gateway(gateway, hostnames) if gateway else None,
     )
 
@@ -346,13 +353,13 @@ def _needs_metrics(served: Served, option: str, *, wanted: bool) -> None:
         raise UserError(f"{option}: of {served.title}'s metrics nothing is known")
 
 
-def _labels(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Of a ServiceMonitor, beside those that all objects have."""
-    labels = tuple(checked.label(text, "--monitor-label") for text in given)
-    checked.unique([key for key, _ in labels], "--monitor-label")
+def _labels(given: Sequence[str], option: str, *ours: str) -> tuple[tuple[str, str], ...]:
+    """Of a user's, beside those whose beginning is given, which are set already."""
+    labels = tuple(checked.label(text, option) for text in given)
+    checked.unique([key for key, _ in labels], option)
     for key, _ in labels:
-        if key.startswith(("app.kubernetes.io/", "helm.sh/")):
-            raise UserError(f"--monitor-label: {key} is set already")
+        if key.startswith(ours):
+            raise UserError(f"{option}: {key} is set already")
     return labels
 
 

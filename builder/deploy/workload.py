@@ -116,7 +116,7 @@ def _template(served: Served, values: Values) -> Object:
         spec["priorityClassName"] = values.priority_class
     if values.pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in values.pull_secrets]
-    spec["nodeSelector"] = {"kubernetes.io/arch": served.arch}
+    spec["nodeSelector"] = placement.selector(served, values)
     if affinity := placement.affinity(served, values):
         spec["affinity"] = affinity
     if tolerations := placement.tolerations(served):

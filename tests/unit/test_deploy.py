@@ -360,6 +360,19 @@ def test_a_product_may_be_named() -> None:
     assert not fits(named, node("580.95.05", "9.0", "NVIDIA-H200"))
 
 
+def test_a_cluster_may_have_labels_of_its_own() -> None:
+    """Managed clusters without GPU feature discovery label nodes their own way."""
+    label = "cloud.google.com/gke-accelerator=nvidia-h100-80gb"
+    made = wanted(gpu_labels=False, node_labels=(label,))
+    image = served_of("cuda13.0-vllm-h100")
+    podspec = workload.workload(image, made)["spec"]["template"]["spec"]
+    assert "affinity" not in podspec
+    assert podspec["nodeSelector"] == {
+        "kubernetes.io/arch": "amd64",
+        "cloud.google.com/gke-accelerator": "nvidia-h100-80gb",
+    }
+
+
 def test_a_node_without_labels_is_none() -> None:
     assert not fits(terms("cuda13.0-vllm"), {})
 
@@ -451,6 +464,9 @@ def test_the_operators_values() -> None:
         ({"gateway": "g", "hostnames": ("nohost",)}, "--hostname: 'nohost' is no host's name"),
         ({"monitor": True, "monitor_labels": ("helm.sh/chart=b",)}, "helm.sh/chart is set already"),
         ({"monitor": True, "monitor_labels": ("a=b", "a=c")}, "a is given twice"),
+        ({"node_labels": ("kubernetes.io/arch=arm64",)}, "kubernetes.io/arch is set already"),
+        ({"node_labels": ("a",)}, "--node-label: 'a' is no label"),
+        ({"gpu_labels": False, "gpu_products": ("a",)}, "--gpu-product without --gpu-labels"),
         ({"arguments": ("8192",)}, "what is the server's follows `--`, an option first"),
         ({"arguments": ("--port=80",)}, "--port is set already, and probes and Service count on"),
         ({"arguments": ("-x", "--model", "a")}, "--model of imgbuild says it"),
