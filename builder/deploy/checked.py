@@ -74,7 +74,7 @@ def label(text: str, option: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if equals and _LABEL_KEY.match(key) and (not value or _LABEL_VALUE.match(value)):
         return key, value
-    raise UserError(f"{option}: {quoted(text)} is no label", hint="as release=prometheus")
+    raise UserError(f"{option}: {quoted(text)} is no label", hint="as KEY=VALUE")
 
 
 def label_value(text: str, option: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema
 import kubernetes_validate
+from hypothesis import strategies as st
 from kubernetes_validate import utils
 
 from builder import deploy, matrix
@@ -96,3 +97,33 @@ def _check(made: dict[str, Any]) -> None:
         return
     for minor in MINORS:
         kubernetes_validate.validate(made, minor, strict=True)
+
+
+def expanded(text: str, known: dict[str, str]) -> str:
+    """As the kubelet does: k8s.io/kubernetes/third_party/forked/golang/expansion."""
+    made, at = "", 0
+    while at < len(text):
+        if text[at] == "$" and at + 1 < len(text):
+            if text[at + 1] == "$":
+                made, at = made + "$", at + 2
+                continue
+            end = text.find(")", at)
+            if text[at + 1] == "(" and end > 0:
+                name = text[at + 2 : end]
+                made, at = made + known.get(name, f"$({name})"), end + 1
+                continue
+        made, at = made + text[at], at + 1
+    return made
+
+
+# What one reader or another takes for something else than a text.
+NASTY = [
+    "", " ", "y", "N", "yes", "No", "on", "OFF", "true", "False", "null", "Null", "~",
+    "nan", ".inf", "-.INF", "1", "1.0", "1e3", "12e03", "0x1F", "0o17", "017", "0b1",
+    "1_000", "1:30", "190:20:30", "2026-11-27", "2026-11-27T10:00:00Z", "=", "<<", "-",
+    "--", "---", "...", "- a", "a: b", "a:", ":", "#", "a #b", "*a", "&a", "!a", "!!int 3",
+    "%TAG", "@a", "`a", "'a'", '"a"', "|", ">", "[a]", "{a}", "{{ .Values.x }}", "a\nb",
+    "a\n---\nkind: Secret", "\ta", "a\t", " a ", "\\", '\\"', "é", "中文", "😀", "\u00a0",
+    "\u200b", "\u202e", "a\u00adb", "--model", "--a: b", "32Gi", "7Ki", "0.0.0.0",
+]  # fmt: skip
+texts = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(NASTY)

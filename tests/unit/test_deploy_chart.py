@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from builder import deploy
-from builder.deploy.chart import Row, chart, schema, values_text
+from builder.deploy.chart import chart
+from builder.deploy.rows import Row, schema, values_text
 from tests.unit import helm
 from tests.unit.deployed import CASES, case, check
 

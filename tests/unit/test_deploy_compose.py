@@ -16,9 +16,8 @@ from builder import deploy
 from builder.cli.deploy import command
 from builder.errors import UserError
 from tests.unit.crds import COMPOSE
-from tests.unit.deployed import IMAGE, served
+from tests.unit.deployed import IMAGE, served, texts
 from tests.unit.support import ROOT
-from tests.unit.test_deploy_yaml import texts
 
 GOLDEN = ROOT / "tests/golden/deploy"
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

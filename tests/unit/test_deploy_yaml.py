@@ -17,20 +17,8 @@ from builder import deploy
 from builder.deploy import checked, quantity, template, yamltext
 from builder.errors import UserError
 from tests.unit import helm
-from tests.unit.deployed import IMAGE, served
-from tests.unit.test_deploy import expanded
+from tests.unit.deployed import IMAGE, NASTY, expanded, served, texts
 
-# What one reader or another takes for something else than a text.
-NASTY = [
-    "", " ", "y", "N", "yes", "No", "on", "OFF", "true", "False", "null", "Null", "~",
-    "nan", ".inf", "-.INF", "1", "1.0", "1e3", "12e03", "0x1F", "0o17", "017", "0b1",
-    "1_000", "1:30", "190:20:30", "2026-11-27", "2026-11-27T10:00:00Z", "=", "<<", "-",
-    "--", "---", "...", "- a", "a: b", "a:", ":", "#", "a #b", "*a", "&a", "!a", "!!int 3",
-    "%TAG", "@a", "`a", "'a'", '"a"', "|", ">", "[a]", "{a}", "{{ .Values.x }}", "a\nb",
-    "a\n---\nkind: Secret", "\ta", "a\t", " a ", "\\", '\\"', "é", "中文", "😀", "\u00a0",
-    "\u200b", "\u202e", "a\u00adb", "--model", "--a: b", "32Gi", "7Ki", "0.0.0.0",
-]  # fmt: skip
-texts = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(NASTY)
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | texts
 data = st.recursive(
     scalars, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=12
@@ -78,7 +66,8 @@ def test_a_users_text_stays_a_text(argument: str, value: str, other: str) -> Non
             env=(f"A={value}",),
         )
     except UserError as error:
-        assert "which YAML cannot carry" in str(error)  # noqa: PT017
+        told = str(error)
+        assert "which YAML cannot carry" in told or "is set already" in told  # noqa: PT017
         return
     made = list(yaml.safe_load_all(deploy.stream(image, wanted)))
     assert [one["kind"] for one in made] == [
