@@ -9,6 +9,7 @@ else that a site changes is a value, and values.schema.json refuses what is none
 from __future__ import annotations
 
 import json
+import re
 
 from builder import __version__
 from builder.deploy import rows, template, yamltext
@@ -19,6 +20,7 @@ from builder.deploy.values import Values
 # What the manifests ask for that older API servers do not have by default: the retention of claims
 # (stable with 1.32), the sleep before a stop (on since 1.30).
 _KUBERNETES = ">=1.32.0-0"
+_VERSION = re.compile(r"^([0-9]+(?:\.[0-9]+){0,2})[.+-]?(.*)")
 
 
 def chart(served: Served, values: Values) -> dict[str, str]:
@@ -52,11 +54,10 @@ def _about(served: Served, values: Values) -> str:
 
 def _semver(version: str) -> str:
     """Python's version as Helm demands one: 0.1.0.dev1 is 0.1.0-dev1."""
-    parts = version.split(".")
-    numbers = [part for part in parts if part.isdecimal()]
-    rest = "-".join(part for part in parts if not part.isdecimal())
-    made = ".".join([*numbers, "0", "0", "0"][:3])
-    return f"{made}-{rest}" if rest else made
+    found = _VERSION.match(version)
+    assert found, version  # noqa: S101 - it is our own
+    made = ".".join([*found[1].split("."), "0", "0"][:3])
+    return f"{made}-{found[2]}" if found[2] else made
 
 
 def _helpers(name: str, framework: str) -> str:

@@ -197,21 +197,15 @@ class Lift:
         says = "A Secret with the hub's token; empty: none."
         self._row("hfToken.secret", token.name if token else "", says, rows.MAYBE)
         self._row("hfToken.key", token.key if token else "token", "Its key.", rows.TEXT)
-        lifted: list[Any] = []
-        extra = []
-        users = {name for name, _ in (*values.env, *values.secret_env)}
-        for row in container["env"]:
-            if row["name"] == "HF_TOKEN" and row["name"] not in users:
-                reference = {
-                    "name": template.text("hfToken.secret"),
-                    "key": template.text("hfToken.key"),
-                }
-                token_row = {"name": row["name"], "valueFrom": {"secretKeyRef": reference}}
-                lifted.append(When(".Values.hfToken.secret", token_row))
-            elif row["name"] in users:
-                extra.append(row)
-            else:
-                lifted.append(row)
+        # What the user gives stands last, as it came.
+        at = len(container["env"]) - len(values.env) - len(values.secret_env)
+        own, extra = container["env"][:at], container["env"][at:]
+        reference = {"name": template.text("hfToken.secret"), "key": template.text("hfToken.key")}
+        given = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}}
+        lifted = [
+            When(".Values.hfToken.secret", given) if row["name"] == "HF_TOKEN" else row
+            for row in own
+        ]
         self._row("extraEnv", extra, "Further variables, as a container's `env`.", rows.LIST)
         container["env"] = [*lifted, template.more("extraEnv")]
 

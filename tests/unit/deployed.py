@@ -53,7 +53,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "hub": ("cuda13.0-vllm-h100", "org/model", {}),
     "everything": ("cuda13.0-vllm-h100", "pvc://models/llama-3", EVERYTHING),
     "mig": ("cuda13.0-vllm", "pvc://models", {"mig": "1g.10gb", "replicas": 7}),
-    "cpu": ("cpu-vllm", "org/model", {"cache_claim": "caches"}),
+    "cpu": (
+        "cpu-vllm",
+        "org/model",
+        {"cache_claim": "caches", "secret_env": ("HF_TOKEN=hub/token",)},
+    ),
     "sglang": ("cuda12.8-sglang", "org/model", {"gpus": 2, "any_uid": True, "monitor": True}),
     "tgi": ("cuda12.4-tgi", "org/model", {"network_policy": False}),
     "tensorrt-llm": ("cuda13.0-tensorrt-llm", "org/model", {"gpus": 8}),

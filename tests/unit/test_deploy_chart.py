@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from builder import deploy
+from builder.deploy import chart as chart_module
 from builder.deploy.chart import chart
 from builder.deploy.rows import Row, schema, values_text
 from tests.unit import helm
@@ -245,6 +246,14 @@ def test_what_is_no_value_is_refused(values: dict[str, Any], told: str, tmp_path
 def test_a_subchart_may_be_told_what_is_global(tmp_path: Path) -> None:
     (one,) = helm.asked(written("hub", tmp_path / "chart"), [run({"global": {"a": 1}})])["runs"]
     assert helm.objects(one)
+
+
+@pytest.mark.parametrize(
+    ("version", "semver"),
+    [("0.1.0", "0.1.0"), ("1.2", "1.2.0"), ("0.1.0.dev3", "0.1.0-dev3"), ("1.0rc1", "1.0.0-rc1")],
+)
+def test_a_charts_version_is_semantic(version: str, semver: str) -> None:
+    assert chart_module._semver(version) == semver
 
 
 def test_values_are_what_they_say() -> None:
