@@ -9,7 +9,7 @@ from typing import Any
 
 from builder.deploy import checked, quantity, yamltext
 from builder.deploy.served import START_PERIOD, Served
-from builder.deploy.values import FETCHING, further, gpus_of, shm_of
+from builder.deploy.values import FETCHING, fetched, further, gpus_of, shm_of
 from builder.deploy.workload import arguments_of
 from builder.errors import UserError, quoted
 
@@ -75,7 +75,7 @@ def stack(
     return Stack(
         name=checked.name(name if name is not None else served.framework),
         image=checked.image(image),
-        model=MODEL if folder else checked.hub_model(model),
+        model=MODEL if folder else fetched(served, checked.hub_model(model), "/models/mine"),
         folder=folder,
         gpus=number,
         devices=tuple(checked.device(given) for given in devices),

@@ -58,7 +58,7 @@ def _of_cluster(served: Served, values: Values) -> dict[str, str]:
         "cluster/kubelet.yaml": yamltext.text(
             cluster.kubelet(),
             says=[
-                "Of nodes with GPUs: merge it into their kubelet's configuration. A changed CPU",
+                "Of the nodes that serve: merge it into their kubelet's configuration. A changed CPU",
                 "manager policy needs the node drained, /var/lib/kubelet/cpu_manager_state removed",
                 "and the kubelet restarted. Reserve the CPUs that your system's daemons run on.",
             ],

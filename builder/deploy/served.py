@@ -32,6 +32,7 @@ class Served:
     health: str
     flags: Flags
     metrics: Metrics | None
+    fetches: bool  # whether it takes a name on a hub; imgbuild's own servers read folders alone
     shm_mib: int  # for one process
     driver_floor: str | None  # of a CUDA image
     last_driver: str | None  # the branch after which drivers know its GPU no more
@@ -66,6 +67,7 @@ def of(cell: Cell) -> Served:
         health=server.health,
         flags=server.flags,
         metrics=server.metrics,
+        fetches=server.module is None,
         shm_mib=smoke.shm_mb,
         driver_floor=max(filter(None, floors), key=version_key, default=None),
         last_driver=gpu.last_driver if gpu else None,

@@ -192,6 +192,8 @@ def values(
         checked.unique([*(key for key, _ in from_secrets), "HF_TOKEN"], "--secret-env")
     checked.unique([key for key, _ in (*variables, *from_secrets)], "--env")
     weights = Model.parse(model)
+    if not weights.claim:
+        fetched(served, weights.name, "pvc://CLAIM/FOLDER")
     return Values(
         name=checked.name(name if name is not None else served.framework),
         namespace=None if namespace is None else checked.namespace(namespace),
@@ -270,6 +272,16 @@ def gpus_of(served: Served, gpus: int | None, mig: str | None, products: Sequenc
 def _alone(option: str, given: object, needed: str, there: object) -> None:
     if given and not there:
         raise UserError(f"{option} without {needed} says nothing", hint=f"add {needed}")
+
+
+def fetched(served: Served, model: str, instead: str) -> str:
+    """A name on a hub; raises UserError where the server reads folders only."""
+    if not served.fetches:
+        raise UserError(
+            f"--model: {served.title}'s server reads folders, and does not fetch {quoted(model)}",
+            hint=f"as {instead}",
+        )
+    return model
 
 
 def further(served: Served, arguments: Sequence[str]) -> tuple[str, ...]:

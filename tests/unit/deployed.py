@@ -63,7 +63,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "tensorrt-llm": ("cuda13.0-tensorrt-llm", "org/model", {"gpus": 8}),
     "v100": ("cuda12.4-vllm-v100", "org/model", {}),
     "gh200": ("cuda13.0-vllm-gh200", "org/model", {"namespace": "llm"}),
-    "deepspeed": ("cuda13.0-deepspeed", "org/model", {"autoscale": "1:2"}),
+    "deepspeed": ("cuda13.0-deepspeed", "pvc://models/llama-3", {"autoscale": "1:2"}),
 }
 
 

@@ -471,6 +471,7 @@ def test_mistakes_are_told_in_one_line(wishes: dict[str, Any], told: str) -> Non
     ("cell_id", "wishes", "told"),
     [
         ("cpu-vllm", {"gpus": 1}, "runs on CPUs and would leave a GPU idle"),
+        ("cpu-ray", {}, "server reads folders, and does not fetch 'org/model'; as pvc://"),
         ("cuda13.0-deepspeed", {"gpus": 2}, "has no tensor parallelism"),
         ("cuda13.0-tensorrt-llm", {"autoscale": "1:2"}, "of TensorRT-LLM's metrics"),
     ],

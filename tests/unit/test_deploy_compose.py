@@ -118,6 +118,13 @@ def test_mistakes_are_told_in_one_line(wishes: dict[str, Any], told: str) -> Non
     assert len(str(raised.value).splitlines()) == 1
 
 
+def test_our_own_servers_read_folders() -> None:
+    image = served("cpu-deepspeed")
+    with pytest.raises(UserError, match="does not fetch 'a/b'; as /models/mine"):
+        deploy.stack(image, image=IMAGE, model="a/b")
+    assert deploy.stack(image, image=IMAGE, model="/models/mine").folder == "/models/mine"
+
+
 def test_the_command_writes_the_same(tmp_path: Path) -> None:
     line = ["compose", "cpu-vllm", "-f", str(ROOT / "matrix.yaml"), "--model", "org/model"]
     line += ["--image", IMAGE]
