@@ -58,9 +58,9 @@ def _of_cluster(served: Served, values: Values) -> dict[str, str]:
         "cluster/kubelet.yaml": yamltext.text(
             cluster.kubelet(),
             says=[
-                "Of the nodes that serve: merge it into their kubelet's configuration. A changed CPU",
-                "manager policy needs the node drained, /var/lib/kubelet/cpu_manager_state removed",
-                "and the kubelet restarted. Reserve the CPUs that your system's daemons run on.",
+                "Of the nodes that serve: merge it into their kubelet's configuration. A changed",
+                "CPU manager policy needs the node drained, /var/lib/kubelet/cpu_manager_state",
+                "removed and the kubelet restarted. Reserve CPUs for your system's daemons.",
             ],
         )
     }
