@@ -9,7 +9,7 @@ from typing import Any
 
 from builder.deploy import checked, quantity, yamltext
 from builder.deploy.served import START_PERIOD, Served
-from builder.deploy.values import FETCHING, fetched, further, gpus_of, shm_of
+from builder.deploy.values import FETCHING, fetched, further, given, gpus_of, shm_of
 from builder.deploy.workload import arguments_of
 from builder.errors import UserError, quoted
 
@@ -69,19 +69,19 @@ def stack(
     outside = served.port if port is None else port
     if not 0 < outside < 1 << 16:
         raise UserError(f"--port: {outside} is no port", hint="1 to 65535")
-    variables = tuple(checked.variable(given, instead=_SHELLS) for given in env)
-    names = tuple(checked.variable_name(given, "--pass-env") for given in passed)
+    variables = tuple(checked.variable(text, instead=_SHELLS) for text in env)
+    names = tuple(checked.variable_name(text, "--pass-env") for text in passed)
     checked.unique([*(key for key, _ in variables), *names], "--env")
     return Stack(
-        name=checked.name(name if name is not None else served.framework),
+        name=checked.name(served.framework if name is None else name),
         image=checked.image(image),
         model=MODEL if folder else fetched(served, checked.hub_model(model), "/models/mine"),
         folder=folder,
         gpus=number,
-        devices=tuple(checked.device(given) for given in devices),
-        shm=quantity.memory(shm, "--shm") if shm else shm_of(served, number),
-        cpus=checked.cpus(cpus) if cpus else None,
-        memory=quantity.memory(memory, "--memory") if memory else None,
+        devices=tuple(checked.device(text) for text in devices),
+        shm=given(shm, quantity.memory, "--shm") or shm_of(served, number),
+        cpus=given(cpus, checked.cpus, "--cpus"),
+        memory=given(memory, quantity.memory, "--memory"),
         listen=listen,
         port=outside,
         arguments=further(served, arguments),

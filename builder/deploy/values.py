@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from builder.deploy import checked, quantity
 from builder.deploy.served import SHM_PER_RANK, START_PERIOD, Served
 from builder.errors import UserError, quoted
 from builder.facts import Accelerator
+
+_T = TypeVar("_T")
 
 MODELS = "/models"  # where a volume of models is mounted
 PULL = 600  # seconds that a rollout waits for an image, beside the start itself
@@ -171,14 +174,14 @@ def values(
     number = gpus_of(served, gpus, mig, gpu_products)
     scaling = _scaling(served, autoscale, target, replicas)
     _needs_metrics(served, "--monitor", wanted=monitor)
-    made_shm = quantity.memory(shm, "--shm") if shm else shm_of(served, number)
-    made_memory = quantity.memory(memory, "--memory") if memory else f"{16 * (1 + number)}Gi"
+    made_shm = given(shm, quantity.memory, "--shm") or shm_of(served, number)
+    made_memory = given(memory, quantity.memory, "--memory") or f"{16 * (1 + number)}Gi"
     if quantity.in_bytes(made_shm) >= quantity.in_bytes(made_memory):
         raise UserError(
             f"--shm: {made_shm} of {made_memory} of memory",
             hint="what is written to /dev/shm counts as the pod's memory; raise --memory",
         )
-    if cache_claim and cache_per_replica:
+    if cache_claim is not None and cache_per_replica:
         raise UserError(
             "--cache-claim with --cache-per-replica", hint="one volume for all, or one for each"
         )
@@ -186,68 +189,66 @@ def values(
     _alone("--gpu-product", gpu_products, "--gpu-labels", gpu_labels)
     _alone("--hostname", hostnames, "--gateway", gateway)
     _alone("--monitor-label", monitor_labels, "--monitor", monitor)
-    variables = tuple(checked.variable(given) for given in env)
-    from_secrets = tuple(_secret_variable(given) for given in secret_env)
-    if hf_token:
+    variables = tuple(checked.variable(text) for text in env)
+    from_secrets = tuple(_secret_variable(text) for text in secret_env)
+    if hf_token is not None:
         checked.unique([*(key for key, _ in from_secrets), "HF_TOKEN"], "--secret-env")
     checked.unique([key for key, _ in (*variables, *from_secrets)], "--env")
     weights = Model.parse(model)
     if not weights.claim:
         fetched(served, weights.name, "pvc://CLAIM/FOLDER")
     return Values(
-        name=checked.name(name if name is not None else served.framework),
-        namespace=None if namespace is None else checked.namespace(namespace),
+        name=checked.name(served.framework if name is None else name),
+        namespace=given(namespace, checked.namespace, "--namespace"),
         image=checked.image(image),
         model=weights,
         replicas=_count(1 if replicas is None else replicas, "--replicas"),
         gpus=number,
-        mig=checked.profile(mig) if mig else None,
-        gpu_products=tuple(checked.label_value(given, "--gpu-product") for given in gpu_products),
+        mig=given(mig, checked.profile, "--mig"),
+        gpu_products=tuple(checked.label_value(text, "--gpu-product") for text in gpu_products),
         gpu_labels=gpu_labels,
         node_labels=_labels(node_labels, "--node-label", "kubernetes.io/arch"),
         # API server, engine and a worker a GPU, and the second thread of each of their cores
         # (vLLM's documentation, architecture overview).
-        cpus=checked.cpus(cpus) if cpus else 2 * (2 + number) if number else 8,
+        cpus=given(cpus, checked.cpus, "--cpus") or (2 * (2 + number) if number else 8),
         memory=made_memory,
         shm=made_shm,
-        hugepages=_hugepages(hugepages) if hugepages else None,
+        hugepages=given(hugepages, _hugepages, "--hugepages"),
         cache=Cache(
             size=quantity.memory(cache_size, "--cache-size"),
-            claim=checked.object_name(cache_claim, "--cache-claim") if cache_claim else None,
+            claim=given(cache_claim, checked.object_name, "--cache-claim"),
             per_replica=cache_per_replica,
-            storage_class=checked.object_name(storage_class, "--storage-class")
-            if storage_class
-            else None,
+            storage_class=given(storage_class, checked.object_name, "--storage-class"),
         ),
         arguments=further(served, arguments),
         env=variables,
         secret_env=from_secrets,
-        hf_token=_secret(hf_token, "--hf-token-secret", "token") if hf_token else None,
-        pull_secrets=tuple(checked.object_name(given, "--pull-secret") for given in pull_secrets),
-        runtime_class=checked.object_name(runtime_class, "--runtime-class")
-        if runtime_class
-        else None,
-        priority_class=checked.object_name(priority_class, "--priority-class")
-        if priority_class
-        else None,
+        hf_token=None if hf_token is None else _secret(hf_token, "--hf-token-secret", "token"),
+        pull_secrets=tuple(checked.object_name(text, "--pull-secret") for text in pull_secrets),
+        runtime_class=given(runtime_class, checked.object_name, "--runtime-class"),
+        priority_class=given(priority_class, checked.object_name, "--priority-class"),
         any_uid=any_uid,
-        startup=checked.seconds(startup, "--startup")
-        if startup
-        else (START_PERIOD if weights.claim else FETCHING),
+        startup=given(startup, checked.seconds, "--startup")
+        or (START_PERIOD if weights.claim else FETCHING),
         drain=checked.seconds(drain, "--drain"),
         scaling=scaling,
         network_policy=network_policy,
-        allow_from=tuple(checked.namespace(given, "--allow-from") for given in allow_from),
+        allow_from=tuple(checked.namespace(text, "--allow-from") for text in allow_from),
         monitor=monitor,
         monitor_labels=_labels(monitor_labels, "--monitor-label", "app.kubernetes.io/", "helm.sh/"),
-        gateway=_gateway(gateway, hostnames) if gateway else None,
+        gateway=None if gateway is None else _gateway(gateway, hostnames),
     )
+
+
+def given(text: str | None, check: Callable[[str, str], _T], option: str) -> _T | None:
+    """What an option is checked to be; None where it was not given. An empty text was."""
+    return None if text is None else check(text, option)
 
 
 def gpus_of(served: Served, gpus: int | None, mig: str | None, products: Sequence[str]) -> int:
     """How many a replica has; 0 for an image that runs on CPUs."""
     if served.accelerator is not Accelerator.CUDA:
-        if gpus or mig or products:
+        if gpus or mig is not None or products:
             raise UserError(
                 f"{served.cell_id} runs on CPUs and would leave a GPU idle",
                 hint="leave out --gpus, --mig and --gpu-product, or take a cuda cell",
@@ -256,7 +257,7 @@ def gpus_of(served: Served, gpus: int | None, mig: str | None, products: Sequenc
     number = 1 if gpus is None else gpus
     if number < 1:
         raise UserError(f"--gpus: {served.cell_id} needs a GPU", hint="1 or more")
-    if mig and number > 1:
+    if mig is not None and number > 1:
         raise UserError(
             f"--mig with --gpus {number}: NCCL does not talk between MIG instances",
             hint="one instance a replica: --replicas or --autoscale",
@@ -269,8 +270,8 @@ def gpus_of(served: Served, gpus: int | None, mig: str | None, products: Sequenc
     return number
 
 
-def _alone(option: str, given: object, needed: str, there: object) -> None:
-    if given and not there:
+def _alone(option: str, said: object, needed: str, there: object) -> None:
+    if said and not there:
         raise UserError(f"{option} without {needed} says nothing", hint=f"add {needed}")
 
 
@@ -294,15 +295,15 @@ def further(served: Served, arguments: Sequence[str]) -> tuple[str, ...]:
     flags = served.flags
     ours = {flags.host: "", flags.port: ""}
     ours |= dict.fromkeys((flags.model, *flags.model_also), "--model")
-    for given in arguments:
-        flag = given.partition("=")[0]
+    for text in arguments:
+        flag = text.partition("=")[0]
         if flag and flag in ours:
             option = ours[flag]
             raise UserError(
                 f"argument: {flag} is set already, and probes and Service count on it",
                 hint=f"{option} of imgbuild says it" if option else "leave it out",
             )
-    return tuple(checked.plain(given, "argument") for given in arguments)
+    return tuple(checked.plain(text, "argument") for text in arguments)
 
 
 def shm_of(served: Served, ranks: int) -> str:
@@ -316,15 +317,15 @@ def _count(number: int, option: str) -> int:
     return number
 
 
-def _hugepages(text: str) -> Hugepages:
+def _hugepages(text: str, option: str) -> Hugepages:
     page, equals, amount = text.partition("=")
     if not equals or page not in ("2Mi", "1Gi"):
         raise UserError(
-            f"--hugepages: {text!r} is no amount of huge pages", hint="as 2Mi=4Gi or 1Gi=8Gi"
+            f"{option}: {quoted(text)} is no amount of huge pages", hint="as 2Mi=4Gi or 1Gi=8Gi"
         )
-    size = quantity.in_bytes(quantity.memory(amount, "--hugepages"))
+    size = quantity.in_bytes(quantity.memory(amount, option))
     if size % quantity.in_bytes(page):
-        raise UserError(f"--hugepages: {amount} is no multiple of {page}")
+        raise UserError(f"{option}: {amount} is no multiple of {page}")
     return Hugepages(page=page, amount=amount)
 
 
@@ -365,9 +366,9 @@ def _needs_metrics(served: Served, option: str, *, wanted: bool) -> None:
         raise UserError(f"{option}: of {served.title}'s metrics nothing is known")
 
 
-def _labels(given: Sequence[str], option: str, *ours: str) -> tuple[tuple[str, str], ...]:
+def _labels(texts: Sequence[str], option: str, *ours: str) -> tuple[tuple[str, str], ...]:
     """Of a user's, beside those whose beginning is given, which are set already."""
-    labels = tuple(checked.label(text, option) for text in given)
+    labels = tuple(checked.label(text, option) for text in texts)
     checked.unique([key for key, _ in labels], option)
     for key, _ in labels:
         if key.startswith(ours):
@@ -380,5 +381,5 @@ def _gateway(text: str, hostnames: Sequence[str]) -> Gateway:
     return Gateway(
         name=checked.object_name(named if slash else where, "--gateway"),
         namespace=checked.namespace(where, "--gateway") if slash else None,
-        hostnames=tuple(checked.hostname(given, "--hostname") for given in hostnames),
+        hostnames=tuple(checked.hostname(text, "--hostname") for text in hostnames),
     )
