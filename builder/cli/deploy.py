@@ -59,6 +59,11 @@ _ENV = click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variab
 @click.option("-n", "--namespace", metavar="NAME", help="Of all objects. Default: none is named.")
 @click.option("--replicas", type=int, metavar="N", help="Default: 1.")
 @click.option(
+    "--surge/--no-surge",
+    default=True,
+    help="In a rollout, start a pod before one goes, which needs spare GPUs. Default: on.",
+)
+@click.option(
     "--autoscale", metavar="MIN:MAX", help="Replicas by the server's load, in place of --replicas."
 )
 @click.option(

@@ -106,6 +106,10 @@ class Lift:
         self._container["startupProbe"]["failureThreshold"] = Raw(
             f"{{{{ div (add (int .Values.startupSeconds) {up}) {STARTUP_PERIOD} }}}}"
         )
+        if "strategy" in self._spec:
+            says = "Of a rollout: a new pod before an old one goes needs spare GPUs."
+            self._row("strategy", self._spec["strategy"], says, rows.MAP)
+            self._spec["strategy"] = _if_any("strategy")
         if "progressDeadlineSeconds" in self._spec:
             deadline = Raw(f"{{{{ add (int .Values.startupSeconds) {PULL} }}}}")
             self._spec["progressDeadlineSeconds"] = deadline

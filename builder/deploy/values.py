@@ -92,6 +92,7 @@ class Values:
     model: Model
     namespace: str | None = None
     replicas: int = 1
+    surge: bool = True  # a new pod before an old one goes
     gpus: int  # or MIG instances; 0 for an image that runs on CPUs
     mig: str | None = None
     gpu_products: tuple[str, ...] = ()
@@ -138,6 +139,7 @@ def values(
     name: str | None = None,
     namespace: str | None = None,
     replicas: int | None = None,
+    surge: bool = True,
     gpus: int | None = None,
     mig: str | None = None,
     gpu_products: Sequence[str] = (),
@@ -202,6 +204,7 @@ def values(
         namespace=given(namespace, checked.namespace, "--namespace"),
         image=checked.image(image),
         model=weights,
+        surge=_surge(surge, stateful=cache_per_replica),
         replicas=_count(1 if replicas is None else replicas, "--replicas"),
         gpus=number,
         mig=given(mig, checked.profile, "--mig"),
@@ -339,6 +342,14 @@ def _secret_variable(text: str) -> tuple[str, Secret]:
     if not equals:
         raise UserError(f"--secret-env: {text!r} names no Secret", hint="as NAME=SECRET/KEY")
     return checked.variable_name(key, "--secret-env"), _secret(place, "--secret-env")
+
+
+def _surge(wanted: bool, *, stateful: bool) -> bool:
+    if not wanted and stateful:
+        raise UserError(
+            "--no-surge with --cache-per-replica: a StatefulSet never starts one before"
+        )
+    return wanted
 
 
 def _scaling(served: Served, text: str | None, target: int, replicas: int | None) -> Scaling | None:

@@ -59,7 +59,10 @@ def _deployment(served: Served, values: Values) -> Object:
             # A new pod needs GPUs of its own before an old one goes: nobody is left without answer.
             "strategy": {
                 "type": "RollingUpdate",
-                "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+                "rollingUpdate": {
+                    "maxSurge": int(values.surge),
+                    "maxUnavailable": int(not values.surge),
+                },
             },
             "progressDeadlineSeconds": values.startup + PULL,
             "selector": {"matchLabels": selector(served, values)},

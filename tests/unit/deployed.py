@@ -52,7 +52,7 @@ EVERYTHING = {
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "hub": ("cuda13.0-vllm-h100", "org/model", {}),
     "everything": ("cuda13.0-vllm-h100", "pvc://models/llama-3", EVERYTHING),
-    "mig": ("cuda13.0-vllm", "pvc://models", {"mig": "1g.10gb", "replicas": 7}),
+    "mig": ("cuda13.0-vllm", "pvc://models", {"mig": "1g.10gb", "replicas": 7, "surge": False}),
     "cpu": (
         "cpu-vllm",
         "org/model",

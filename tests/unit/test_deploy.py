@@ -451,6 +451,7 @@ def test_the_operators_values() -> None:
         ({"monitor": True, "monitor_labels": ("helm.sh/chart=b",)}, "helm.sh/chart is set already"),
         ({"monitor": True, "monitor_labels": ("a=b", "a=c")}, "a is given twice"),
         ({"node_labels": ("kubernetes.io/arch=arm64",)}, "kubernetes.io/arch is set already"),
+        ({"surge": False, "cache_per_replica": True}, "a StatefulSet never starts one before"),
         ({"mig": ""}, "--mig: '' is no MIG profile"),
         ({"memory": ""}, "--memory: '' is no quantity"),
         ({"cache_claim": ""}, "--cache-claim: '' is no name of an object"),

@@ -63,6 +63,7 @@ OTHERS: dict[str, Any] = {
     "imagePullSecrets": [{"name": "other"}],
     "replicas": 3,
     "startupSeconds": 77,
+    "strategy": {"rollingUpdate": {"maxSurge": "50%"}},
     "drainSeconds": 7,
     "model": "other/model",
     "extraArgs": ["--max-model-len", "{{ .Values.image }}: # & * ? | > ' \" %"],
@@ -171,7 +172,7 @@ def test_each_value_is_heeded_and_all_stays_kubernetes_own(name: str, tmp_path: 
         for one in after.values():
             check(one)
     assert {path for path in OTHERS if path not in paths} <= {
-        "gpu.resource", "gpu.count", "cache.claim", "cache.storageClass", "modelClaim",
+        "strategy", "gpu.resource", "gpu.count", "cache.claim", "cache.storageClass", "modelClaim",
         *(path for path in OTHERS if path.startswith(("autoscaling", "serviceMonitor"))),
     }  # fmt: skip
 
