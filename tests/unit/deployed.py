@@ -131,3 +131,47 @@ NASTY = [
     "\u200b", "\u202e", "a\u00adb", "--model", "--a: b", "32Gi", "7Ki", "0.0.0.0",
 ]  # fmt: skip
 texts = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(NASTY)
+
+
+WISHES: dict[str, st.SearchStrategy[Any]] = {
+    "gpus": st.integers(1, 8),
+    "gpu_products": st.just(("NVIDIA-H100-NVL", "NVIDIA-H200")),
+    "gpu_labels": st.just(True),
+    "node_labels": st.just(("pool=gpu", "empty=")),
+    "replicas": st.integers(0, 5),
+    "surge": st.just(True),
+    "hugepages": st.sampled_from(["2Mi=4Gi", "1Gi=1Gi"]),
+    "env": st.just(("A=", "B=x y")),
+    "secret_env": st.just(("HF_TOKEN=a/b",)),
+    "pull_secrets": st.just(("a", "b.c")),
+    "runtime_class": st.just("nvidia"),
+    "priority_class": st.just("a"),
+    "any_uid": st.booleans(),
+    "startup": st.sampled_from(["1s", "61s", "3h"]),
+    "drain": st.sampled_from(["1s", "5m"]),
+    "network_policy": st.booleans(),
+    "allow_from": st.just(("a", "b")),
+    "monitor": st.booleans(),
+    "arguments": st.just(("--x", "$(A)")),
+    "namespace": st.just("llm"),
+}
+# Of each, one.
+STORES: list[dict[str, Any]] = [
+    {},
+    {"cache_claim": "a"},
+    {"cache_per_replica": True},
+    {"cache_per_replica": True, "storage_class": "fast", "cache_size": "1Ti"},
+]
+ROUTES: list[dict[str, Any]] = [{}, {"gateway": "a/b"}, {"gateway": "b", "hostnames": ("*.a.b",)}]
+
+
+def anything() -> st.SearchStrategy[dict[str, Any]]:
+    """Wishes of a server on GPUs, in any combination that makes sense."""
+    return st.builds(
+        lambda *parts: {key: value for part in parts for key, value in part.items()},
+        st.fixed_dictionaries(
+            {"model": st.sampled_from(["org/model", "pvc://a", "pvc://a/b/c"])}, optional=WISHES
+        ),
+        st.sampled_from(STORES),
+        st.sampled_from(ROUTES),
+    )

@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from click.testing import CliRunner
+from hypothesis import given, settings
 from kubernetes_validate import utils
 
 from builder import deploy
@@ -21,7 +22,7 @@ from builder.errors import UserError
 from builder.facts import version_key
 from builder.matrix import cell, select
 from builder.runtime import preflight
-from tests.unit.deployed import CASES, IMAGE, MINORS, case, check, expanded, matrix_of
+from tests.unit.deployed import CASES, IMAGE, MINORS, anything, case, check, expanded, matrix_of
 from tests.unit.deployed import served as served_of
 from tests.unit.support import ROOT
 
@@ -55,6 +56,13 @@ def test_three_minors_are_asked() -> None:
 def test_objects_are_kubernetes_own(name: str) -> None:
     for made in deploy.manifests(*case(name)).values():
         check(made)
+
+
+@settings(max_examples=40)
+@given(anything())
+def test_whatever_is_wished_for_is_kubernetes_own(wishes: dict[str, Any]) -> None:
+    for one in deploy.manifests(served_of("cuda13.0-vllm-h100"), wanted(**wishes)).values():
+        check(one)
 
 
 def test_a_field_that_is_none_is_found() -> None:

@@ -5,24 +5,30 @@ from __future__ import annotations
 import copy
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
 
 from builder import deploy
 from builder.deploy import chart as chart_module
 from builder.deploy.chart import chart
 from builder.deploy.rows import Row, schema, values_text
 from tests.unit import helm
-from tests.unit.deployed import CASES, case, check
+from tests.unit.deployed import CASES, IMAGE, anything, case, check, served
 
 pytestmark = [pytest.mark.python, helm.needed]
 
 
 def written(name: str, folder: Path) -> Path:
     """The chart of a case, as a folder."""
-    for path, text in chart(*case(name)).items():
+    return on_disk(chart(*case(name)), folder)
+
+
+def on_disk(files: dict[str, str], folder: Path) -> Path:
+    for path, text in files.items():
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
@@ -55,6 +61,22 @@ def test_with_its_own_values_it_is_the_plain_objects(name: str, tmp_path: Path) 
     errors = [row for row in made["lint"]["messages"] if row["severity"] >= 2]
     assert errors == []
     assert made["lint"]["errors"] == []
+
+
+@settings(max_examples=8)
+@given(wishes=anything())
+def test_whatever_is_wished_for_it_is_the_plain_objects(
+    wishes: dict[str, Any], tmp_path: Path
+) -> None:
+    image = served("cuda13.0-vllm-h100")
+    wanted = deploy.values(image, image=IMAGE, name="vllm", **wishes)
+    with TemporaryDirectory(dir=tmp_path) as folder:
+        made = helm.asked(on_disk(chart(image, wanted), Path(folder)), [run()])
+    found = helm.objects(made["runs"][0])
+    plain = deploy.manifests(image, wanted)
+    assert set(found) == set(plain)
+    for stem, one in plain.items():
+        assert without_who_applies(found[stem]) == without_who_applies(one), stem
 
 
 # A value, and another that is right in its place; every row of values.yaml is here.
