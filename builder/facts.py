@@ -219,6 +219,15 @@ def _named(pair: tuple[str, str]) -> bool:
     return bool(pair[0])
 
 
+class Metrics(Fact):
+    """Where the server tells Prometheus how it is, and which gauge says that it has too much."""
+
+    path: Annotated[str, StringConstraints(pattern=r"^/\S*$")]
+    load: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$")]
+    arguments: tuple[Option, ...] = ()  # without which the server has no metrics
+    source: Text
+
+
 class Server(Fact):
     """How the framework is started and asked how it is."""
 
@@ -227,6 +236,7 @@ class Server(Fact):
     flags: Flags = Flags()
     port: Annotated[int, Field(gt=0, lt=65536)]
     health: Annotated[str, StringConstraints(pattern=r"^/\S*$")]
+    metrics: Metrics | None = None  # None: it has none, or nobody has looked
 
 
 class SmokeRun(Fact):

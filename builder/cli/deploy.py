@@ -1,0 +1,260 @@
+"""`imgbuild deploy`: what a cluster is fed with."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from builder import deploy, matrix, render
+from builder.cli import options
+from builder.errors import DriftError, UserError, nearest
+from builder.model import Cell
+
+
+class _Targets(click.Group):
+    """Says what is near where a target is mistyped, and its help where none is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ["--help"])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise UserError(f"no target {args[0]!r}", hint=nearest(args[0], self.commands))
+        return super().resolve_command(ctx, args)
+
+
+@click.group("deploy", cls=_Targets)
+def command() -> None:
+    """Write what starts a cell's image on a cluster or a host, fit for that image."""
+
+
+_IMAGE = click.option(
+    "--image", metavar="REF", help="The image; best by the digest that a push prints."
+)
+_REGISTRY = click.option(
+    "--registry", metavar="PREFIX", help="In place of --image: where `imgbuild push` put it."
+)
+_SHM = click.option("--shm", metavar="SIZE", help="Of /dev/shm. Default: what the image asks for.")
+_ENV = click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable; repeatable.")
+
+
+@command.command("k8s")
+@click.argument("cell_id", metavar="CELL")
+@click.argument("arguments", metavar="[-- ARGUMENTS...]", nargs=-1, type=click.UNPROCESSED)
+@options.file
+@click.option(
+    "--model",
+    required=True,
+    metavar="MODEL",
+    help="ORG/NAME on a hub, or pvc://CLAIM[/FOLDER] for a volume that has it.",
+)
+@_IMAGE
+@_REGISTRY
+@click.option("--name", metavar="NAME", help="Of all objects. Default: the framework's.")
+@click.option("-n", "--namespace", metavar="NAME", help="Of all objects. Default: none is named.")
+@click.option("--replicas", type=int, metavar="N", help="Default: 1.")
+@click.option(
+    "--surge/--no-surge",
+    default=True,
+    help="In a rollout, start a pod before one goes, which needs spare GPUs. Default: on.",
+)
+@click.option(
+    "--autoscale", metavar="MIN:MAX", help="Replicas by the server's load, in place of --replicas."
+)
+@click.option(
+    "--target", type=int, default=5, show_default=True, help="Load of a replica to scale by."
+)
+@click.option("--gpus", type=int, metavar="N", help="Of one replica. Default: 1.")
+@click.option("--mig", metavar="PROFILE", help="A MIG instance in place of a GPU, as 1g.10gb.")
+@click.option(
+    "--gpu-product",
+    "gpu_products",
+    multiple=True,
+    metavar="NAME",
+    help="Only nodes with the label nvidia.com/gpu.product=NAME; may be repeated.",
+)
+@click.option(
+    "--gpu-labels/--no-gpu-labels",
+    default=True,
+    help="Whether nodes have the labels of GPU feature discovery. Default: they do.",
+)
+@click.option(
+    "--node-label",
+    "node_labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Only nodes with that label; may be repeated.",
+)
+@click.option("--cpus", metavar="N", help="Whole CPUs. Default: 4, and 2 a GPU; 8 without one.")
+@click.option("--memory", metavar="SIZE", help="Default: 16Gi, and 16Gi a GPU.")
+@_SHM
+@click.option("--hugepages", metavar="2Mi=SIZE", help="Huge pages at /dev/hugepages.")
+@click.option("--cache-size", metavar="SIZE", default="100Gi", show_default=True)
+@click.option("--cache-claim", metavar="CLAIM", help="A volume that is there, for all replicas.")
+@click.option("--cache-per-replica", is_flag=True, help="A volume for each replica: a StatefulSet.")
+@click.option("--storage-class", metavar="NAME", help="Of each replica's volume.")
+@_ENV
+@click.option(
+    "--secret-env",
+    multiple=True,
+    metavar="NAME=SECRET/KEY",
+    help="A variable out of a Secret; may be repeated.",
+)
+@click.option("--hf-token-secret", "hf_token", metavar="SECRET[/KEY]", help="With the hub's token.")
+@click.option(
+    "--pull-secret", "pull_secrets", multiple=True, metavar="SECRET", help="A registry's."
+)
+@click.option("--runtime-class", metavar="NAME", help="Where NVIDIA's runtime is not the default.")
+@click.option("--priority-class", metavar="NAME", help="Who gives way to whom.")
+@click.option("--any-uid", is_flag=True, help="Let the cluster choose the user, as OpenShift does.")
+@click.option(
+    "--startup", metavar="TIME", help="For a start, as 45m. Default: 10m, from a hub 30m."
+)
+@click.option(
+    "--drain",
+    metavar="TIME",
+    default="30s",
+    show_default=True,
+    help="For what still runs when a pod is to stop.",
+)
+@click.option(
+    "--network-policy/--no-network-policy",
+    default=True,
+    help="Let only pods of the same namespace ask. Default: on.",
+)
+@click.option(
+    "--allow-from", multiple=True, metavar="NAMESPACE", help="Let its pods ask, too; repeatable."
+)
+@click.option("--monitor", is_flag=True, help="A ServiceMonitor for the Prometheus Operator.")
+@click.option("--monitor-label", "monitor_labels", multiple=True, metavar="KEY=VALUE")
+@click.option("--gateway", metavar="[NAMESPACE/]NAME", help="An HTTPRoute of that Gateway.")
+@click.option("--hostname", "hostnames", multiple=True, metavar="HOST", help="Of the HTTPRoute.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice([form.value for form in deploy.Format]),
+    default=deploy.Format.YAML.value,
+    show_default=True,
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write to, with what the cluster needs beside it. Default: YAML to stdout.",
+)
+@click.option("--check", is_flag=True, help="Compare with what is in the folder instead.")
+def k8s(
+    cell_id: str,
+    file: Path | None,
+    *,
+    image: str | None,
+    registry: str | None,
+    form: str,
+    output: Path | None,
+    check: bool,
+    **wishes: Any,
+) -> None:
+    """Write Kubernetes objects that serve MODEL with CELL's image.
+
+    What follows `--` goes to the server. docs/kubernetes.md says why each field is what it is.
+    """
+    _, loaded = options.open_matrix(file)
+    cell = matrix.cell(loaded, cell_id)
+    served = deploy.of(cell)
+    values = deploy.values(served, image=_image(cell, image, registry), **wishes)
+    wanted = deploy.Format(form)
+    if output is None:
+        if wanted is not deploy.Format.YAML or check:
+            what = "--check" if check else f"--format {form}"
+            raise UserError(f"{what} needs a folder", hint="name one with --output")
+        click.echo(deploy.stream(served, values), nl=False)
+        return
+    folders = _folders(deploy.files(served, values, wanted))
+    if check:
+        if diff := render.check(output, folders, orphans=False):
+            raise DriftError(f"{output} is not what would be written", diff=diff)
+        return
+    for changed in render.write(output, folders):
+        click.echo(changed)
+
+
+def _image(cell: Cell, image: str | None, registry: str | None) -> str:
+    if (image is None) == (registry is None):
+        raise UserError("one of --image and --registry says where the image is")
+    return image if image is not None else f"{registry}/{cell.framework_name}:{cell.tag}"
+
+
+@command.command("compose")
+@click.argument("cell_id", metavar="CELL")
+@click.argument("arguments", metavar="[-- ARGUMENTS...]", nargs=-1, type=click.UNPROCESSED)
+@options.file
+@click.option(
+    "--model", required=True, metavar="MODEL", help="ORG/NAME on a hub, or a folder of the host."
+)
+@_IMAGE
+@_REGISTRY
+@click.option("--name", metavar="NAME", help="Of the project. Default: the framework's.")
+@click.option("--gpus", type=int, metavar="N", help="Default: 1.")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="GPU",
+    help="That GPU of the host, by number or UUID; a MIG instance's, too; may be repeated.",
+)
+@click.option("--cpus", metavar="N", help="At most. Default: all.")
+@click.option("--memory", metavar="SIZE", help="At most. Default: all.")
+@_SHM
+@click.option("--listen", metavar="ADDRESS", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, metavar="N", help="Of the host. Default: the server's.")
+@_ENV
+@click.option(
+    "--pass-env",
+    "passed",
+    multiple=True,
+    metavar="NAME",
+    help="A variable of the shell or of .env, as HF_TOKEN; may be repeated.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write. Default: stdout.",
+)
+def compose(
+    cell_id: str,
+    file: Path | None,
+    *,
+    image: str | None,
+    registry: str | None,
+    output: Path | None,
+    **wishes: Any,
+) -> None:
+    """Write a Compose file that serves MODEL with CELL's image on one host.
+
+    What follows `--` goes to the server.
+    """
+    _, loaded = options.open_matrix(file)
+    cell = matrix.cell(loaded, cell_id)
+    served = deploy.of(cell)
+    stack = deploy.stack(served, image=_image(cell, image, registry), **wishes)
+    text = deploy.compose(served, stack)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    for changed in render.write(output.parent, [render.RenderedImage(".", {output.name: text})]):
+        click.echo(changed)
+
+
+def _folders(files: dict[str, str]) -> list[render.RenderedImage]:
+    """Files by their folder, as they are written whole or not at all."""
+    made: dict[str, dict[str, str]] = defaultdict(dict)
+    for path, text in files.items():
+        folder, _, name = path.rpartition("/")
+        made[folder or "."][name] = text
+    return [render.RenderedImage(folder, texts) for folder, texts in made.items()]

@@ -1,0 +1,169 @@
+"""One server on one host, for `docker compose up`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from builder.deploy import checked, quantity, yamltext
+from builder.deploy.served import START_PERIOD, Served
+from builder.deploy.values import FETCHING, fetched, further, given, gpus_of, shm_of
+from builder.deploy.workload import arguments_of
+from builder.errors import UserError, quoted
+
+Object = dict[str, Any]
+
+MODEL = "/model"  # where a folder of the host's is mounted
+# What a bind mount can name without a second meaning: a colon ends it in the short form.
+_FOLDER = re.compile(r"^(/[A-Za-z0-9_.@%+=,~ -]+)+/?\Z")
+_ADDRESS = re.compile(r"^([0-9]{1,3}(\.[0-9]{1,3}){3}|\[?[0-9a-fA-F:]*:[0-9a-fA-F:]*\]?)\Z")
+_SHELLS = "--pass-env {} takes it from the shell or from .env"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """What a user wants of a server on one host, checked."""
+
+    name: str
+    image: str
+    model: str  # as the server is told
+    folder: str | None  # of the host, that has it; None: it is fetched
+    gpus: int
+    devices: tuple[str, ...]  # which of the host's; (): any
+    shm: str
+    cpus: int | None
+    memory: str | None
+    listen: str
+    port: int
+    arguments: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    passed: tuple[str, ...]  # variables whose values are not in the file
+
+
+def stack(
+    served: Served,
+    *,
+    image: str,
+    model: str,
+    name: str | None = None,
+    gpus: int | None = None,
+    devices: Sequence[str] = (),
+    shm: str | None = None,
+    cpus: str | None = None,
+    memory: str | None = None,
+    listen: str = "127.0.0.1",
+    port: int | None = None,
+    arguments: Sequence[str] = (),
+    env: Sequence[str] = (),
+    passed: Sequence[str] = (),
+) -> Stack:
+    """Check what a user gives; raises UserError at the first mistake."""
+    if devices and gpus not in (None, len(devices)):
+        raise UserError(f"--gpus {gpus} with {len(devices)} times --device", hint="one says both")
+    number = gpus_of(served, len(devices) or gpus, None, devices)
+    folder = _folder(model) if model.startswith(("/", ".", "~")) else None
+    if not _ADDRESS.match(listen):
+        raise UserError(f"--listen: {quoted(listen)} is no address", hint="as 127.0.0.1 or 0.0.0.0")
+    outside = served.port if port is None else port
+    if not 0 < outside < 1 << 16:
+        raise UserError(f"--port: {outside} is no port", hint="1 to 65535")
+    variables = tuple(checked.variable(text, instead=_SHELLS) for text in env)
+    names = tuple(checked.variable_name(text, "--pass-env") for text in passed)
+    checked.unique([*(key for key, _ in variables), *names], "--env")
+    return Stack(
+        name=checked.name(served.framework if name is None else name),
+        image=checked.image(image),
+        model=MODEL if folder else fetched(served, checked.hub_model(model), "/models/mine"),
+        folder=folder,
+        gpus=number,
+        devices=tuple(checked.device(text) for text in devices),
+        shm=given(shm, quantity.memory, "--shm") or shm_of(served, number),
+        cpus=given(cpus, checked.cpus, "--cpus"),
+        memory=given(memory, quantity.memory, "--memory"),
+        listen=listen,
+        port=outside,
+        arguments=further(served, arguments),
+        env=variables,
+        passed=names,
+    )
+
+
+def _folder(text: str) -> str:
+    if _FOLDER.match(text) and ".." not in text.split("/"):
+        return text.rstrip("/")
+    hint = "an absolute path, without a colon" if text.startswith("/") else "an absolute path"
+    raise UserError(f"--model: {quoted(text)} is no folder that can be mounted", hint=hint)
+
+
+def project(served: Served, wanted: Stack) -> Object:
+    """The compose file as data; `$` is doubled, or Compose would put a variable there."""
+    told = arguments_of(served, wanted.model, wanted.gpus, wanted.arguments)
+    environment: dict[str, str | None] = {name: _literal(value) for name, value in wanted.env}
+    environment |= dict.fromkeys(wanted.passed)
+    mounts: list[Object] = [{"type": "volume", "source": "home", "target": served.home}]
+    if wanted.folder:
+        environment.setdefault("HF_HUB_OFFLINE", "1")
+        mounts.append(
+            {
+                "type": "bind",
+                "source": _literal(wanted.folder),
+                "target": MODEL,
+                "read_only": True,
+                "bind": {"create_host_path": False},
+            }
+        )
+    server: Object = {
+        "image": wanted.image,
+        "command": [_literal(argument) for argument in told],
+        "environment": environment,
+        "ports": [
+            {
+                "host_ip": wanted.listen.strip("[]"),
+                "published": str(wanted.port),
+                "target": served.port,
+            }
+        ],
+        # A fresh volume takes over the home's owner, which a folder elsewhere would not have.
+        "volumes": mounts,
+        "tmpfs": ["/tmp"],  # noqa: S108
+        "shm_size": _size(wanted.shm),
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        # The image's own check; the first start also fetches the weights.
+        "healthcheck": {"start_period": f"{START_PERIOD if wanted.folder else FETCHING}s"},
+        "stop_grace_period": "1m",
+        "restart": "unless-stopped",
+    }
+    if wanted.cpus:
+        server["cpus"] = wanted.cpus
+    if wanted.memory:
+        server["mem_limit"] = _size(wanted.memory)
+    if wanted.gpus:
+        which = {"device_ids": list(wanted.devices)} if wanted.devices else {"count": wanted.gpus}
+        device = {"driver": "nvidia", **which, "capabilities": ["gpu"]}
+        server["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
+    if not environment:
+        del server["environment"]
+    return {"name": wanted.name, "services": {"server": server}, "volumes": {"home": {}}}
+
+
+def text(served: Served, wanted: Stack) -> str:
+    """The compose file."""
+    says = [
+        f"{served.cell_id}: {served.title} {served.version}.",
+        "Made by `imgbuild deploy compose`; start it with `docker compose up --wait`.",
+    ]
+    return yamltext.text(project(served, wanted), says=says)
+
+
+def _size(amount: str) -> str:
+    """As Compose writes one, whose `m` is 2^20 bytes."""
+    size = quantity.in_bytes(amount)
+    return f"{size >> 20}m" if size % (1 << 20) == 0 else f"{size}b"
+
+
+def _literal(value: str) -> str:
+    return value.replace("$", "$$")

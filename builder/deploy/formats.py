@@ -1,0 +1,80 @@
+"""Files of a deployment, in each format that a cluster is fed with."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from builder.deploy import cluster, yamltext
+from builder.deploy.chart import chart
+from builder.deploy.manifests import in_namespace, manifests
+from builder.deploy.served import Served
+from builder.deploy.values import Values
+
+
+class Format(StrEnum):
+    """How objects are handed over."""
+
+    YAML = "yaml"
+    KUSTOMIZE = "kustomize"
+    HELM = "helm"
+
+
+def stream(served: Served, values: Values) -> str:
+    """All objects as one YAML stream, for `kubectl apply -f -`."""
+    made = manifests(served, values).values()
+    says = [
+        f"{served.cell_id}: {served.title} {served.version}.",
+        "Made by `imgbuild deploy k8s`; docs/kubernetes.md says why.",
+    ]
+    return yamltext.documents((in_namespace(one, values.namespace) for one in made), says=says)
+
+
+def files(served: Served, values: Values, form: Format) -> dict[str, str]:
+    """Path -> text, of the objects and of what the cluster needs beside them."""
+    match form:
+        case Format.YAML:
+            made = {f"{values.name}.yaml": stream(served, values)}
+        case Format.KUSTOMIZE:
+            made = {f"base/{name}": text for name, text in kustomize(served, values).items()}
+        case Format.HELM:
+            made = {f"{values.name}/{name}": text for name, text in chart(served, values).items()}
+    return {**made, **_of_cluster(served, values)}
+
+
+def kustomize(served: Served, values: Values) -> dict[str, str]:
+    """A base: a file an object, and what names them; overlays patch it."""
+    made = {f"{stem}.yaml": yamltext.text(one) for stem, one in manifests(served, values).items()}
+    head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    where = {"namespace": values.namespace} if values.namespace else {}
+    says = [
+        "A base of `imgbuild deploy k8s`: change it in an overlay, and here by running it again."
+    ]
+    named = yamltext.text({**head, **where, "resources": list(made)}, says=says)
+    return {"kustomization.yaml": named, **made}
+
+
+def _of_cluster(served: Served, values: Values) -> dict[str, str]:
+    made = {
+        "cluster/kubelet.yaml": yamltext.text(
+            cluster.kubelet(),
+            says=[
+                "Of the nodes that serve: merge it into their kubelet's configuration. A changed",
+                "CPU manager policy needs the node drained, /var/lib/kubelet/cpu_manager_state",
+                "removed and the kubelet restarted. Reserve CPUs for your system's daemons.",
+            ],
+        )
+    }
+    if operator := cluster.gpu_operator(served, values):
+        says = ["Values of NVIDIA's GPU Operator chart."]
+        if served.driver_floor:
+            says += [
+                f"The image needs driver {served.driver_floor} or newer: where the chart's own",
+                "driver.version is older, name one. Nodes that bring theirs: driver.enabled=false.",
+            ]
+        if served.last_driver:
+            says.append(f"Drivers after R{served.last_driver} do not know {served.gpu_title}.")
+        made["cluster/gpu-operator-values.yaml"] = yamltext.text(operator, says=says)
+    if values.scaling and (adapter := cluster.adapter(served)):
+        says = ["Values of the prometheus-adapter chart: the autoscaler's gauge, by pod."]
+        made["cluster/prometheus-adapter-values.yaml"] = yamltext.text(adapter, says=says)
+    return made
