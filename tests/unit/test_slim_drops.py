@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from builder.runtime.slim import command, copies, drops, elf, frames, one, records, tree
-
 from tests.unit.elves import CUBIN, LTO, Library, container, entry
 from tests.unit.support import ROOT
 from tests.unit.test_slim_tree import NEW, OLD
