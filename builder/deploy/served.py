@@ -38,6 +38,7 @@ class Served:
     last_driver: str | None  # the branch after which drivers know its GPU no more
     sms: tuple[str, ...]  # compute capabilities that it has machine code for
     kernel_sms: tuple[str, ...]  # of the framework's own kernels; (): nobody looked
+    gpu: str | None  # of matrix.yaml; None: any that it has code for
     gpu_title: str | None
     uid: int = USER.uid
     gid: int = 0
@@ -73,5 +74,6 @@ def of(cell: Cell) -> Served:
         last_driver=gpu.last_driver if gpu else None,
         sms=(thin,) if thin else cell.build.sms,
         kernel_sms=(thin,) if thin and cell.build.kernel_sms else cell.build.kernel_sms,
+        gpu=cell.gpu_name,
         gpu_title=gpu.title if gpu else None,
     )

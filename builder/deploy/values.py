@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from builder.deploy import checked, quantity
+from builder.deploy import checked, instances, quantity
 from builder.deploy.served import SHM_PER_RANK, START_PERIOD, Served
 from builder.errors import UserError, quoted
 from builder.facts import Accelerator
@@ -207,7 +207,7 @@ def values(
         surge=_surge(surge, stateful=cache_per_replica),
         replicas=_count(1 if replicas is None else replicas, "--replicas"),
         gpus=number,
-        mig=given(mig, checked.profile, "--mig"),
+        mig=None if mig is None else instances.profile(served, mig),
         gpu_products=tuple(checked.label_value(text, "--gpu-product") for text in gpu_products),
         gpu_labels=gpu_labels,
         node_labels=_labels(node_labels, "--node-label", "kubernetes.io/arch"),
