@@ -40,6 +40,8 @@ def selector(served: Served, values: Values) -> dict[str, str]:
     if values.tpus:
         made["cloud.google.com/gke-tpu-accelerator"] = values.tpus.generation.gke
         made["cloud.google.com/gke-tpu-topology"] = values.tpus.topology
+        if not values.tpus.alone:
+            made["node.kubernetes.io/instance-type"] = values.tpus.machine_name
     if values.spot:
         made["cloud.google.com/gke-spot"] = "true"
     return made | dict(values.node_labels)

@@ -200,6 +200,14 @@ def test_of_machines_that_serve_a_topology_the_largest_is_taken() -> None:
     assert (split.hosts, split.machine.chips) == (2, 4)
 
 
+def test_nodes_of_another_machine_with_the_same_label_are_not_taken() -> None:
+    label = "node.kubernetes.io/instance-type"
+    whole, split = values(("v6e", "2x4")), values(("v6e", "2x4", "ct6e-standard-4t"))
+    assert pods(whole)[0]["spec"]["nodeSelector"][label] == "ct6e-standard-8t"
+    assert pods(split)[0]["spec"]["nodeSelector"][label] == "ct6e-standard-4t"
+    assert label not in pods(values(("v6e", "4x4")))[0]["spec"]["nodeSelector"]
+
+
 # TPU VMs
 
 

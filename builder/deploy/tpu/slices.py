@@ -73,6 +73,12 @@ class Slice:
         return self.chips // self.machine.chips
 
     @property
+    def alone(self) -> bool:
+        """Whether no other machine serves its topology, so that the label says which it is."""
+        machines = self.generation.machines.values()
+        return sum(self.topology in (*one.one, *one.several) for one in machines) == 1
+
+    @property
     def devices(self) -> int:
         """Ranks of tensor parallelism over all of it."""
         return self.chips * self.generation.devices

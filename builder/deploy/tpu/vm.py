@@ -113,6 +113,11 @@ def says(served: Served, wanted: Vm) -> list[str]:
         "Made by `imgbuild deploy tpu-vm`; docs/tpu.md says why. It asks for what costs money.",
         *hosts.notes(served, wanted.tpus),
     ]
+    if wanted.tpus.hosts > 1:
+        made.append(
+            "gcloud asks several hosts at once, and then wants its key in an agent: "
+            "`ssh-add ~/.ssh/google_compute_engine` first."
+        )
     if caution := wanted.tpus.generation.caution:
         made.append(f"Not verified: {caution}")
     return made
