@@ -63,9 +63,8 @@ def stack(
     if devices and gpus not in (None, len(devices)):
         raise UserError(f"--gpus {gpus} with {len(devices)} times --device", hint="one says both")
     number = gpus_of(served, len(devices) or gpus, None, devices)
-    folder = _folder(model) if model.startswith(("/", ".", "~")) else None
-    if not _ADDRESS.match(listen):
-        raise UserError(f"--listen: {quoted(listen)} is no address", hint="as 127.0.0.1 or 0.0.0.0")
+    folder = host_folder(model) if model.startswith(("/", ".", "~")) else None
+    address(listen)
     outside = served.port if port is None else port
     if not 0 < outside < 1 << 16:
         raise UserError(f"--port: {outside} is no port", hint="1 to 65535")
@@ -90,11 +89,19 @@ def stack(
     )
 
 
-def _folder(text: str) -> str:
+def host_folder(text: str) -> str:
+    """A folder of a host that can be mounted; raises UserError."""
     if _FOLDER.match(text) and ".." not in text.split("/"):
         return text.rstrip("/")
     hint = "an absolute path, without a colon" if text.startswith("/") else "an absolute path"
     raise UserError(f"--model: {quoted(text)} is no folder that can be mounted", hint=hint)
+
+
+def address(text: str, option: str = "--listen") -> str:
+    """An address to listen at; raises UserError."""
+    if _ADDRESS.match(text):
+        return text
+    raise UserError(f"{option}: {quoted(text)} is no address", hint="as 127.0.0.1 or 0.0.0.0")
 
 
 def project(served: Served, wanted: Stack) -> Object:

@@ -6,6 +6,7 @@ from typing import Any
 
 from builder.deploy import placement
 from builder.deploy.served import INTERVAL, RETRIES, TIMEOUT, Served
+from builder.deploy.tpu import hosts
 from builder.deploy.values import MODELS, PULL, Secret, Values
 from builder.facts import Accelerator
 
@@ -14,6 +15,7 @@ Object = dict[str, Any]
 CONTAINER = "server"
 PORT = "http"  # the port's name
 CACHE = "/cache"
+LEADER = "leaderworkerset.sigs.k8s.io/worker-index"  # "0" of the leader
 STARTUP_PERIOD = 10  # seconds
 AFTER_DRAIN = 30  # seconds that a server has to end by itself; vLLM took 0.9
 # Of what starts compile and unpack; a full one evicts the pod and not its neighbours.
@@ -37,6 +39,11 @@ def _of_pods(served: Served, values: Values) -> dict[str, str]:
 def selector(served: Served, values: Values) -> dict[str, str]:
     """Those that never change: selectors are immutable."""
     return {"app.kubernetes.io/name": served.framework, "app.kubernetes.io/instance": values.name}
+
+
+def serving(served: Served, values: Values) -> dict[str, str]:
+    """Selects the pods that answer: of a group its leader alone."""
+    return {**selector(served, values), **({LEADER: "0"} if values.grouped else {})}
 
 
 def workload(served: Served, values: Values) -> Object:
@@ -66,7 +73,7 @@ def _deployment(served: Served, values: Values) -> Object:
             },
             "progressDeadlineSeconds": values.startup + PULL,
             "selector": {"matchLabels": selector(served, values)},
-            "template": _template(served, values),
+            "template": template(served, values),
         },
     }
 
@@ -93,7 +100,7 @@ def _stateful_set(served: Served, values: Values) -> Object:
                 "whenScaled": "Retain",
             },
             "selector": {"matchLabels": selector(served, values)},
-            "template": _template(served, values),
+            "template": template(served, values),
             "volumeClaimTemplates": [{"metadata": {"name": "cache"}, "spec": claim}],
         },
     }
@@ -104,7 +111,8 @@ def _replicas(values: Values) -> Object:
     return {} if values.scaling else {"replicas": values.replicas}
 
 
-def _template(served: Served, values: Values) -> Object:
+def template(served: Served, values: Values) -> Object:
+    """Of a pod that serves."""
     spec: Object = {
         # No server here asks the cluster's API.
         "automountServiceAccountToken": False,
@@ -132,11 +140,14 @@ def _template(served: Served, values: Values) -> Object:
 
 def _pod_security(served: Served, values: Values) -> Object:
     ids: Object = {}
+    seccomp = {"seccompProfile": {"type": "RuntimeDefault"}}
+    if values.root:
+        return {"runAsUser": 0, "runAsGroup": 0, "fsGroup": served.uid, **seccomp}
     if not values.any_uid:
         # The group makes a fresh volume, which is root's, one that this user may write.
         ids = {"runAsUser": served.uid, "runAsGroup": served.gid, "fsGroup": served.uid}
         ids["fsGroupChangePolicy"] = "OnRootMismatch"
-    return {"runAsNonRoot": True, **ids, "seccompProfile": {"type": "RuntimeDefault"}}
+    return {"runAsNonRoot": True, **ids, **seccomp}
 
 
 def _container(served: Served, values: Values) -> Object:
@@ -145,7 +156,7 @@ def _container(served: Served, values: Values) -> Object:
         "name": CONTAINER,
         "image": values.image,
         "imagePullPolicy": "IfNotPresent",
-        "args": [_literal(argument) for argument in arguments(served, values)],
+        "args": [literal(argument) for argument in arguments(served, values)],
         "env": _env(values),
         "ports": [{"name": PORT, "containerPort": served.port, "protocol": "TCP"}],
         # Equal, and whole CPUs: the QoS class Guaranteed, to which the static policies give theirs.
@@ -156,7 +167,8 @@ def _container(served: Served, values: Values) -> Object:
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
+            # VFIO locks memory, which uid 0 may with this.
+            "capabilities": {"drop": ["ALL"], **({"add": ["IPC_LOCK"]} if values.root else {})},
         },
         "volumeMounts": _mounts(served, values),
     }
@@ -164,13 +176,23 @@ def _container(served: Served, values: Values) -> Object:
 
 def arguments(served: Served, values: Values) -> tuple[str, ...]:
     """Of the image's entrypoint, which is the server's."""
+    if values.tpus:
+        own = (*hosts.precision(served, values.arguments), *values.arguments)
+        return arguments_of(served, values.model.name, values.tpus.devices, own)
     return arguments_of(served, values.model.name, values.gpus, values.arguments)
 
 
-def arguments_of(served: Served, model: str, gpus: int, own: tuple[str, ...]) -> tuple[str, ...]:
+def arguments_of(
+    served: Served,
+    model: str,
+    gpus: int,
+    own: tuple[str, ...],
+    *,
+    host: str = "0.0.0.0",  # noqa: S104 - in a container
+) -> tuple[str, ...]:
     """The model, where to listen, and one rank a GPU; the user's own come last, and win."""
     flags = served.flags
-    made = list(flags.arguments(model, "0.0.0.0", str(served.port)))  # noqa: S104
+    made = list(flags.arguments(model, host, str(served.port)))
     if flags.parallel and gpus and not _arranged(served, own):
         made += [flags.parallel, str(gpus)]
     if served.metrics:
@@ -186,7 +208,7 @@ def _arranged(served: Served, own: tuple[str, ...]) -> bool:
     return any(argument.partition("=")[0] in known for argument in own)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """As the kubelet leaves it: it expands $(NAME), and makes one $ of two."""
     return text.replace("$", "$$")
 
@@ -195,6 +217,8 @@ def _env(values: Values) -> list[Object]:
     own = {"IMGBUILD_CACHE": CACHE}
     if values.model.claim:  # nothing is to be fetched, nor asked for
         own["HF_HUB_OFFLINE"] = "1"
+    if values.tpus:
+        own |= hosts.environment(values.tpus)
     # A variable that comes twice is refused by a server-side apply: the user's own counts.
     users = {name for name, _ in (*values.env, *values.secret_env)}
     made: list[Object] = [
@@ -203,7 +227,7 @@ def _env(values: Values) -> list[Object]:
     if values.hf_token:
         made.append(_from_secret("HF_TOKEN", values.hf_token))
     made += [_from_secret(name, secret) for name, secret in values.secret_env]
-    made += [{"name": name, "value": _literal(value)} for name, value in values.env]
+    made += [{"name": name, "value": literal(value)} for name, value in values.env]
     return made
 
 
@@ -212,9 +236,15 @@ def _from_secret(name: str, secret: Secret) -> Object:
 
 
 def _resources(served: Served, values: Values) -> Object:
-    made: Object = {"cpu": values.cpus, "memory": values.memory}
+    made: Object = {}
+    if values.cpus:
+        made["cpu"] = values.cpus
+    if values.memory:
+        made["memory"] = values.memory
     if served.accelerator is Accelerator.CUDA:
         made[values.resource] = values.gpus
+    if values.tpus:  # all of a host's: GKE hands out no part of them
+        made[values.resource] = values.tpus.machine.chips
     if values.hugepages:
         made[f"hugepages-{values.hugepages.page}"] = values.hugepages.amount
     return made
