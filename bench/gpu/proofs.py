@@ -20,7 +20,9 @@ FOLDER = ROOT / "images" / "proofs"
 PAGE = ROOT / "docs" / "proofs.md"
 BEGIN, END = "<!-- proofs: begin -->", "<!-- proofs: end -->"
 SCHEMA = 1
-OK, FAILED, SKIPPED = "ok", "failed", "skipped"
+OK, FAILED, SKIPPED, INCOMPLETE = "ok", "failed", "skipped", "incomplete"
+PASSED = "passed"
+NEEDED = ("server cold", "operators", "compared")  # without one of these nothing is shown
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 # An operator that this PyTorch or this vLLM does not have, or not for these numbers or this GPU.
@@ -60,16 +62,35 @@ class Check:
 
 
 def report(about: Mapping[str, Any], checks: Sequence[Check], *, complete: bool) -> dict[str, Any]:
-    """The whole of a proof; it passed where something is ok, nothing failed and all was tried."""
-    statuses = [check.status for check in checks]
-    passed = complete and OK in statuses and FAILED not in statuses
+    """The whole of a proof."""
+    told = {check.name: check.told() for check in checks}
+    state = state_of(told, complete=complete)
     return {
         "schema": SCHEMA,
-        "passed": passed,
+        "passed": state == PASSED,
+        "state": state,
+        "missing": missing(told),
         "complete": complete,
         **about,
-        "checks": {check.name: check.told() for check in checks},
+        "checks": told,
     }
+
+
+def state_of(checks: Mapping[str, Mapping[str, Any]], *, complete: bool) -> str:
+    """Failed where a check did; passed where all was tried and what a proof needs is ok."""
+    if any(status(check) == FAILED for check in checks.values()):
+        return FAILED
+    return PASSED if complete and not missing(checks) else INCOMPLETE
+
+
+def missing(checks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a proof needs and this one does not have."""
+    return [name for name in NEEDED if name not in checks or status(checks[name]) != OK]
+
+
+def status(check: Mapping[str, Any]) -> str:
+    """A check's, of how `Check.told` tells it."""
+    return str(check["result"]).partition(":")[0]
 
 
 def slug(gpu: str) -> str:
@@ -94,26 +115,47 @@ def broken(told: str) -> bool:
     return not _HASH.fullmatch(told) and not absent(told)
 
 
-def alone(thin: Mapping[str, str]) -> Check:
-    """What can be said of operators without others beside them."""
+def alone(
+    thin: Mapping[str, str], beside: Mapping[str, Any] | None = None, *, missed: Sequence[str] = ()
+) -> Check:
+    """What can be said of thin's operators; `beside` is what their comparison found, if it ran.
+
+    What whole lacks as well is no fault of thin. Without a comparison what is broken fails, and
+    what says that it is not there is unproven: missing code may say so, too. `missed` groups had
+    no time.
+    """
     failed = {name: told for name, told in thin.items() if broken(told)}
+    gone = {name: told for name, told in thin.items() if absent(told)}
+    in_neither = (beside or {}).get("in_neither", {})
+    own = {name: told for name, told in failed.items() if name not in in_neither}
+    unproven = sorted(name for name in gone if name not in in_neither)
     figures = {
         "operators": len(thin),
         "gave_a_result": sum(bool(_HASH.fullmatch(told)) for told in thin.values()),
-        "not_there": {name: told for name, told in thin.items() if absent(told)},
+        "not_there": gone,
+        "unproven": unproven,
         "broken": failed,
     }
-    if failed:
-        return Check("operators", FAILED, _named("broken", failed), figures=figures)
+    if own:
+        return Check("operators", FAILED, _named("broken", own), figures=figures)
     if not figures["gave_a_result"]:
         return Check("operators", FAILED, "none gave a result", figures=figures)
-    return Check("operators", OK, figures=figures)
+    words = [f"no time for {', '.join(missed)}"] if missed else []
+    words += [_named("unproven", dict.fromkeys(unproven))] if unproven else []
+    if words:
+        return Check("operators", INCOMPLETE, "; ".join(words), figures=figures)
+    why = _named("broken in whole, too", failed) if failed else ""
+    return Check("operators", OK, why, figures=figures)
 
 
 def compared(
     thin: Mapping[str, str], whole: Mapping[str, str], vary: Sequence[str], *, rounds: int = 2
 ) -> Check:
-    """Thin against whole: every bit, wherever whole against whole is the same."""
+    """Thin against whole: every bit, wherever whole against whole is the same.
+
+    A result that whole has and thin lacks is a difference. One of thin's that whole has not is not
+    compared, and then the comparison is incomplete.
+    """
     varying = set(vary)
     both = [name for name in whole if name in thin]
     hashed = [name for name in both if _HASH.fullmatch(whole[name])]
@@ -122,27 +164,36 @@ def compared(
         for name in hashed
         if thin[name] != whole[name] and (name not in varying or not _HASH.fullmatch(thin[name]))
     }
+    lacks = sorted(n for n, told in whole.items() if n not in thin and _HASH.fullmatch(told))
     same = [name for name in hashed if thin[name] == whole[name]]
+    only_in_thin = sorted(n for n in both if n not in hashed and _HASH.fullmatch(thin[n]))
     lost = sorted(set(whole) ^ set(thin))
     figures = {
         "operators": len(both),
         "identical": len(same),
         "differ": differ,
+        "lacking_in_thin": lacks,
         "vary_in_whole": sorted(name for name in varying if name in thin),
         "in_neither": {
             name: thin[name]
             for name in both
             if name not in hashed and not _HASH.fullmatch(thin[name])
         },
-        "only_in_thin": sorted(n for n in both if n not in hashed and _HASH.fullmatch(thin[n])),
+        "only_in_thin": only_in_thin,
         "not_compared": {"count": len(lost), "such_as": lost[:10]},
         "runs_of_whole": rounds,
     }
-    if differ:
-        return Check("compared", FAILED, _named("differ", differ), figures=figures)
+    words = [_named("differ", differ)] if differ else []
+    words += [_named("lacking in thin", dict.fromkeys(lacks))] if lacks else []
+    if words:
+        return Check("compared", FAILED, "; ".join(words), figures=figures)
     if not same:
         return Check("compared", FAILED, "nothing was compared", figures=figures)
-    return Check("compared", OK, figures=figures)
+    if unmet := sorted({*lost, *only_in_thin}):
+        words = [_named("not compared", dict.fromkeys(unmet))]
+    elif 2 * len(same) <= len(both):  # what varies or is nowhere shows little
+        words = [f"only {len(same)} of {len(both)} are identical"]
+    return Check("compared", INCOMPLETE if words else OK, "; ".join(words), figures=figures)
 
 
 def unlike(thin: Mapping[str, str], whole: Mapping[str, str]) -> str:
@@ -198,13 +249,20 @@ def table(proofs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _verdict(proof: Mapping[str, Any]) -> str:
-    results = {name: check["result"] for name, check in proof["checks"].items()}
-    failed = [name for name, result in results.items() if result.startswith(FAILED)]
-    skipped = [name for name, result in results.items() if result.startswith(SKIPPED)]
-    words = [f"failed: {', '.join(failed)}"] if failed else []
+    """Judged anew: an older proof may have been judged more kindly."""
+    checks = proof["checks"]
+    state = state_of(checks, complete=proof["complete"])
+
+    def named(wanted: str) -> list[str]:
+        names = [name for name, check in checks.items() if status(check) == wanted]
+        return [f"{wanted}: {', '.join(names)}"] if names else []
+
+    words = named(FAILED) or [state]
     words += [] if proof["complete"] else ["cut off"]
-    words += [f"skipped: {', '.join(skipped)}"] if skipped else []
-    return "; ".join(["passed", *words] if proof["passed"] else words or ["failed"])
+    if state == INCOMPLETE:
+        words += [f"missing: {', '.join(missing(checks))}"] if missing(checks) else []
+    others = [*named(SKIPPED), *named(INCOMPLETE)]
+    return "; ".join([*words, *others])
 
 
 def _operators(checks: Mapping[str, Any]) -> str:

@@ -6,7 +6,8 @@
 IMAGE is a Docker reference, a SIF, or a folder with an unpacked root; with --engine none it is a
 Python environment of this host. Needs Python 3.11's standard library and an NVIDIA GPU. APPTAINER_*
 and APPTAINERENV_* of the caller count. Writes <cell>.<gpu>.json anew after each check; one that
-fails or finds no time is told there, and the others go on. Exit code 1 where a check failed.
+fails or finds no time is told there, and the others go on. Exit code 1 where a check failed, 3
+where what a proof needs was skipped or is incomplete.
 
 docs/proofs.md says what each check is.
 """
@@ -36,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu import proofs
-from bench.gpu.proofs import FAILED, OK, SKIPPED, Check
+from bench.gpu.proofs import FAILED, INCOMPLETE, OK, SKIPPED, Check
 from bench.stamp import stamp
 from builder.runtime import client
 
@@ -44,6 +45,7 @@ ROOT = Path(__file__).resolve().parents[2]
 INSIDE = "/proof"  # where a container has the scratch folder
 MANIFEST = "/opt/imgbuild/manifest.json"
 HEALTH_SECONDS, STOP_SECONDS, OPERATOR_SECONDS, IMPORT_SECONDS = 420.0, 30.0, 420.0, 180.0
+EXITS = {proofs.PASSED: 0, FAILED: 1, INCOMPLETE: 3}
 WHOLE = 3  # runs of its operators: what varies may be the same twice by chance
 TAIL = 30  # lines of a log that a failure shows
 _DRIVER = "/usr/local/nvidia/bin:/usr/local/cuda/bin"  # where a host may bring nvidia-smi from
@@ -93,9 +95,17 @@ class SkipError(Exception):
 class FailureError(Exception):
     """A check that found something wrong, with what it had measured by then."""
 
+    status = FAILED
+
     def __init__(self, why: str, **figures: Any) -> None:
         super().__init__(why)
         self.figures = figures
+
+
+class IncompleteError(FailureError):
+    """A check that found nothing wrong and did not see all, with what it had measured."""
+
+    status = INCOMPLETE
 
 
 @dataclass(frozen=True)
@@ -322,7 +332,12 @@ class Proof:
         finally:
             self.end()
         self.flush(complete=True)
-        return int(any(check.status == FAILED for check in self.checks))
+        state = proofs.report({}, self.checks, complete=True)["state"]
+        say(f"{state}, without {', '.join(names)}" if (names := self._lacking()) else state)
+        return EXITS[state]
+
+    def _lacking(self) -> list[str]:
+        return proofs.missing({check.name: check.told() for check in self.checks})
 
     def end(self) -> None:
         """Kill all that was started."""
@@ -591,7 +606,7 @@ class Proof:
         seconds = min(OPERATOR_SECONDS, self.left() - 40)  # the rest is the identity's
         if seconds < 40:
             why = f"{max(self.left(), 0):.0f} s of the budget are left"
-            for name in ("operators", "compared", "without jit"):
+            for name in ("compared", "operators", "without jit"):
                 self.checks.append(Check(name, SKIPPED, why))
             self.flush()
             return
@@ -606,8 +621,9 @@ class Proof:
                     self._computed, self._whole, "whole", seconds, WHOLE, {}
                 )
             try:
+                # The comparison first: what it finds says what may be broken in thin.
+                self.check("compared", 0, lambda: self._compared(runs["thin"], runs.get("whole")))
                 self.check("operators", 0, lambda: self._alone(runs["thin"]))
-                self.check("compared", 0, lambda: self._compared(runs.get("whole")))
                 self.check("without jit", 0, lambda: self._bare(runs["nojit"]))
             except BaseException:
                 self.end()  # else the pool waits for them
@@ -632,16 +648,17 @@ class Proof:
     def _alone(self, run: Future[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
         told = run.result()
         self._about["libraries"] = told["about"]
-        made = proofs.alone(told["results"])
+        found = next((c.figures for c in self.checks if c.name == "compared"), {})
+        beside = found if "identical" in found else None  # else there was no comparison
+        missed = [*told["missed"], *([f"groups but {g}"] if (g := self._given.groups) else [])]
+        made = proofs.alone(told["results"], beside, missed=missed)
         figures = {**made.figures, "groups_cut_off": told["missed"], "took_s": told["seconds"]}
-        # What whole lacks as well is no fault of thin: the comparison judges.
-        beside = self._whole or self._given.reference
-        if made.status == FAILED and not (beside and figures["gave_a_result"]):
-            raise FailureError(made.why, **figures)
-        return made.why, figures
+        return _raised(made, figures)
 
-    def _compared(self, run: Future[dict[str, Any]] | None) -> tuple[str, dict[str, Any]]:
-        if "thin" not in self._results:
+    def _compared(
+        self, thin_run: Future[dict[str, Any]], run: Future[dict[str, Any]] | None
+    ) -> tuple[str, dict[str, Any]]:
+        if thin_run.exception():
             raise SkipError("thin's operators have no results")
         if run:
             whole = run.result()
@@ -649,7 +666,7 @@ class Proof:
             whole = json.loads(self._given.reference.read_text(encoding="utf-8"))
         else:
             raise SkipError("no whole image")
-        thin = self._results["thin"]
+        thin = thin_run.result()
         if why := proofs.unlike(thin["about"], whole["about"]):
             if run:
                 raise FailureError(why)
@@ -659,9 +676,7 @@ class Proof:
             thin["results"], whole["results"], whole.get("vary", ()), rounds=rounds
         )
         figures = {"against": "whole image" if run else "reference", **made.figures}
-        if made.status == FAILED:
-            raise FailureError(made.why, **figures)
-        return made.why, figures
+        return _raised(made, figures)
 
     def _bare(self, run: Future[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
         told = run.result()
@@ -670,7 +685,11 @@ class Proof:
         thin = self._results["thin"]["results"]
         needs = proofs.without_jit(thin, told["results"])
         tried = len(set(thin) & set(told["results"]))
-        return "", {"operators": tried, "need_jit": needs, "groups_cut_off": told["missed"]}
+        figures = {"operators": tried, "of": len(thin), "need_jit": needs}
+        figures["groups_cut_off"] = told["missed"]
+        if told["missed"] or tried < len(thin):
+            raise IncompleteError(f"{tried} of {len(thin)} operators were tried", **figures)
+        return "", figures
 
     def _gpu_code(self) -> tuple[str, dict[str, Any]]:
         found = {k: v for k, v in self._missing.items() if v}
@@ -697,6 +716,15 @@ class Proof:
             self._about["image"]["digest"] = self._given.digest
 
 
+def _raised(made: Check, figures: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What a check tells where it is ok; else its error."""
+    if made.status == FAILED:
+        raise FailureError(made.why, **figures)
+    if made.status == INCOMPLETE:
+        raise IncompleteError(made.why, **figures)
+    return made.why, figures
+
+
 def judged(name: str, make: Callable[[], tuple[str, dict[str, Any]]]) -> Check:
     """A check of what a function tells; nothing but a signal goes through."""
     try:
@@ -704,7 +732,7 @@ def judged(name: str, make: Callable[[], tuple[str, dict[str, Any]]]) -> Check:
     except SkipError as skip:
         return Check(name, SKIPPED, str(skip))
     except FailureError as failure:
-        return Check(name, FAILED, str(failure), figures=failure.figures)
+        return Check(name, failure.status, str(failure), figures=failure.figures)
     except Exception as error:  # the others are to go on
         return Check(name, FAILED, brief(error))
     return Check(name, OK, why, figures=figures)

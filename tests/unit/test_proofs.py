@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.gpu import operators, proofs, prove
-from bench.gpu.proofs import FAILED, OK, SKIPPED, Check
+from bench.gpu.proofs import FAILED, INCOMPLETE, OK, SKIPPED, Check
 
 ONE, TWO, THREE = "1" * 64, "2" * 64, "3" * 64
 
@@ -61,8 +61,33 @@ def test_a_broken_operator_fails_where_nothing_is_beside_it() -> None:
     assert made.status == FAILED
     assert made.figures["broken"] == {"b": "RuntimeError: CUDA error"}
     assert made.figures["not_there"] == {"c": "ImportError: no"}
-    assert proofs.alone({"a": ONE, "c": "ImportError: no"}).status == OK
+    assert proofs.alone({"a": ONE}).status == OK
     assert proofs.alone({"c": "ImportError: no"}).status == FAILED
+
+
+def test_what_is_not_there_is_unproven_where_no_whole_image_shows_the_same() -> None:
+    thin = {"a": ONE, "b": "RuntimeError: CUDNN_STATUS_NOT_SUPPORTED"}
+    made = proofs.alone(thin)
+    assert made.status == INCOMPLETE
+    assert made.figures["unproven"] == ["b"]
+    beside = proofs.compared(thin, thin, []).figures
+    assert proofs.alone(thin, beside).figures["unproven"] == []
+    assert proofs.alone(thin, beside).status == OK
+
+
+def test_what_is_broken_in_whole_too_is_no_fault_of_thin() -> None:
+    thin = {"a": ONE, "b": "crashed: x", "c": "crashed: x"}
+    made = proofs.alone(thin, {"in_neither": {"b": "crashed: x"}})
+    assert made.status == FAILED
+    assert made.why == "1 broken: c"
+    del thin["c"]
+    made = proofs.alone(thin, {"in_neither": {"b": "crashed: x"}})
+    assert (made.status, made.why) == (OK, "1 broken in whole, too: b")
+
+
+def test_groups_that_had_no_time_are_not_proven() -> None:
+    made = proofs.alone({"a": ONE}, missed=["fourier"])
+    assert (made.status, made.why) == (INCOMPLETE, "no time for fourier")
 
 
 def test_every_bit_counts_where_whole_is_the_same_twice() -> None:
@@ -82,11 +107,21 @@ def test_one_that_varies_must_run_all_the_same() -> None:
     assert list(made.figures["differ"]) == ["b"]
 
 
-def test_what_one_run_did_not_reach_is_told() -> None:
-    made = proofs.compared({"a": ONE, "b": ONE}, {"a": ONE, "c": ONE}, [])
-    assert made.status == OK
-    assert made.figures["not_compared"] == {"count": 2, "such_as": ["b", "c"]}
-    assert proofs.compared({"b": ONE}, {"c": ONE}, []).status == FAILED
+def test_a_result_that_whole_has_and_thin_lacks_is_a_failure() -> None:
+    made = proofs.compared({"a": ONE}, {"a": ONE, "c": ONE, "d": "ImportError: x"}, [])
+    assert (made.status, made.why) == (FAILED, "1 lacking in thin: c")
+    assert made.figures["lacking_in_thin"] == ["c"]
+
+
+def test_one_of_a_hundred_is_not_compared() -> None:
+    thin = {f"op{number}": ONE for number in range(100)}
+    made = proofs.compared(thin, {"op0": ONE}, [])
+    assert made.status == INCOMPLETE
+    assert made.figures["not_compared"]["count"] == 99
+    broken = {**dict.fromkeys(thin, "hung: no answer"), "op0": ONE}
+    assert proofs.compared(thin, broken, []).status == INCOMPLETE
+    assert proofs.compared(broken, broken, []).why == "only 1 of 100 are identical"
+    assert proofs.compared({"b": ONE}, {"c": "x: y"}, []).status == FAILED
 
 
 def test_other_software_is_not_compared() -> None:
@@ -109,20 +144,47 @@ def about() -> dict[str, Any]:
     return {"cell": "c", "gpu": gpu, "date": "2026-01-01", "commit": "abc"}
 
 
+def needed(*, but: str = "") -> list[Check]:
+    return [Check(name, OK) for name in proofs.NEEDED if name != but]
+
+
 def test_a_failed_check_fails_the_proof() -> None:
-    fine, bad = Check("one", OK), Check("two", FAILED, "why", figures={"log": ["x"]})
-    assert proofs.report(about(), [fine], complete=True)["passed"]
-    told = proofs.report(about(), [fine, bad], complete=True)
+    bad = Check("two", FAILED, "why", figures={"log": ["x"]})
+    assert proofs.report(about(), needed(), complete=True)["passed"]
+    told = proofs.report(about(), [*needed(), bad], complete=True)
     assert not told["passed"]
+    assert told["state"] == FAILED
     assert told["checks"]["two"] == {"result": "failed: why", "seconds": 0.0, "log": ["x"]}
 
 
+@pytest.mark.parametrize("name", proofs.NEEDED)
+@pytest.mark.parametrize("instead", [SKIPPED, INCOMPLETE, ""])
+def test_a_proof_without_what_it_needs_is_incomplete(name: str, instead: str) -> None:
+    checks = [*needed(but=name), *([Check(name, instead, "x")] if instead else [])]
+    told = proofs.report(about(), checks, complete=True)
+    assert not told["passed"]
+    assert (told["state"], told["missing"]) == (INCOMPLETE, [name])
+
+
 def test_one_that_was_cut_off_or_did_nothing_has_not_passed() -> None:
-    assert not proofs.report(about(), [Check("one", OK)], complete=False)["passed"]
-    skipped = Check("one", SKIPPED, "no whole image")
+    assert not proofs.report(about(), needed(), complete=False)["passed"]
+    skipped = Check("compared", SKIPPED, "no whole image")
     told = proofs.report(about(), [skipped], complete=True)
     assert not told["passed"]
-    assert told["checks"]["one"]["result"] == "skipped: no whole image"
+    assert told["checks"]["compared"]["result"] == "skipped: no whole image"
+
+
+@pytest.mark.parametrize("proof", proofs.committed(), ids=lambda proof: proof["cell"])
+def test_a_committed_proof_has_passed_under_todays_rules(proof: dict[str, Any]) -> None:
+    assert proofs.state_of(proof["checks"], complete=proof["complete"]) == proofs.PASSED
+    ran, found = proof["checks"]["operators"], proof["checks"]["compared"]
+    assert not ran["groups_cut_off"]
+    assert not set(ran["broken"]) - set(found["in_neither"])
+    assert not set(ran["not_there"]) - set(found["in_neither"])
+    assert not found["differ"]
+    assert not found["only_in_thin"]
+    assert not found["not_compared"]["count"]
+    assert ran["operators"] == found["operators"]
 
 
 def test_whatever_a_check_raises_is_recorded() -> None:
@@ -156,6 +218,39 @@ def test_no_time_is_a_reason_and_the_file_is_written_each_time(tmp_path: Path) -
     assert told["checks"]["server cold"]["result"] == "skipped: 0 s of the budget are left"
     assert not told["complete"]
     assert [file.name for file in tmp_path.iterdir()] == ["c.h100.json"]
+
+
+def operated(tmp_path: Path, thin: dict[str, str], reference: dict[str, Any]) -> dict[str, Any]:
+    """What a proof with a reference says of these results."""
+    file = tmp_path / "reference.json"
+    file.write_text(json.dumps(reference))
+    proof = prove.Proof(given(tmp_path, "--reference", str(file)), tmp_path)
+
+    def computed(_where: object, home: str, *_: object) -> dict[str, Any]:
+        told = {"about": LIKE, "results": thin, "missed": [], "seconds": 1, "rounds": 1}
+        proof._results[home] = told
+        return told
+
+    proof._computed = computed  # type: ignore[assignment, method-assign]
+    proof._operators()
+    return dict(proofs.report({}, [Check("server cold", OK), *proof.checks], complete=True))
+
+
+LIKE = {"torch": "2", "cuda": "13", "gpu": "NVIDIA H100"}
+
+
+def test_an_unlike_reference_excuses_nothing(tmp_path: Path) -> None:
+    thin = {"a": ONE, "b": "RuntimeError: CUDA error: no kernel image is available"}
+    other = {"about": {**LIKE, "gpu": "NVIDIA H200"}, "results": thin}
+    told = operated(tmp_path, thin, other)
+    assert told["checks"]["compared"]["result"].startswith("skipped: the reference is another's")
+    assert told["checks"]["operators"]["result"] == "failed: 1 broken: b"
+    assert told["state"] == FAILED
+    thin["c"] = TWO
+    assert operated(tmp_path, thin, {"about": LIKE, "results": thin})["state"] == proofs.PASSED
+    fine = {"a": ONE}
+    told = operated(tmp_path, fine, {**other, "results": fine})
+    assert (told["state"], told["missing"]) == (INCOMPLETE, ["compared"])
 
 
 def test_a_command_in_each_engine(tmp_path: Path) -> None:
@@ -206,21 +301,24 @@ def test_a_row_of_the_table() -> None:
     checks = [
         Check("server cold", OK, figures={"tokens": "128 of 128", "first_token_s": 80.1}),
         Check("server warm", OK, figures={"first_token_s": 40.2}),
-        proofs.compared({"a": ONE, "b": TWO}, {"a": ONE, "b": THREE}, ["b"]),
+        Check("operators", OK),
+        proofs.compared({"a": ONE, "b": TWO, "c": ONE}, {"a": ONE, "b": THREE, "c": ONE}, ["b"]),
     ]
     told = proofs.report(about(), checks, complete=True)
     assert proofs.table([told]).splitlines()[-1] == (
         "| `c` | NVIDIA H100 | 580 | passed | 128 of 128 | 80.1 | 40.2 | "
-        "1 identical to whole, 0 differ, 1 vary in whole | 2026-01-01, abc |"
+        "2 identical to whole, 0 differ, 1 vary in whole | 2026-01-01, abc |"
     )
 
 
 @pytest.mark.parametrize(
     ("checks", "complete", "said"),
     [
-        ([Check("a", OK), Check("b", SKIPPED, "x")], True, "passed; skipped: b"),
-        ([Check("a", OK), Check("b", FAILED, "x")], True, "failed: b"),
-        ([Check("a", OK)], False, "cut off"),
+        ([*needed(), Check("b", SKIPPED, "x")], True, "passed; skipped: b"),
+        ([*needed(), Check("b", INCOMPLETE, "x")], True, "passed; incomplete: b"),
+        ([*needed(), Check("b", FAILED, "x")], True, "failed: b"),
+        ([*needed()], False, "incomplete; cut off"),
+        (needed(but="compared"), True, "incomplete; missing: compared"),
     ],
 )
 def test_the_table_hides_nothing(checks: list[Check], said: str, *, complete: bool) -> None:
