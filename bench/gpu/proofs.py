@@ -24,6 +24,10 @@ OK, FAILED, SKIPPED, INCOMPLETE = "ok", "failed", "skipped", "incomplete"
 PASSED = "passed"
 NEEDED = ("server cold", "operators", "compared")  # without one of these nothing is shown
 
+# By the SHA-256 of a SIF: io.imgbuild.content of one whose proof was made before proofs kept it,
+# read from the SIF's own labels.
+CONTENTS = {"0e6e536230820e10cb4b022af5c657d012679b03a7c8339eed931480f304f3a2": "a60cdebed81c"}
+
 _HASH = re.compile(r"[0-9a-f]{64}")
 # An operator that this PyTorch or this vLLM does not have, or not for these numbers or this GPU.
 _ABSENT = re.compile(
@@ -224,8 +228,44 @@ def _named(what: str, names: Mapping[str, Any]) -> str:
     return f"{len(some)} {what}: {', '.join(some[:5])}{more}"
 
 
-def table(proofs: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown, a row a proof."""
+def content(proof: Mapping[str, Any]) -> str | None:
+    """io.imgbuild.content of the image that was proven, where it is known."""
+    image = proof.get("image", {})
+    sif = image.get("file_sha256") or image.get("sha256")
+    return image.get("content") or CONTENTS.get(sif)
+
+
+def planned(proofs: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """What io.imgbuild.content may be now, by cell: on each base, from each kind of file."""
+    # Here, since a host with a GPU has no packages.
+    from builder import matrix  # noqa: PLC0415
+    from builder.errors import UserError  # noqa: PLC0415
+    from builder.prepare import Workbench  # noqa: PLC0415
+    from builder.project import Project  # noqa: PLC0415
+    from builder.render import DEFINITION, DOCKERFILE  # noqa: PLC0415
+
+    project = Project.find(ROOT / "matrix.yaml")
+    loaded = matrix.load(project.matrix_file)
+    bench, found = Workbench(project, loaded), dict[str, set[str]]()
+    for name in sorted({str(proof["cell"]) for proof in proofs}):
+        try:
+            namings = bench.namings(matrix.cell(loaded, name), DOCKERFILE, DEFINITION)
+        except UserError:  # no cell any more
+            namings = ()
+        found[name] = {naming.content for naming in namings}
+    return found
+
+
+def _of_which(proof: Mapping[str, Any], now: Mapping[str, set[str]]) -> str:
+    """The commit, and whether another image comes of that cell now."""
+    if not (built := content(proof)):
+        return f"of an unknown build: {proof['commit']}"
+    former = built not in now.get(proof["cell"], ())
+    return f"of a former build: {proof['commit']}" if former else proof["commit"]
+
+
+def table(proofs: Sequence[Mapping[str, Any]], now: Mapping[str, set[str]]) -> str:
+    """Markdown, a row a proof; `now` as `planned` tells it."""
     if not proofs:
         return "No proof is committed yet.\n"
     head = ("cell", "GPU", "driver", "result", "tokens", "cold, s", "warm, s", "operators", "date")
@@ -242,7 +282,7 @@ def table(proofs: Sequence[Mapping[str, Any]]) -> str:
             cold.get("first_token_s", "-"),
             warm.get("first_token_s", "-"),
             _operators(checks),
-            f"{proof['date']}, {proof['commit']}",
+            f"{proof['date']}, {_of_which(proof, now)}",
         )
         lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines) + "\n"
@@ -279,19 +319,20 @@ def committed(folder: Path = FOLDER) -> list[dict[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
 
 
-def written(page: str, proofs: Sequence[Mapping[str, Any]]) -> str:
+def written(page: str, proofs: Sequence[Mapping[str, Any]], now: Mapping[str, set[str]]) -> str:
     """The page with its table made anew; raises ValueError where the marks are not there."""
     before, found, rest = page.partition(BEGIN)
     _, ends, after = rest.partition(END)
     if not (found and ends):
         raise ValueError(f"no {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n{table(proofs)}{END}{after}"
+    return f"{before}{BEGIN}\n{table(proofs, now)}{END}{after}"
 
 
 def main() -> int:
     """Write the table, or look whether it is that; returns the exit code."""
     page = PAGE.read_text(encoding="utf-8")
-    made = written(page, committed())
+    proofs = committed()
+    made = written(page, proofs, planned(proofs))
     if made == page:
         return 0
     if "--check" in sys.argv[1:]:

@@ -24,6 +24,7 @@ import shlex
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,14 @@ MANIFEST = "/opt/imgbuild/manifest.json"
 HEALTH_SECONDS, STOP_SECONDS, OPERATOR_SECONDS, IMPORT_SECONDS = 420.0, 30.0, 420.0, 180.0
 EXITS = {proofs.PASSED: 0, FAILED: 1, INCOMPLETE: 3}
 WHOLE = 3  # runs of its operators: what varies may be the same twice by chance
+CONTENT = "io.imgbuild.content"  # builder.engines.base has it, and needs packages
+LABELS = (  # of an image's own, those that a proof keeps
+    "io.imgbuild.",
+    "org.opencontainers.image.base.digest",
+    "org.opencontainers.image.created",
+    "org.opencontainers.image.version",
+)
+CONTENT_SECONDS = 180.0  # 5 GB from a disk of 30 MB/s
 TAIL = 30  # lines of a log that a failure shows
 _DRIVER = "/usr/local/nvidia/bin:/usr/local/cuda/bin"  # where a host may bring nvidia-smi from
 _SMI = ("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total")
@@ -235,8 +244,8 @@ def _parents() -> dict[int, int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                stat = (entry / "stat").read_text(errors="replace")
-                found[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+                text = (entry / "stat").read_text(errors="replace")
+                found[int(entry.name)] = int(text.rpartition(")")[2].split()[1])
     return found
 
 
@@ -302,6 +311,7 @@ class Proof:
         self._lock = threading.Lock()
         self.checks: list[Check] = []
         self._about: dict[str, Any] = {}
+        self._carried = ""  # its text
         self._manifest: dict[str, Any] = {}
         self._results: dict[str, dict[str, Any]] = {}
         self._compiled: dict[str, dict[str, int]] = {}
@@ -402,9 +412,9 @@ class Proof:
             "machine": told["machine"],
             "settings": dict(self._thin.env),
         }
-        manifest = self._quick("manifest", "cat", MANIFEST)
+        self._carried = self._quick("manifest", "cat", MANIFEST)
         with contextlib.suppress(ValueError):
-            self._manifest = json.loads(manifest)
+            self._manifest = json.loads(self._carried)
         framework = self._given.framework or self._manifest.get("framework") or "vllm"
         self._about["framework"] = {
             "name": framework,
@@ -416,20 +426,7 @@ class Proof:
 
     def _label(self) -> str:
         """The cell that the image says it is."""
-        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
-            file = Path(self._given.image, ".singularity.d", "labels.json")
-            if file.is_file():
-                labels = json.loads(file.read_text())
-            elif self._given.engine == "docker":
-                form = "--format={{json .Config.Labels}}"
-                labels = json.loads(_output("docker", "image", "inspect", form, self._given.image))
-            elif self._given.engine == "apptainer":
-                shown = _output("apptainer", "inspect", "--labels", "--json", self._given.image)
-                labels = json.loads(shown)["data"]["attributes"]["labels"]
-            else:
-                labels = {}
-            return str((labels or {}).get("io.imgbuild.cell", ""))
-        return ""
+        return labels(self._given.image, self._given.engine).get("io.imgbuild.cell", "")
 
     def _quick(self, home: str, *argv: str) -> str:
         with contextlib.suppress(FailureError, OSError):
@@ -712,6 +709,9 @@ class Proof:
                 file = self._given.file if name == "image" else None
                 told = identity(image, self._given.engine, file, max(self.left(), 20))
                 self._about[name] = {"reference": Path(image).name, **told}
+        if self._carried:
+            digest = hashlib.sha256(self._carried.encode()).hexdigest()
+            self._about["image"]["carried_manifest_sha256"] = digest
         if self._given.digest:
             self._about["image"]["digest"] = self._given.digest
 
@@ -761,8 +761,10 @@ def tokens(url: str, golden: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def identity(image: str, engine: str, file: Path | None, seconds: float) -> dict[str, Any]:
-    """Size and digest; of a folder the hash of its names and sizes, beside that of its file."""
-    told: dict[str, Any] = {}
+    """Size, digest and labels; of a folder the hash of what is in it, beside that of its file."""
+    own = labels(image, engine)
+    told: dict[str, Any] = {"content": own.get(CONTENT)}
+    told["labels"] = {name: own[name] for name in sorted(own) if name.startswith(LABELS)}
     path = Path(image)
     try:
         if file:
@@ -770,7 +772,7 @@ def identity(image: str, engine: str, file: Path | None, seconds: float) -> dict
         if path.is_file():
             told.update(bytes=path.stat().st_size, sha256=hashed(path))
         elif path.is_dir():
-            told.update(_tree(path, seconds))
+            told.update(tree(path, seconds))
         elif engine == "docker":
             form = "--format={{json .}}"
             shown = json.loads(_output("docker", "image", "inspect", form, image))
@@ -787,19 +789,62 @@ def hashed(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _tree(folder: Path, seconds: float) -> dict[str, Any]:
+def labels(image: str, engine: str) -> dict[str, str]:
+    """An image's; none where it has none or nobody tells them."""
+    told: Any = {}
+    with contextlib.suppress(OSError, ValueError, LookupError, subprocess.TimeoutExpired):
+        if Path(image).is_dir():
+            told = json.loads(Path(image, ".singularity.d", "labels.json").read_text())
+        elif engine == "docker":
+            form = "--format={{json .Config.Labels}}"
+            told = json.loads(_output("docker", "image", "inspect", form, image))
+        elif engine == "apptainer":
+            shown = _output("apptainer", "inspect", "--labels", "--json", image)
+            told = json.loads(shown)["data"]["attributes"]["labels"]
+    return {str(name): str(value) for name, value in told.items()} if told else {}
+
+
+def tree(folder: Path, seconds: float) -> dict[str, Any]:
+    """A folder's regular files, their bytes, and a hash: of contents, or without time of sizes.
+
+    A file with several names counts once, as `imgbuild inspect` has it, and all its names are in
+    the hash; of a symbolic link its target is.
+    """
     deadline = time.monotonic() + seconds
-    found, total, count = hashlib.sha256(), 0, 0
+    found, sizes = hashlib.sha256(), dict[tuple[int, int], int]()
+    regular: list[tuple[str, tuple[int, int]]] = []
     for at, folders, files in os.walk(folder):
         folders.sort()
         if time.monotonic() > deadline:
             return {"identity": "not known: no time left"}
-        for name in sorted(files):
-            status = os.lstat(os.path.join(at, name))  # noqa: PTH118 - twice as fast
-            place = os.path.relpath(os.path.join(at, name), folder)  # noqa: PTH118
-            found.update(f"{place}\0{status.st_size}\n".encode(errors="surrogateescape"))
-            total, count = total + status.st_size, count + 1
-    return {"bytes": total, "files": count, "sha256_of_names_and_sizes": found.hexdigest()}
+        links = [name for name in folders if Path(at, name).is_symlink()]
+        for name in sorted([*files, *links]):
+            path = os.path.join(at, name)  # noqa: PTH118 - twice as fast
+            status = os.lstat(path)
+            told = str(Path(path).readlink()) if stat.S_ISLNK(status.st_mode) else status.st_size
+            place = os.path.relpath(path, folder)
+            found.update(f"{place}\0{told}\n".encode(errors="surrogateescape"))
+            if stat.S_ISREG(status.st_mode):
+                inode = (status.st_dev, status.st_ino)
+                sizes[inode] = status.st_size
+                regular.append((path, inode))
+    figures = {
+        "bytes": sum(sizes.values()),
+        "files": len(sizes),
+        "sha256_of_names_and_sizes": found.hexdigest(),
+    }
+    deadline = min(deadline, time.monotonic() + CONTENT_SECONDS)
+    hashes: dict[tuple[int, int], str] = {}
+    for path, inode in regular:
+        if time.monotonic() > deadline:
+            return {**figures, "hashed": "names and sizes: no time for contents"}
+        try:
+            hashes[inode] = hashes.get(inode) or hashed(Path(path))
+        except OSError as error:
+            return {**figures, "hashed": f"names and sizes: {brief(error)}"}
+        place = os.path.relpath(path, folder)
+        found.update(f"{place}\0{hashes[inode]}\n".encode(errors="surrogateescape"))
+    return {**figures, "hashed": "contents", "sha256_of_contents": found.hexdigest()}
 
 
 def compiled(home: Path) -> dict[str, int]:

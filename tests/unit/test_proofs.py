@@ -141,7 +141,13 @@ def test_a_log_that_speaks_of_missing_code() -> None:
 
 def about() -> dict[str, Any]:
     gpu = {"name": "NVIDIA H100", "driver": "580", "compute_capability": "9.0"}
-    return {"cell": "c", "gpu": gpu, "date": "2026-01-01", "commit": "abc"}
+    return {
+        "cell": "c",
+        "gpu": gpu,
+        "date": "2026-01-01",
+        "commit": "abc",
+        "image": {"content": "1" * 12},
+    }
 
 
 def needed(*, but: str = "") -> list[Check]:
@@ -294,7 +300,78 @@ def test_what_varies_between_rounds() -> None:
 
 def test_the_page_is_of_the_committed_proofs() -> None:
     page = proofs.PAGE.read_text(encoding="utf-8")
-    assert proofs.written(page, proofs.committed()) == page, "run python3 -m bench.gpu.proofs"
+    found = proofs.committed()
+    made = proofs.written(page, found, proofs.planned(found))
+    assert made == page, "run python3 -m bench.gpu.proofs"
+
+
+def test_a_row_of_a_former_build_says_so() -> None:
+    def row(**image: str) -> str:
+        told = proofs.report({**about(), "image": image}, needed(), complete=True)
+        return proofs.table([told], {"c": {"1" * 12}}).splitlines()[-1]
+
+    assert row(content="1" * 12).endswith("| 2026-01-01, abc |")
+    assert row(content="2" * 12).endswith("| 2026-01-01, of a former build: abc |")
+    assert row().endswith("| 2026-01-01, of an unknown build: abc |")
+    sif = next(iter(proofs.CONTENTS))
+    assert row(file_sha256=sif).endswith("| 2026-01-01, of a former build: abc |")
+
+
+def test_what_a_cell_would_be_built_as_now() -> None:
+    cells = [{"cell": "cuda13.0-vllm-h100"}, {"cell": "cuda1.0-nothing"}]
+    now = proofs.planned(cells)
+    assert all(len(content) == 12 for content in now["cuda13.0-vllm-h100"])
+    assert now["cuda13.0-vllm-h100"]
+    assert now["cuda1.0-nothing"] == set()
+
+
+def files(folder: Path) -> Path:
+    """A file with three names, and a link to a folder."""
+    (folder / "in").mkdir(parents=True)
+    (folder / "a").write_bytes(b"x" * 1000)
+    (folder / "b").hardlink_to(folder / "a")
+    (folder / "in" / "c").hardlink_to(folder / "a")
+    (folder / "l").symlink_to("in")
+    return folder
+
+
+def test_a_file_with_several_names_weighs_once(tmp_path: Path) -> None:
+    told = prove.tree(files(tmp_path / "one"), 60)
+    assert (told["bytes"], told["files"]) == (1000, 1)
+    assert told["hashed"] == "contents"
+
+
+def test_a_folder_of_other_contents_has_another_hash(tmp_path: Path) -> None:
+    folder = files(tmp_path / "one")
+    before = prove.tree(folder, 60)
+    assert prove.tree(files(tmp_path / "two"), 60) == before
+    (folder / "a").write_bytes(b"y" * 1000)
+    after = prove.tree(folder, 60)
+    assert after["sha256_of_contents"] != before["sha256_of_contents"]
+    assert after["sha256_of_names_and_sizes"] == before["sha256_of_names_and_sizes"]
+    (folder / "l").unlink()
+    (folder / "l").symlink_to("en")
+    assert prove.tree(folder, 60)["sha256_of_names_and_sizes"] != after["sha256_of_names_and_sizes"]
+
+
+def test_without_time_names_and_sizes_are_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prove, "CONTENT_SECONDS", -1.0)
+    told = prove.tree(files(tmp_path / "one"), 60)
+    assert told["hashed"] == "names and sizes: no time for contents"
+    assert "sha256_of_contents" not in told
+
+
+def test_an_image_is_known_by_its_labels(tmp_path: Path) -> None:
+    folder = files(tmp_path / "one")
+    (folder / ".singularity.d").mkdir()
+    own = {"io.imgbuild.content": "1" * 12, "io.imgbuild.cell": "c", "org.x": "y"}
+    (folder / ".singularity.d" / "labels.json").write_text(json.dumps(own))
+    told = prove.identity(str(folder), "apptainer", None, 60)
+    assert told["content"] == "1" * 12
+    assert sorted(told["labels"]) == ["io.imgbuild.cell", "io.imgbuild.content"]
+    assert prove.identity(str(tmp_path / "two"), "none", None, 60)["content"] is None
 
 
 def test_a_row_of_the_table() -> None:
@@ -305,7 +382,7 @@ def test_a_row_of_the_table() -> None:
         proofs.compared({"a": ONE, "b": TWO, "c": ONE}, {"a": ONE, "b": THREE, "c": ONE}, ["b"]),
     ]
     told = proofs.report(about(), checks, complete=True)
-    assert proofs.table([told]).splitlines()[-1] == (
+    assert proofs.table([told], {"c": {"1" * 12}}).splitlines()[-1] == (
         "| `c` | NVIDIA H100 | 580 | passed | 128 of 128 | 80.1 | 40.2 | "
         "2 identical to whole, 0 differ, 1 vary in whole | 2026-01-01, abc |"
     )
@@ -323,9 +400,9 @@ def test_a_row_of_the_table() -> None:
 )
 def test_the_table_hides_nothing(checks: list[Check], said: str, *, complete: bool) -> None:
     told = proofs.report(about(), checks, complete=complete)
-    assert f"| {said} |" in proofs.table([told])
+    assert f"| {said} |" in proofs.table([told], {"c": {"1" * 12}})
 
 
 def test_a_page_without_a_place_for_the_table() -> None:
     with pytest.raises(ValueError, match="proofs: begin"):
-        proofs.written("no marks", [])
+        proofs.written("no marks", [], {})
