@@ -93,8 +93,9 @@ def missing(checks: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def status(check: Mapping[str, Any]) -> str:
-    """A check's, of how `Check.told` tells it."""
-    return str(check["result"]).partition(":")[0]
+    """A check's, of how `Check.told` tells it; older proofs call ok what was cut off."""
+    told = str(check["result"]).partition(":")[0]
+    return INCOMPLETE if told == OK and check.get("groups_cut_off") else told
 
 
 def slug(gpu: str) -> str:
@@ -270,7 +271,8 @@ def table(proofs: Sequence[Mapping[str, Any]], now: Mapping[str, set[str]]) -> s
         return "No proof is committed yet.\n"
     head = ("cell", "GPU", "driver", "result", "tokens", "cold, s", "warm, s", "operators", "date")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for proof in sorted(proofs, key=lambda p: (str(p["cell"]), str(p["gpu"]["name"]))):
+    proofs = sorted(proofs, key=lambda p: (str(p["cell"]), str(p["gpu"]["name"])))
+    for proof in proofs:
         checks = proof["checks"]
         cold, warm = checks.get("server cold", {}), checks.get("server warm", {})
         cells = (
@@ -285,7 +287,24 @@ def table(proofs: Sequence[Mapping[str, Any]], now: Mapping[str, set[str]]) -> s
             f"{proof['date']}, {_of_which(proof, now)}",
         )
         lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
-    return "\n".join(lines) + "\n"
+    notes = [note for proof in proofs if (note := _without_jit(proof))]
+    return "\n".join(lines) + "\n" + "".join(f"\n{note}\n" for note in notes)
+
+
+def _without_jit(proof: Mapping[str, Any]) -> str:
+    """How many operators were tried without the driver's compiler, and which need it."""
+    checks = proof["checks"]
+    bare = checks.get("without jit", {})
+    if "need_jit" not in bare:
+        return ""
+    cut, needs = bare["groups_cut_off"], bare["need_jit"]
+    said = (
+        f"`without jit` of `{proof['cell']}` on {proof['gpu']['name']}: {bare['operators']:,} of "
+    )
+    said += f"{checks['operators']['operators']:,} operators were tried"
+    said += f" (cut off: {', '.join(cut)})" if cut else ""
+    named = f": {', '.join(f'`{name}`' for name in needs)}" if needs else ""
+    return f"{said}; {len(needs) or 'none'} of them need the driver's compiler{named}."
 
 
 def _verdict(proof: Mapping[str, Any]) -> str:

@@ -388,6 +388,19 @@ def test_a_row_of_the_table() -> None:
     )
 
 
+def test_what_was_tried_without_jit_is_under_the_table() -> None:
+    figures = {"operators": 326, "need_jit": ["fa 64", "fa 128"], "groups_cut_off": ["fourier"]}
+    ran = Check("operators", OK, figures={"operators": 4274, "gave_a_result": 4270})
+    checks = [*needed(but="operators"), ran, Check("without jit", OK, figures=figures)]
+    told = proofs.report(about(), checks, complete=True)
+    made = proofs.table([told], {"c": {"1" * 12}})
+    assert "| passed; incomplete: without jit |" in made
+    assert made.endswith(
+        "|\n\n`without jit` of `c` on NVIDIA H100: 326 of 4,274 operators were tried (cut off: "
+        "fourier); 2 of them need the driver's compiler: `fa 64`, `fa 128`.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("checks", "complete", "said"),
     [
