@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench import repull
 from bench.gpu import operators, proofs, prove
 from bench.gpu.proofs import FAILED, INCOMPLETE, OK, SKIPPED, Check
+from builder.engines import oci
 
 ONE, TWO, THREE = "1" * 64, "2" * 64, "3" * 64
 
@@ -419,3 +422,25 @@ def test_the_table_hides_nothing(checks: list[Check], said: str, *, complete: bo
 def test_a_page_without_a_place_for_the_table() -> None:
     with pytest.raises(ValueError, match="proofs: begin"):
         proofs.written("no marks", [], {})
+
+
+def test_what_a_second_pull_is_measured_of_is_kept(tmp_path: Path) -> None:
+    def blob(value: dict[str, Any]) -> str:
+        text = json.dumps(value).encode()
+        digest = oci.digest_of(text)
+        (tmp_path / "blobs" / "sha256" / digest.removeprefix("sha256:")).write_bytes(text)
+        return digest
+
+    (tmp_path / "blobs" / "sha256").mkdir(parents=True)
+    history = [{"created_by": "RUN x"}, {"created_by": "ENV", "empty_layer": True}]
+    config = blob({"config": {"Labels": {repull.LOCK: "one"}}, "history": history})
+    layers = [{"digest": "sha256:1", "size": 5}]
+    manifest = blob({"config": {"digest": config}, "layers": layers})
+    (tmp_path / "index.json").write_text(json.dumps({"manifests": [{"digest": manifest}]}))
+    (tmp_path / "locks" / "one").mkdir(parents=True)
+    (tmp_path / "locks" / "one" / "torch.txt").write_text("torch==1")
+    told = repull.described(tmp_path, [tmp_path / "none", tmp_path / "locks"])
+    assert (told["id"], told["manifest"], told["lock"]) == (config, manifest, "one")
+    assert told["layers"] == [{"made_by": "RUN x", "bytes": 5, "digest": "sha256:1"}]
+    assert told["lock_sha256"] == {"torch.txt": hashlib.sha256(b"torch==1").hexdigest()}
+    assert repull.lock_digests("one", [tmp_path]) == {}
