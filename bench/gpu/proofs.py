@@ -76,7 +76,28 @@ def report(about: Mapping[str, Any], checks: Sequence[Check], *, complete: bool)
         "missing": missing(told),
         "complete": complete,
         **about,
+        **({"thin_to_whole": ratios} if (ratios := thin_to_whole(about, told)) else {}),
         "checks": told,
+    }
+
+
+def thin_to_whole(
+    about: Mapping[str, Any], checks: Mapping[str, Mapping[str, Any]]
+) -> dict[str, float]:
+    """Thin's figure divided by whole's, wherever both were measured and are counted alike."""
+    image, whole_image = about.get("image", {}), about.get("whole", {})
+    alike = ("files" in image) == ("files" in whole_image)  # a folder has more bytes than a SIF
+    pairs = [("disk_bytes", image, whole_image, "bytes")] if alike else []
+    for check, names in (
+        ("server cold", ("health_s", "first_token_s", "peak_pss_bytes", "read_bytes")),
+        ("import", ("import_s",)),
+    ):
+        thin, whole = checks.get(check, {}), checks.get(f"whole {check}", {})
+        pairs += [(name, thin, whole, name) for name in names]
+    return {
+        told: round(thin[name] / whole[name], 3)
+        for told, thin, whole, name in pairs
+        if thin.get(name) and whole.get(name)
     }
 
 

@@ -1,6 +1,7 @@
 """Proof of an image on a real GPU: its server, its operators, its GPU code.
 
-    python3 -m bench.gpu.prove IMAGE [--whole WHOLE | --reference FILE] [--cell CELL]
+    python3 -m bench.gpu.prove IMAGE [--whole WHOLE [--whole-server] | --reference FILE]
+        [--cell CELL]
         [--engine docker|apptainer|none] [--rounds N] [--budget SECONDS] [-o images/proofs]
 
 IMAGE is a Docker reference, a SIF, or a folder with an unpacked root; with --engine none it is a
@@ -49,6 +50,7 @@ HEALTH_SECONDS, STOP_SECONDS, OPERATOR_SECONDS, IMPORT_SECONDS = 420.0, 30.0, 42
 EXITS = {proofs.PASSED: 0, FAILED: 1, INCOMPLETE: 3}
 WHOLE = 3  # runs of its operators: what varies may be the same twice by chance
 CONTENT = "io.imgbuild.content"  # builder.engines.base has it, and needs packages
+WHOLE_COLD, WHOLE_IMPORT = "whole server cold", "whole import"
 LABELS = (  # of an image's own, those that a proof keeps
     "io.imgbuild.",
     "org.opencontainers.image.base.digest",
@@ -98,7 +100,11 @@ SERVERS = {
 
 
 class SkipError(Exception):
-    """A check that cannot be made here."""
+    """A check that cannot be made here, with what it had measured by then."""
+
+    def __init__(self, why: str, **figures: Any) -> None:
+        super().__init__(why)
+        self.figures = figures
 
 
 class FailureError(Exception):
@@ -335,7 +341,9 @@ class Proof:
                     45,
                     lambda n=number: self._served("server", f"warm{n or ''}"),  # type: ignore[misc]
                 )
-            self.check("import", 20, self._imports)
+            self.check("import", 20, lambda: self._imports(self._thin, "import"))
+            if self._whole and self._given.whole_server:
+                self._beside(self._whole)
             self._operators()
             self.check("gpu code", 0, self._gpu_code)
             self._identify()
@@ -348,6 +356,24 @@ class Proof:
 
     def _lacking(self) -> list[str]:
         return proofs.missing({check.name: check.told() for check in self.checks})
+
+    def _beside(self, whole: Where) -> None:
+        """What whole takes: before the operators, whose reading warms the disk's cache.
+
+        It is measured and not judged: thin has passed or failed by then.
+        """
+        needs = OPERATOR_SECONDS + 100  # the operators and the identity come first
+
+        def served() -> tuple[str, dict[str, Any]]:
+            health = min(self._given.whole_seconds, self.left() - needs)
+            return self._served("whole-server", WHOLE_COLD, where=whole, health_seconds=health)
+
+        self.check(WHOLE_COLD, needs + 60, lambda: measured(served))
+        self.check(
+            WHOLE_IMPORT,
+            needs + 20,
+            lambda: measured(lambda: self._imports(whole, "whole-import")),
+        )
 
     def end(self) -> None:
         """Kill all that was started."""
@@ -511,7 +537,7 @@ class Proof:
             "memory": memory,
         }
 
-    def _imports(self) -> tuple[str, dict[str, Any]]:
+    def _imports(self, where: Where, home: str) -> tuple[str, dict[str, Any]]:
         framework = self._about["framework"]["name"]
         module = SERVERS[framework].module if framework in SERVERS else framework
         code = (
@@ -519,12 +545,21 @@ class Proof:
             "print(json.dumps({'import_s': round(time.perf_counter() - t, 2), "
             "'version': getattr(m, '__version__', '')}))"
         )
-        text, took = self._ran(self._thin, "import", "python3", "-c", code, limit=IMPORT_SECONDS)
+        text, took = self._ran(where, home, "python3", "-c", code, limit=IMPORT_SECONDS)
         told = json.loads(text.strip().splitlines()[-1])
         return "", {**told, "module": module, "container_s": round(took, 2)}
 
-    def _served(self, home: str, name: str) -> tuple[str, dict[str, Any]]:
-        """Start it, wait, ask, stop it."""
+    def _served(
+        self,
+        home: str,
+        name: str,
+        *,
+        where: Where | None = None,
+        health_seconds: float | None = None,
+    ) -> tuple[str, dict[str, Any]]:
+        """Start it, wait, ask, stop it; thin where nothing is said."""
+        where = where or self._thin
+        cold = name in {"cold", WHOLE_COLD}
         framework = self._about["framework"]["name"]
         known = SERVERS.get(framework, Server((), (), framework))
         server = self._manifest.get("server", {})
@@ -535,40 +570,51 @@ class Proof:
         if framework == "sglang":
             flag = "--model-path"
         port, log = free_port(), self._logs / f"{name}.log"
-        arguments = [flag, f"{self._thin.inside}/model", "--port", str(port), *known.arguments]
+        arguments = [flag, f"{where.inside}/model", "--port", str(port), *known.arguments]
         if framework == "vllm" and self._given.engine == "none":
             arguments = arguments[1:]  # `vllm serve FOLDER`
         arguments += shlex.split(self._given.server_args)
-        if name != "cold" and not any(
-            c.name == "server cold" and c.status == OK for c in self.checks
-        ):
+        if not cold and not any(c.name == "server cold" and c.status == OK for c in self.checks):
             raise SkipError("the cold one did not pass")
-        if name == "cold":
+        if cold:
             shutil.rmtree(self._scratch / home, ignore_errors=True)
         (self._scratch / home).mkdir(exist_ok=True)
         (self._scratch / home).chmod(0o777)
         url = f"http://127.0.0.1:{port}"
-        start = self._thin.server(home, command, *arguments)
+        start = where.server(home, command, *arguments)
+        limit = health_seconds or min(HEALTH_SECONDS, max(0.6 * self.left(), 10))
+        health = server.get("health", "/health")
         try:
-            figures = self._asked(home, start, log, url, server.get("health", "/health"))
+            figures = self._asked(
+                where, home, start, log, url=url, health=url + health, limit=limit
+            )
         finally:
-            self._missing[name] = proofs.missing_code(log.read_text(errors="replace"))[:10]
+            if where is self._thin:  # what whole lacks is no fault of thin
+                self._missing[name] = proofs.missing_code(log.read_text(errors="replace"))[:10]
             self._compiled[name] = compiled(self._scratch / home)
-        figures["caches"] = "empty" if name == "cold" else "kept"
+        figures["caches"] = "empty" if cold else "kept"
         if figures["wrong"]:
             raise FailureError("the tokens are not the golden ones", **figures, log=tail_of(log))
         return "", figures
 
     def _asked(
-        self, home: str, start: list[str], log: Path, url: str, health: str
+        self,
+        where: Where,
+        home: str,
+        start: list[str],
+        log: Path,
+        *,
+        url: str,
+        health: str,
+        limit: float,
     ) -> dict[str, Any]:
         """What there is to say of a server's life."""
         figures: dict[str, Any] = {}
-        with self._started(self._thin, home, start, log) as group:
+        with self._started(where, home, start, log) as group:
             meter = Meter(group)
             meter.start()
             try:
-                figures["health_s"] = self._healthy(group, url + health)
+                figures["health_s"] = self._healthy(group, health, limit)
                 figures.update(first_token(group, url))
                 figures.update(tokens(url, self._golden))
             except (
@@ -586,8 +632,8 @@ class Proof:
             figures["stop_s"] = round(time.monotonic() - told, 1)
         return figures
 
-    def _healthy(self, group: Group, url: str) -> float:
-        deadline = group.start + min(HEALTH_SECONDS, max(0.6 * self.left(), 10))
+    def _healthy(self, group: Group, url: str, limit: float) -> float:
+        deadline = group.start + limit
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         while time.monotonic() < deadline:
             if (code := group.process.poll()) is not None:
@@ -730,12 +776,24 @@ def judged(name: str, make: Callable[[], tuple[str, dict[str, Any]]]) -> Check:
     try:
         why, figures = make()
     except SkipError as skip:
-        return Check(name, SKIPPED, str(skip))
+        return Check(name, SKIPPED, str(skip), figures=skip.figures)
     except FailureError as failure:
         return Check(name, failure.status, str(failure), figures=failure.figures)
     except Exception as error:  # the others are to go on
         return Check(name, FAILED, brief(error))
     return Check(name, OK, why, figures=figures)
+
+
+def measured(
+    make: Callable[[], tuple[str, dict[str, Any]]],
+) -> tuple[str, dict[str, Any]]:
+    """What is measured of whole; that it could not be is no failure of thin's."""
+    try:
+        return make()
+    except FailureError as failure:
+        raise SkipError(f"not measured: {failure}", **failure.figures) from failure
+    except (OSError, ValueError, LookupError) as error:
+        raise SkipError(f"not measured: {brief(error)}") from error
 
 
 def first_token(group: Group, url: str) -> dict[str, Any]:
@@ -896,6 +954,16 @@ def parser() -> argparse.ArgumentParser:
     beside.add_argument(
         "--reference", type=Path, metavar="FILE", help="what operators.py --json printed elsewhere"
     )
+    made.add_argument(
+        "--whole-server", action="store_true", help="start the whole image's server, too"
+    )
+    made.add_argument(
+        "--whole-seconds",
+        type=float,
+        default=900.0,
+        metavar="SECONDS",
+        help="until the whole image's server is healthy, at most",
+    )
     made.add_argument("--cell", default="", help="default: the image's label")
     made.add_argument("--engine", choices=("docker", "apptainer", "none"))
     made.add_argument("--rounds", type=int, default=1, metavar="N", help="warm starts")
@@ -930,6 +998,8 @@ def main() -> int:
     for file in (given.file, given.reference):
         if file and not file.is_file():
             options.error(f"{file} is no file")
+    if given.whole_server and not given.whole:
+        options.error("--whole-server wants --whole")
     if any("=" not in item for item in given.env):
         options.error("--env wants NAME=VALUE")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

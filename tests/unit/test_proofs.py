@@ -262,6 +262,55 @@ def test_an_unlike_reference_excuses_nothing(tmp_path: Path) -> None:
     assert (told["state"], told["missing"]) == (INCOMPLETE, ["compared"])
 
 
+def test_thin_is_set_beside_whole() -> None:
+    checks = [
+        Check(
+            "server cold", OK, figures={"health_s": 50.0, "peak_pss_bytes": 3, "read_bytes": None}
+        ),
+        Check("whole server cold", OK, figures={"health_s": 200.0, "peak_pss_bytes": 4}),
+        Check("import", OK, figures={"import_s": 3.0}),
+        Check("whole import", SKIPPED, "x"),
+    ]
+    told = proofs.report(
+        {**about(), "image": {"bytes": 50}, "whole": {"bytes": 100}}, checks, complete=True
+    )
+    assert told["thin_to_whole"] == {"disk_bytes": 0.5, "health_s": 0.25, "peak_pss_bytes": 0.75}
+    folder = {**about(), "image": {"bytes": 50}, "whole": {"bytes": 100, "files": 3}}
+    assert "thin_to_whole" not in proofs.report(folder, checks[:1], complete=True)
+    assert "thin_to_whole" not in proofs.report(about(), checks[:1], complete=True)
+
+
+def test_the_server_of_whole_is_measured_and_not_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proof = prove.Proof(given(tmp_path, "--whole", "whole.sif", "--whole-server"), tmp_path)
+    started: list[str] = []
+
+    def asked(where: prove.Where, home: str, _start: object, log: Path, **_: object) -> Any:
+        started.append(f"{where.image} {home}")
+        log.parent.mkdir(exist_ok=True)
+        log.write_text("no kernel image")
+        raise prove.FailureError("not healthy after 900 s", peak_pss_bytes=7)
+
+    def imports(where: prove.Where, home: str) -> Any:
+        started.append(f"{where.image} {home}")
+        return "", {"import_s": 9.0}
+
+    monkeypatch.setattr(proof, "_asked", asked)
+    monkeypatch.setattr(proof, "_imports", imports)
+    monkeypatch.setattr(prove, "free_port", lambda: 8000)
+    proof._about = {**about(), "framework": {"name": "vllm"}}
+    assert proof._whole
+    proof._beside(proof._whole)
+    assert started == ["whole.sif whole-server", "whole.sif whole-import"]
+    server, took = proof.checks
+    assert (server.name, server.status) == ("whole server cold", SKIPPED)
+    assert server.why == "not measured: not healthy after 900 s"
+    assert server.figures == {"peak_pss_bytes": 7}
+    assert (took.name, took.status, took.figures) == ("whole import", OK, {"import_s": 9.0})
+    assert proof._missing == {}
+
+
 def test_a_command_in_each_engine(tmp_path: Path) -> None:
     def command(engine: str) -> list[str]:
         return prove.Where(engine, "image", tmp_path, {"A": "1"}).program("thin", "id")
