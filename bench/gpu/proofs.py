@@ -39,7 +39,8 @@ _ABSENT = re.compile(
 )
 # In a log: code for this GPU is missing, or was to be made of PTX and could not.
 _MISSING = re.compile(
-    r"no kernel image|CUDA_ERROR_NO_BINARY_FOR_GPU|invalid device function|cudaErrorNoKernelImage"
+    r"no kernel image|kernel image is invalid|CUDA_ERROR_NO_BINARY_FOR_GPU"
+    r"|invalid device function|cudaErrorNoKernelImage"
     r"|PTX JIT compil|unsupported toolchain|CUDA_ERROR_INVALID_PTX|CUDA_ERROR_JIT_COMPILER"
 )
 
@@ -133,7 +134,9 @@ def slug(gpu: str) -> str:
 
 def absent(told: str) -> bool:
     """Whether an operator was not there, rather than broken."""
-    return not _HASH.fullmatch(told) and bool(_ABSENT.search(told))
+    if _HASH.fullmatch(told) or _MISSING.search(told):
+        return False
+    return bool(_ABSENT.search(told))
 
 
 def broken(told: str) -> bool:

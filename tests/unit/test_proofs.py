@@ -48,6 +48,8 @@ def test_a_gpu_is_named_as_in_the_matrix(name: str, slug: str) -> None:
         ("RuntimeError: Supported only on GPUs with compute capability 8.x", True, False),
         ("RuntimeError: float8 is not supported on this device", True, False),
         ("RuntimeError: CUDA error: no kernel image is available", False, True),
+        ("RuntimeError: device kernel image is invalid; not supported", False, True),
+        ("RuntimeError: invalid device function; not supported", False, True),
         ("crashed: signal SIGSEGV", False, True),
         ("hung: no answer in 120 s", False, True),
         ("RuntimeError: vLLM's library of kernels is not loaded", False, True),
