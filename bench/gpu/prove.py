@@ -1,12 +1,14 @@
 """Proof of an image on a real GPU: its server, its operators, its GPU code.
 
-    python3 -m bench.gpu.prove IMAGE [--whole WHOLE | --reference FILE] [--cell CELL]
+    python3 -m bench.gpu.prove IMAGE [--whole WHOLE [--whole-server] | --reference FILE]
+        [--cell CELL]
         [--engine docker|apptainer|none] [--rounds N] [--budget SECONDS] [-o images/proofs]
 
 IMAGE is a Docker reference, a SIF, or a folder with an unpacked root; with --engine none it is a
 Python environment of this host. Needs Python 3.11's standard library and an NVIDIA GPU. APPTAINER_*
 and APPTAINERENV_* of the caller count. Writes <cell>.<gpu>.json anew after each check; one that
-fails or finds no time is told there, and the others go on. Exit code 1 where a check failed.
+fails or finds no time is told there, and the others go on. Exit code 1 where a check failed, 3
+where what a proof needs was skipped or is incomplete.
 
 docs/proofs.md says what each check is.
 """
@@ -23,6 +25,7 @@ import shlex
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -36,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu import proofs
-from bench.gpu.proofs import FAILED, OK, SKIPPED, Check
+from bench.gpu.proofs import FAILED, INCOMPLETE, OK, SKIPPED, Check
 from bench.stamp import stamp
 from builder.runtime import client
 
@@ -44,7 +47,17 @@ ROOT = Path(__file__).resolve().parents[2]
 INSIDE = "/proof"  # where a container has the scratch folder
 MANIFEST = "/opt/imgbuild/manifest.json"
 HEALTH_SECONDS, STOP_SECONDS, OPERATOR_SECONDS, IMPORT_SECONDS = 420.0, 30.0, 420.0, 180.0
+EXITS = {proofs.PASSED: 0, FAILED: 1, INCOMPLETE: 3}
 WHOLE = 3  # runs of its operators: what varies may be the same twice by chance
+CONTENT = "io.imgbuild.content"  # builder.engines.base has it, and needs packages
+WHOLE_COLD, WHOLE_IMPORT = "whole server cold", "whole import"
+LABELS = (  # of an image's own, those that a proof keeps
+    "io.imgbuild.",
+    "org.opencontainers.image.base.digest",
+    "org.opencontainers.image.created",
+    "org.opencontainers.image.version",
+)
+CONTENT_SECONDS = 180.0  # 5 GB from a disk of 30 MB/s
 TAIL = 30  # lines of a log that a failure shows
 _DRIVER = "/usr/local/nvidia/bin:/usr/local/cuda/bin"  # where a host may bring nvidia-smi from
 _SMI = ("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total")
@@ -87,15 +100,27 @@ SERVERS = {
 
 
 class SkipError(Exception):
-    """A check that cannot be made here."""
+    """A check that cannot be made here, with what it had measured by then."""
+
+    def __init__(self, why: str, **figures: Any) -> None:
+        super().__init__(why)
+        self.figures = figures
 
 
 class FailureError(Exception):
     """A check that found something wrong, with what it had measured by then."""
 
+    status = FAILED
+
     def __init__(self, why: str, **figures: Any) -> None:
         super().__init__(why)
         self.figures = figures
+
+
+class IncompleteError(FailureError):
+    """A check that found nothing wrong and did not see all, with what it had measured."""
+
+    status = INCOMPLETE
 
 
 @dataclass(frozen=True)
@@ -225,8 +250,8 @@ def _parents() -> dict[int, int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                stat = (entry / "stat").read_text(errors="replace")
-                found[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+                text = (entry / "stat").read_text(errors="replace")
+                found[int(entry.name)] = int(text.rpartition(")")[2].split()[1])
     return found
 
 
@@ -292,6 +317,7 @@ class Proof:
         self._lock = threading.Lock()
         self.checks: list[Check] = []
         self._about: dict[str, Any] = {}
+        self._carried = ""  # its text
         self._manifest: dict[str, Any] = {}
         self._results: dict[str, dict[str, Any]] = {}
         self._compiled: dict[str, dict[str, int]] = {}
@@ -315,14 +341,39 @@ class Proof:
                     45,
                     lambda n=number: self._served("server", f"warm{n or ''}"),  # type: ignore[misc]
                 )
-            self.check("import", 20, self._imports)
+            self.check("import", 20, lambda: self._imports(self._thin, "import"))
+            if self._whole and self._given.whole_server:
+                self._beside(self._whole)
             self._operators()
             self.check("gpu code", 0, self._gpu_code)
             self._identify()
         finally:
             self.end()
         self.flush(complete=True)
-        return int(any(check.status == FAILED for check in self.checks))
+        state = proofs.report({}, self.checks, complete=True)["state"]
+        say(f"{state}, without {', '.join(names)}" if (names := self._lacking()) else state)
+        return EXITS[state]
+
+    def _lacking(self) -> list[str]:
+        return proofs.missing({check.name: check.told() for check in self.checks})
+
+    def _beside(self, whole: Where) -> None:
+        """What whole takes: before the operators, whose reading warms the disk's cache.
+
+        It is measured and not judged: thin has passed or failed by then.
+        """
+        needs = OPERATOR_SECONDS + 100  # the operators and the identity come first
+
+        def served() -> tuple[str, dict[str, Any]]:
+            health = min(self._given.whole_seconds, self.left() - needs)
+            return self._served("whole-server", WHOLE_COLD, where=whole, health_seconds=health)
+
+        self.check(WHOLE_COLD, needs + 60, lambda: measured(served))
+        self.check(
+            WHOLE_IMPORT,
+            needs + 20,
+            lambda: measured(lambda: self._imports(whole, "whole-import")),
+        )
 
     def end(self) -> None:
         """Kill all that was started."""
@@ -387,9 +438,9 @@ class Proof:
             "machine": told["machine"],
             "settings": dict(self._thin.env),
         }
-        manifest = self._quick("manifest", "cat", MANIFEST)
+        self._carried = self._quick("manifest", "cat", MANIFEST)
         with contextlib.suppress(ValueError):
-            self._manifest = json.loads(manifest)
+            self._manifest = json.loads(self._carried)
         framework = self._given.framework or self._manifest.get("framework") or "vllm"
         self._about["framework"] = {
             "name": framework,
@@ -401,20 +452,7 @@ class Proof:
 
     def _label(self) -> str:
         """The cell that the image says it is."""
-        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
-            file = Path(self._given.image, ".singularity.d", "labels.json")
-            if file.is_file():
-                labels = json.loads(file.read_text())
-            elif self._given.engine == "docker":
-                form = "--format={{json .Config.Labels}}"
-                labels = json.loads(_output("docker", "image", "inspect", form, self._given.image))
-            elif self._given.engine == "apptainer":
-                shown = _output("apptainer", "inspect", "--labels", "--json", self._given.image)
-                labels = json.loads(shown)["data"]["attributes"]["labels"]
-            else:
-                labels = {}
-            return str((labels or {}).get("io.imgbuild.cell", ""))
-        return ""
+        return labels(self._given.image, self._given.engine).get("io.imgbuild.cell", "")
 
     def _quick(self, home: str, *argv: str) -> str:
         with contextlib.suppress(FailureError, OSError):
@@ -499,7 +537,7 @@ class Proof:
             "memory": memory,
         }
 
-    def _imports(self) -> tuple[str, dict[str, Any]]:
+    def _imports(self, where: Where, home: str) -> tuple[str, dict[str, Any]]:
         framework = self._about["framework"]["name"]
         module = SERVERS[framework].module if framework in SERVERS else framework
         code = (
@@ -507,12 +545,21 @@ class Proof:
             "print(json.dumps({'import_s': round(time.perf_counter() - t, 2), "
             "'version': getattr(m, '__version__', '')}))"
         )
-        text, took = self._ran(self._thin, "import", "python3", "-c", code, limit=IMPORT_SECONDS)
+        text, took = self._ran(where, home, "python3", "-c", code, limit=IMPORT_SECONDS)
         told = json.loads(text.strip().splitlines()[-1])
         return "", {**told, "module": module, "container_s": round(took, 2)}
 
-    def _served(self, home: str, name: str) -> tuple[str, dict[str, Any]]:
-        """Start it, wait, ask, stop it."""
+    def _served(
+        self,
+        home: str,
+        name: str,
+        *,
+        where: Where | None = None,
+        health_seconds: float | None = None,
+    ) -> tuple[str, dict[str, Any]]:
+        """Start it, wait, ask, stop it; thin where nothing is said."""
+        where = where or self._thin
+        cold = name in {"cold", WHOLE_COLD}
         framework = self._about["framework"]["name"]
         known = SERVERS.get(framework, Server((), (), framework))
         server = self._manifest.get("server", {})
@@ -523,40 +570,51 @@ class Proof:
         if framework == "sglang":
             flag = "--model-path"
         port, log = free_port(), self._logs / f"{name}.log"
-        arguments = [flag, f"{self._thin.inside}/model", "--port", str(port), *known.arguments]
+        arguments = [flag, f"{where.inside}/model", "--port", str(port), *known.arguments]
         if framework == "vllm" and self._given.engine == "none":
             arguments = arguments[1:]  # `vllm serve FOLDER`
         arguments += shlex.split(self._given.server_args)
-        if name != "cold" and not any(
-            c.name == "server cold" and c.status == OK for c in self.checks
-        ):
+        if not cold and not any(c.name == "server cold" and c.status == OK for c in self.checks):
             raise SkipError("the cold one did not pass")
-        if name == "cold":
+        if cold:
             shutil.rmtree(self._scratch / home, ignore_errors=True)
         (self._scratch / home).mkdir(exist_ok=True)
         (self._scratch / home).chmod(0o777)
         url = f"http://127.0.0.1:{port}"
-        start = self._thin.server(home, command, *arguments)
+        start = where.server(home, command, *arguments)
+        limit = health_seconds or min(HEALTH_SECONDS, max(0.6 * self.left(), 10))
+        health = server.get("health", "/health")
         try:
-            figures = self._asked(home, start, log, url, server.get("health", "/health"))
+            figures = self._asked(
+                where, home, start, log, url=url, health=url + health, limit=limit
+            )
         finally:
-            self._missing[name] = proofs.missing_code(log.read_text(errors="replace"))[:10]
+            if where is self._thin:  # what whole lacks is no fault of thin
+                self._missing[name] = proofs.missing_code(log.read_text(errors="replace"))[:10]
             self._compiled[name] = compiled(self._scratch / home)
-        figures["caches"] = "empty" if name == "cold" else "kept"
+        figures["caches"] = "empty" if cold else "kept"
         if figures["wrong"]:
             raise FailureError("the tokens are not the golden ones", **figures, log=tail_of(log))
         return "", figures
 
     def _asked(
-        self, home: str, start: list[str], log: Path, url: str, health: str
+        self,
+        where: Where,
+        home: str,
+        start: list[str],
+        log: Path,
+        *,
+        url: str,
+        health: str,
+        limit: float,
     ) -> dict[str, Any]:
         """What there is to say of a server's life."""
         figures: dict[str, Any] = {}
-        with self._started(self._thin, home, start, log) as group:
+        with self._started(where, home, start, log) as group:
             meter = Meter(group)
             meter.start()
             try:
-                figures["health_s"] = self._healthy(group, url + health)
+                figures["health_s"] = self._healthy(group, health, limit)
                 figures.update(first_token(group, url))
                 figures.update(tokens(url, self._golden))
             except (
@@ -574,8 +632,8 @@ class Proof:
             figures["stop_s"] = round(time.monotonic() - told, 1)
         return figures
 
-    def _healthy(self, group: Group, url: str) -> float:
-        deadline = group.start + min(HEALTH_SECONDS, max(0.6 * self.left(), 10))
+    def _healthy(self, group: Group, url: str, limit: float) -> float:
+        deadline = group.start + limit
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         while time.monotonic() < deadline:
             if (code := group.process.poll()) is not None:
@@ -591,7 +649,7 @@ class Proof:
         seconds = min(OPERATOR_SECONDS, self.left() - 40)  # the rest is the identity's
         if seconds < 40:
             why = f"{max(self.left(), 0):.0f} s of the budget are left"
-            for name in ("operators", "compared", "without jit"):
+            for name in ("compared", "operators", "without jit"):
                 self.checks.append(Check(name, SKIPPED, why))
             self.flush()
             return
@@ -606,8 +664,9 @@ class Proof:
                     self._computed, self._whole, "whole", seconds, WHOLE, {}
                 )
             try:
+                # The comparison first: what it finds says what may be broken in thin.
+                self.check("compared", 0, lambda: self._compared(runs["thin"], runs.get("whole")))
                 self.check("operators", 0, lambda: self._alone(runs["thin"]))
-                self.check("compared", 0, lambda: self._compared(runs.get("whole")))
                 self.check("without jit", 0, lambda: self._bare(runs["nojit"]))
             except BaseException:
                 self.end()  # else the pool waits for them
@@ -632,16 +691,17 @@ class Proof:
     def _alone(self, run: Future[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
         told = run.result()
         self._about["libraries"] = told["about"]
-        made = proofs.alone(told["results"])
+        found = next((c.figures for c in self.checks if c.name == "compared"), {})
+        beside = found if "identical" in found else None  # else there was no comparison
+        missed = [*told["missed"], *([f"groups but {g}"] if (g := self._given.groups) else [])]
+        made = proofs.alone(told["results"], beside, missed=missed)
         figures = {**made.figures, "groups_cut_off": told["missed"], "took_s": told["seconds"]}
-        # What whole lacks as well is no fault of thin: the comparison judges.
-        beside = self._whole or self._given.reference
-        if made.status == FAILED and not (beside and figures["gave_a_result"]):
-            raise FailureError(made.why, **figures)
-        return made.why, figures
+        return _raised(made, figures)
 
-    def _compared(self, run: Future[dict[str, Any]] | None) -> tuple[str, dict[str, Any]]:
-        if "thin" not in self._results:
+    def _compared(
+        self, thin_run: Future[dict[str, Any]], run: Future[dict[str, Any]] | None
+    ) -> tuple[str, dict[str, Any]]:
+        if thin_run.exception():
             raise SkipError("thin's operators have no results")
         if run:
             whole = run.result()
@@ -649,7 +709,7 @@ class Proof:
             whole = json.loads(self._given.reference.read_text(encoding="utf-8"))
         else:
             raise SkipError("no whole image")
-        thin = self._results["thin"]
+        thin = thin_run.result()
         if why := proofs.unlike(thin["about"], whole["about"]):
             if run:
                 raise FailureError(why)
@@ -659,9 +719,7 @@ class Proof:
             thin["results"], whole["results"], whole.get("vary", ()), rounds=rounds
         )
         figures = {"against": "whole image" if run else "reference", **made.figures}
-        if made.status == FAILED:
-            raise FailureError(made.why, **figures)
-        return made.why, figures
+        return _raised(made, figures)
 
     def _bare(self, run: Future[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
         told = run.result()
@@ -670,7 +728,11 @@ class Proof:
         thin = self._results["thin"]["results"]
         needs = proofs.without_jit(thin, told["results"])
         tried = len(set(thin) & set(told["results"]))
-        return "", {"operators": tried, "need_jit": needs, "groups_cut_off": told["missed"]}
+        figures = {"operators": tried, "of": len(thin), "need_jit": needs}
+        figures["groups_cut_off"] = told["missed"]
+        if told["missed"] or tried < len(thin):
+            raise IncompleteError(f"{tried} of {len(thin)} operators were tried", **figures)
+        return "", figures
 
     def _gpu_code(self) -> tuple[str, dict[str, Any]]:
         found = {k: v for k, v in self._missing.items() if v}
@@ -693,8 +755,20 @@ class Proof:
                 file = self._given.file if name == "image" else None
                 told = identity(image, self._given.engine, file, max(self.left(), 20))
                 self._about[name] = {"reference": Path(image).name, **told}
+        if self._carried:
+            digest = hashlib.sha256(self._carried.encode()).hexdigest()
+            self._about["image"]["carried_manifest_sha256"] = digest
         if self._given.digest:
             self._about["image"]["digest"] = self._given.digest
+
+
+def _raised(made: Check, figures: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What a check tells where it is ok; else its error."""
+    if made.status == FAILED:
+        raise FailureError(made.why, **figures)
+    if made.status == INCOMPLETE:
+        raise IncompleteError(made.why, **figures)
+    return made.why, figures
 
 
 def judged(name: str, make: Callable[[], tuple[str, dict[str, Any]]]) -> Check:
@@ -702,12 +776,24 @@ def judged(name: str, make: Callable[[], tuple[str, dict[str, Any]]]) -> Check:
     try:
         why, figures = make()
     except SkipError as skip:
-        return Check(name, SKIPPED, str(skip))
+        return Check(name, SKIPPED, str(skip), figures=skip.figures)
     except FailureError as failure:
-        return Check(name, FAILED, str(failure), figures=failure.figures)
+        return Check(name, failure.status, str(failure), figures=failure.figures)
     except Exception as error:  # the others are to go on
         return Check(name, FAILED, brief(error))
     return Check(name, OK, why, figures=figures)
+
+
+def measured(
+    make: Callable[[], tuple[str, dict[str, Any]]],
+) -> tuple[str, dict[str, Any]]:
+    """What is measured of whole; that it could not be is no failure of thin's."""
+    try:
+        return make()
+    except FailureError as failure:
+        raise SkipError(f"not measured: {failure}", **failure.figures) from failure
+    except (OSError, ValueError, LookupError) as error:
+        raise SkipError(f"not measured: {brief(error)}") from error
 
 
 def first_token(group: Group, url: str) -> dict[str, Any]:
@@ -733,8 +819,10 @@ def tokens(url: str, golden: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def identity(image: str, engine: str, file: Path | None, seconds: float) -> dict[str, Any]:
-    """Size and digest; of a folder the hash of its names and sizes, beside that of its file."""
-    told: dict[str, Any] = {}
+    """Size, digest and labels; of a folder the hash of what is in it, beside that of its file."""
+    own = labels(image, engine)
+    told: dict[str, Any] = {"content": own.get(CONTENT)}
+    told["labels"] = {name: own[name] for name in sorted(own) if name.startswith(LABELS)}
     path = Path(image)
     try:
         if file:
@@ -742,7 +830,7 @@ def identity(image: str, engine: str, file: Path | None, seconds: float) -> dict
         if path.is_file():
             told.update(bytes=path.stat().st_size, sha256=hashed(path))
         elif path.is_dir():
-            told.update(_tree(path, seconds))
+            told.update(tree(path, seconds))
         elif engine == "docker":
             form = "--format={{json .}}"
             shown = json.loads(_output("docker", "image", "inspect", form, image))
@@ -759,19 +847,62 @@ def hashed(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _tree(folder: Path, seconds: float) -> dict[str, Any]:
+def labels(image: str, engine: str) -> dict[str, str]:
+    """An image's; none where it has none or nobody tells them."""
+    told: Any = {}
+    with contextlib.suppress(OSError, ValueError, LookupError, subprocess.TimeoutExpired):
+        if Path(image).is_dir():
+            told = json.loads(Path(image, ".singularity.d", "labels.json").read_text())
+        elif engine == "docker":
+            form = "--format={{json .Config.Labels}}"
+            told = json.loads(_output("docker", "image", "inspect", form, image))
+        elif engine == "apptainer":
+            shown = _output("apptainer", "inspect", "--labels", "--json", image)
+            told = json.loads(shown)["data"]["attributes"]["labels"]
+    return {str(name): str(value) for name, value in told.items()} if told else {}
+
+
+def tree(folder: Path, seconds: float) -> dict[str, Any]:
+    """A folder's regular files, their bytes, and a hash: of contents, or without time of sizes.
+
+    A file with several names counts once, as `imgbuild inspect` has it, and all its names are in
+    the hash; of a symbolic link its target is.
+    """
     deadline = time.monotonic() + seconds
-    found, total, count = hashlib.sha256(), 0, 0
+    found, sizes = hashlib.sha256(), dict[tuple[int, int], int]()
+    regular: list[tuple[str, tuple[int, int]]] = []
     for at, folders, files in os.walk(folder):
         folders.sort()
         if time.monotonic() > deadline:
             return {"identity": "not known: no time left"}
-        for name in sorted(files):
-            status = os.lstat(os.path.join(at, name))  # noqa: PTH118 - twice as fast
-            place = os.path.relpath(os.path.join(at, name), folder)  # noqa: PTH118
-            found.update(f"{place}\0{status.st_size}\n".encode(errors="surrogateescape"))
-            total, count = total + status.st_size, count + 1
-    return {"bytes": total, "files": count, "sha256_of_names_and_sizes": found.hexdigest()}
+        links = [name for name in folders if Path(at, name).is_symlink()]
+        for name in sorted([*files, *links]):
+            path = os.path.join(at, name)  # noqa: PTH118 - twice as fast
+            status = os.lstat(path)
+            told = str(Path(path).readlink()) if stat.S_ISLNK(status.st_mode) else status.st_size
+            place = os.path.relpath(path, folder)
+            found.update(f"{place}\0{told}\n".encode(errors="surrogateescape"))
+            if stat.S_ISREG(status.st_mode):
+                inode = (status.st_dev, status.st_ino)
+                sizes[inode] = status.st_size
+                regular.append((path, inode))
+    figures = {
+        "bytes": sum(sizes.values()),
+        "files": len(sizes),
+        "sha256_of_names_and_sizes": found.hexdigest(),
+    }
+    deadline = min(deadline, time.monotonic() + CONTENT_SECONDS)
+    hashes: dict[tuple[int, int], str] = {}
+    for path, inode in regular:
+        if time.monotonic() > deadline:
+            return {**figures, "hashed": "names and sizes: no time for contents"}
+        try:
+            hashes[inode] = hashes.get(inode) or hashed(Path(path))
+        except OSError as error:
+            return {**figures, "hashed": f"names and sizes: {brief(error)}"}
+        place = os.path.relpath(path, folder)
+        found.update(f"{place}\0{hashes[inode]}\n".encode(errors="surrogateescape"))
+    return {**figures, "hashed": "contents", "sha256_of_contents": found.hexdigest()}
 
 
 def compiled(home: Path) -> dict[str, int]:
@@ -823,6 +954,16 @@ def parser() -> argparse.ArgumentParser:
     beside.add_argument(
         "--reference", type=Path, metavar="FILE", help="what operators.py --json printed elsewhere"
     )
+    made.add_argument(
+        "--whole-server", action="store_true", help="start the whole image's server, too"
+    )
+    made.add_argument(
+        "--whole-seconds",
+        type=float,
+        default=900.0,
+        metavar="SECONDS",
+        help="until the whole image's server is healthy, at most",
+    )
     made.add_argument("--cell", default="", help="default: the image's label")
     made.add_argument("--engine", choices=("docker", "apptainer", "none"))
     made.add_argument("--rounds", type=int, default=1, metavar="N", help="warm starts")
@@ -857,6 +998,8 @@ def main() -> int:
     for file in (given.file, given.reference):
         if file and not file.is_file():
             options.error(f"{file} is no file")
+    if given.whole_server and not given.whole:
+        options.error("--whole-server wants --whole")
     if any("=" not in item for item in given.env):
         options.error("--env wants NAME=VALUE")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
