@@ -134,11 +134,14 @@ class _Maker:
                 writes=own,
             )
             return Part(commands=(again,), units=("nvidia-cdi-refresh.path",))
+        if not driver:  # the path unit makes one when there is a driver
+            return Part(units=("nvidia-cdi-refresh.path",))
         made = Command(
-            check="grep -qs nvidia.com/gpu /var/run/cdi/nvidia.yaml /etc/cdi/nvidia.yaml"
-            if not driver
-            else f"grep -qsF 'libcuda.so.{driver}' /var/run/cdi/nvidia.yaml",
-            do="systemctl start nvidia-cdi-refresh.service",
+            check=f"grep -qsF 'libcuda.so.{driver}' /var/run/cdi/nvidia.yaml {own}",
+            # Before toolkit 1.18 there is no such service.
+            do=f"systemctl start nvidia-cdi-refresh.service"
+            f" || nvidia-ctk cdi generate --output={own}",
+            writes=own,
         )
         return Part(commands=(made,), units=("nvidia-cdi-refresh.path",))
 

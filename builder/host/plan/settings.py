@@ -150,7 +150,7 @@ def _pbl(_name: str, add: tuple[str, ...], remove: tuple[str, ...]) -> Part:
         if name not in new:
             commands.append(
                 Command(
-                    check=f'[ "$(pbl --get-option {name})" != "{word}" ]',
+                    check=f"! pbl --get-option {name} | grep -qxF -- '{word}'",
                     do=f"pbl --del-option {name} --config",
                     undo=f"pbl --add-option {word} --config",
                 )
@@ -160,7 +160,7 @@ def _pbl(_name: str, add: tuple[str, ...], remove: tuple[str, ...]) -> Part:
         old = before.get(name)
         commands.append(
             Command(
-                check=f'[ "$(pbl --get-option {name})" = "{word}" ]',
+                check=f"pbl --get-option {name} | grep -qxF -- '{word}'",
                 do=f"pbl --add-option {word} --config",
                 undo=f"pbl --add-option {old} --config"
                 if old

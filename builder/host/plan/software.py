@@ -17,6 +17,7 @@ from builder.host.plan.steps import Command, File, Step
 # armored key by its ending .asc (sources.list(5), Signed-By), so that no gpg is needed.
 _KEY = "/etc/apt/keyrings/nvidia-container-toolkit.asc"
 _LIST = "/etc/apt/sources.list.d/nvidia-container-toolkit.list"
+_DEB = "/var/cache/apt/archives/cuda-keyring.deb"
 _REPO = {
     "dnf": "/etc/yum.repos.d/nvidia-container-toolkit.repo",
     "zypper": "/etc/zypp/repos.d/nvidia-container-toolkit.repo",
@@ -61,9 +62,9 @@ def cuda_repository(system: System, row: str) -> Step:
     if system.facts.manager == "apt":
         deb = f"{address}/{facts.keyring}"
         command = Command(
-            check="dpkg-query -W -f='${Status}' cuda-keyring 2>/dev/null | grep -q 'ok installed'",
-            do=f"curl -fsSL '{deb}' -o /tmp/cuda-keyring.deb && dpkg -i /tmp/cuda-keyring.deb"
-            " && rm /tmp/cuda-keyring.deb",
+            check="dpkg -s cuda-keyring 2>/dev/null | grep -q '^Status: .* installed'",
+            # Not into /tmp, where others may put a link of that name.
+            do=f"curl -fsSL '{deb}' -o {_DEB} && dpkg -i {_DEB} && rm {_DEB}",
             undo="dpkg --purge cuda-keyring",
         )
     else:
@@ -80,7 +81,7 @@ def cuda_repository(system: System, row: str) -> Step:
         row=row,
         kind="package",
         title="NVIDIA's repository of drivers and toolkits",
-        now="not known",
+        now="not looked for",
         advised=address,
         why="its packages are signed by a key that the keyring package brings; apt-key is gone",
         source="CUDA installation guide for Linux, network repository installation",
@@ -112,10 +113,9 @@ def driver(row: Row, system: System, subject: Subject, branch: str) -> tuple[Ste
         flavour = f"{branch}-server{'-open' if is_open else ''}"
         # ubuntu-drivers picks the modules that Canonical has built and signed for the kernel.
         command = Command(
-            check=f"dpkg-query -W -f='${{db:Status-Status}}\\n' 'nvidia-*{flavour}'"
-            " 2>/dev/null | grep -qx installed",
+            check=f"dpkg -l 'nvidia-*{flavour}' 2>/dev/null | grep -q '^ii'",
             do=f"ubuntu-drivers install --gpgpu nvidia:{flavour}",
-            undo=f"apt-get -y purge 'nvidia-*{flavour}'",
+            undo=f"apt-get -y purge 'nvidia-*{flavour}' 'linux-modules-nvidia-{flavour}-*'",
         )
         more = (
             Step(
@@ -123,7 +123,7 @@ def driver(row: Row, system: System, subject: Subject, branch: str) -> tuple[Ste
                 row=row.id,
                 kind="package",
                 title="nvidia-smi of the same driver",
-                now="not known",
+                now="not looked for",
                 advised=f"nvidia-utils-{branch}-server",
                 why="ubuntu-drivers installs libraries and modules for computing alone",
                 source=system.facts.source,
@@ -161,8 +161,10 @@ def driver(row: Row, system: System, subject: Subject, branch: str) -> tuple[Ste
             commands=(module,),
         )
         return (repository, enabled, _with(step, packages=(package,)))
-    note = f"the repository's newest: versionlock or addlock holds R{branch}"
-    return (repository, _with(step, packages=(package,), note=note))
+    # No stream and no pin here: what is newest is installed.
+    newest = f"the newest, R{branch} at least, {kind}"
+    note = f"{step.note} `dnf versionlock` or `zypper addlock` holds a branch".strip()
+    return (repository, _with(step, packages=(package,), advised=newest, note=note))
 
 
 def _with(step: Step, **fields: object) -> Step:
@@ -195,7 +197,7 @@ def container_toolkit(row: Row, system: System, subject: Subject) -> tuple[Step,
         row=row.id,
         kind="package",
         title="NVIDIA's repository of the container toolkit",
-        now="not known",
+        now="not looked for",
         advised=f"{address}/stable",
         why="one repository for all distributions, with a key of its own for apt",
         source="NVIDIA container toolkit, installation guide",
@@ -224,7 +226,7 @@ def container_toolkit(row: Row, system: System, subject: Subject) -> tuple[Step,
         row=row.id,
         kind="package",
         title="Docker's runtime for GPUs",
-        now="not known",
+        now="not looked for",
         advised="nvidia",
         why="docker run --gpus asks for it",
         source="NVIDIA container toolkit, installation guide, configuring Docker",

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import yaml
-
-from builder.host.plan.formats.words import comment, headline, left_lines, live_loop
+from builder.host.plan.formats.words import as_yaml, comment, headline, left_lines, live_loop
 from builder.host.plan.steps import Command, Plan, Step
 
 NOT: dict[str, str] = {}  # kind -> why it cannot be written so
@@ -27,7 +25,7 @@ def render(plan: Plan) -> str:
         "Changes what differs; files that are replaced are kept beside the new ones. Nothing"
         " reboots: tasks that end with (reboot) take effect at the next boot."
     )
-    text = yaml.safe_dump([play], sort_keys=False, allow_unicode=True, width=100)
+    text = as_yaml([play])
     return "\n".join([*lines, *left_lines(plan)]) + "\n" + text
 
 

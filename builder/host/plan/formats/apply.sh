@@ -177,7 +177,7 @@ install_now() {
             DEBIAN_FRONTEND=noninteractive apt-get install -y "$@"
             ;;
         dnf) dnf -y install "$@" ;;
-        zypper) zypper --non-interactive install "$@" ;;
+        zypper) zypper --non-interactive --gpg-auto-import-keys install "$@" ;;
     esac
 }
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
-from builder.host.plan.formats.words import comment, headline, left_lines, live_loop
+from builder.host.plan.formats.words import as_yaml, comment, headline, left_lines, live_loop
 from builder.host.plan.steps import Plan, Step
 
 NOT: dict[str, str] = {}  # kind -> why it cannot be written so
 _INSTALL = {
     "apt": "apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y {}",
     "dnf": "dnf -y install {}",
-    "zypper": "zypper --non-interactive install {}",
+    "zypper": "zypper --non-interactive --gpg-auto-import-keys install {}",
 }
 
 
@@ -40,7 +38,7 @@ def render(plan: Plan) -> str:
     for step in plan.steps:
         lines += comment(f"{step.id}: {headline(step)}")
     lines += left_lines(plan)
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100) if data else "{}\n"
+    text = as_yaml(data) if data else "{}\n"
     return "\n".join(lines) + "\n" + text
 
 

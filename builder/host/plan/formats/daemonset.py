@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
-from builder.host.plan.formats.words import comment, headline, left_lines, live_loop, without
+from builder.host.plan.formats.words import (
+    as_yaml,
+    comment,
+    headline,
+    left_lines,
+    live_loop,
+    without,
+)
 from builder.host.plan.steps import Plan, Step
 
 IMAGE = "docker.io/library/busybox:1.37.0"
@@ -36,7 +41,7 @@ def render(plan: Plan, image: str = IMAGE) -> str:
     lines += left_lines(plan)
     lines += without([(step, NOT[step.kind]) for step in plan.steps if step.kind in NOT])
     documents = [_namespace(), _daemonset(found, image)] if found else []
-    texts = [yaml.safe_dump(one, sort_keys=False, width=100) for one in documents]
+    texts = [as_yaml(one) for one in documents]
     text = "---\n".join(texts) or "# Nothing of this plan can be set so.\n"
     return "\n".join(lines) + "\n" + text
 

@@ -31,26 +31,24 @@ def render(plan: Plan) -> str:
     lines += without([(step, NOT[step.kind]) for step in plan.steps if step.kind in NOT])
     lines += ["[main]", "summary=Host settings for LLM inference (imgbuild host plan)"]
     found = [step for step in plan.steps if step.kind not in NOT]
-    boots = 0
+    boots = [step for step in found if step.kind in ("kernel-argument", "no-kernel-argument")]
     for step in found:
-        lines += ["", *comment(f"{step.id}: {headline(step)}")]
-        if step.kind in ("kernel-argument", "no-kernel-argument"):
-            boots += 1
-            lines += _bootloader(step, first=boots == 1)
-        else:
-            lines += _sections(step)
+        if step not in boots:
+            lines += ["", *comment(f"{step.id}: {headline(step)}"), *_section(step)]
+    lines += ["", "[bootloader]"] if boots else []
+    for step in boots:
+        lines += [*comment(f"{step.id}: {headline(step)}"), _argument(step)]
     return "\n".join(lines) + "\n"
 
 
-def _bootloader(step: Step, *, first: bool) -> list[str]:
+def _argument(step: Step) -> str:
     # Source: tuned's plugin bootloader: cmdline_NAME with "+" adds words, with "-" takes them out.
     sign = "+" if step.kind == "kernel-argument" else "-"
     words = [one.name + (f"={one.value}" if one.value else "") for one in step.settings]
-    name = re.sub(r"\W", "_", step.id)
-    return [*(["[bootloader]"] if first else []), f"cmdline_{name}={sign}{' '.join(words)}"]
+    return f"cmdline_{_name(step)}={sign}{' '.join(words)}"
 
 
-def _sections(step: Step) -> list[str]:
+def _section(step: Step) -> list[str]:
     if step.kind == "sysctl":
         return [f"[sysctl_{_name(step)}]", "type=sysctl", *map(_pair, step.settings)]
     paths = [one.path for one in step.live]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shlex
 import textwrap
+from typing import Any
+
+import yaml
 
 from builder.host.plan.steps import Live, Plan, Step
 
@@ -42,6 +45,26 @@ def without(steps: list[tuple[Step, str]]) -> list[str]:
         for step, why in steps
         for line in comment(f"not expressible here: {step.id}: {headline(step)}: {why}.")
     ]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines as they are, and each value whole where it stands."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def as_yaml(data: Any) -> str:
+    """A document of YAML."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def live_loop(live: Live, *, say: str) -> str:

@@ -2,9 +2,9 @@
 
 # its packages are signed by a key that the keyring package brings; apt-key is gone. Source: CUDA
 # installation guide for Linux, network repository installation.
-step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not known, advised https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64'
+step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not looked for, advised https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64'
 packages ca-certificates curl
-run 'dpkg-query -W -f='"'"'${Status}'"'"' cuda-keyring 2>/dev/null | grep -q '"'"'ok installed'"'"'' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/cuda-keyring_1.1-1_all.deb'"'"' -o /tmp/cuda-keyring.deb && dpkg -i /tmp/cuda-keyring.deb && rm /tmp/cuda-keyring.deb' 'dpkg --purge cuda-keyring' ''
+run 'dpkg -s cuda-keyring 2>/dev/null | grep -q '"'"'^Status: .* installed'"'"'' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/cuda-keyring_1.1-1_all.deb'"'"' -o /var/cache/apt/archives/cuda-keyring.deb && dpkg -i /var/cache/apt/archives/cuda-keyring.deb && rm /var/cache/apt/archives/cuda-keyring.deb' 'dpkg --purge cuda-keyring' ''
 
 # an image's CUDA starts only on a driver that knows it. Source: NVIDIA driver installation guide,
 # Debian.
@@ -21,7 +21,6 @@ boot
 # it lists the driver's files, whose names change with each driver. Source: NVIDIA container
 # toolkit, support for container device interface.
 step cdi 'container device interface (CDI): no specification, advised a specification of the running driver'
-run 'grep -qs nvidia.com/gpu /var/run/cdi/nvidia.yaml /etc/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service' '' ''
 unit nvidia-cdi-refresh.path
 
 finish
@@ -274,9 +273,9 @@ unit imgbuild-mig.service
 
 # its packages are signed by a key that the keyring package brings; apt-key is gone. Source: CUDA
 # installation guide for Linux, network repository installation.
-step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not known, advised https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64'
+step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not looked for, advised https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64'
 packages ca-certificates curl
-run 'dpkg-query -W -f='"'"'${Status}'"'"' cuda-keyring 2>/dev/null | grep -q '"'"'ok installed'"'"'' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/cuda-keyring_1.1-1_all.deb'"'"' -o /tmp/cuda-keyring.deb && dpkg -i /tmp/cuda-keyring.deb && rm /tmp/cuda-keyring.deb' 'dpkg --purge cuda-keyring' ''
+run 'dpkg -s cuda-keyring 2>/dev/null | grep -q '"'"'^Status: .* installed'"'"'' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/cuda-keyring_1.1-1_all.deb'"'"' -o /var/cache/apt/archives/cuda-keyring.deb && dpkg -i /var/cache/apt/archives/cuda-keyring.deb && rm /var/cache/apt/archives/cuda-keyring.deb' 'dpkg --purge cuda-keyring' ''
 
 # it was asked for; images bring the CUDA that they were built with. Source: CUDA installation
 # guide for Linux, meta packages.
@@ -285,7 +284,7 @@ packages cuda-toolkit-13-0
 
 # one repository for all distributions, with a key of its own for apt. Source: NVIDIA container
 # toolkit, installation guide.
-step container-toolkit-repository 'NVIDIA'"'"'s repository of the container toolkit: not known, advised https://nvidia.github.io/libnvidia-container/stable'
+step container-toolkit-repository 'NVIDIA'"'"'s repository of the container toolkit: not looked for, advised https://nvidia.github.io/libnvidia-container/stable'
 packages ca-certificates curl
 put /etc/apt/sources.list.d/nvidia-container-toolkit.list 0644 << 'EOF'
 # Written by imgbuild host plan (container-toolkit).
@@ -301,13 +300,13 @@ packages 'nvidia-container-toolkit>=1.17.8'
 # docker run --gpus asks for it. Source: NVIDIA container toolkit, installation guide, configuring
 # Docker.
 # restart Docker when its containers may stop: systemctl restart docker
-step container-toolkit-docker 'Docker'"'"'s runtime for GPUs: not known, advised nvidia'
+step container-toolkit-docker 'Docker'"'"'s runtime for GPUs: not looked for, advised nvidia'
 run 'grep -q nvidia-container-runtime /etc/docker/daemon.json' 'nvidia-ctk runtime configure --runtime=docker' '' /etc/docker/daemon.json
 
 # it lists the driver's files, whose names change with each driver. Source: NVIDIA container
 # toolkit, support for container device interface.
 step cdi 'container device interface (CDI): no specification, advised a specification of the running driver'
-run 'grep -qsF '"'"'libcuda.so.580.95.05'"'"' /var/run/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service' '' ''
+run 'grep -qsF '"'"'libcuda.so.580.95.05'"'"' /var/run/cdi/nvidia.yaml /etc/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service || nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml' '' /etc/cdi/nvidia.yaml
 unit nvidia-cdi-refresh.path
 
 # Kubernetes and systemd have ended their support of version 1. Source: Kubernetes documentation,

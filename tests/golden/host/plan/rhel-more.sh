@@ -2,7 +2,7 @@
 
 # its packages are signed by a key that the keyring package brings; apt-key is gone. Source: CUDA
 # installation guide for Linux, network repository installation.
-step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not known, advised https://developer.download.nvidia.com/compute/cuda/repos/rhel9/x86_64'
+step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not looked for, advised https://developer.download.nvidia.com/compute/cuda/repos/rhel9/x86_64'
 packages ca-certificates curl
 run '[ -s /etc/yum.repos.d/cuda-rhel9.repo ]' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/rhel9/x86_64/cuda-rhel9.repo'"'"' -o /etc/yum.repos.d/cuda-rhel9.repo' '' /etc/yum.repos.d/cuda-rhel9.repo
 
@@ -21,7 +21,6 @@ boot
 # it lists the driver's files, whose names change with each driver. Source: NVIDIA container
 # toolkit, support for container device interface.
 step cdi 'container device interface (CDI): no specification, advised a specification of the running driver'
-run 'grep -qs nvidia.com/gpu /var/run/cdi/nvidia.yaml /etc/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service' '' ''
 unit nvidia-cdi-refresh.path
 
 finish
@@ -253,7 +252,7 @@ unit imgbuild-mig.service
 
 # its packages are signed by a key that the keyring package brings; apt-key is gone. Source: CUDA
 # installation guide for Linux, network repository installation.
-step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not known, advised https://developer.download.nvidia.com/compute/cuda/repos/rhel9/x86_64'
+step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not looked for, advised https://developer.download.nvidia.com/compute/cuda/repos/rhel9/x86_64'
 packages ca-certificates curl
 run '[ -s /etc/yum.repos.d/cuda-rhel9.repo ]' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/rhel9/x86_64/cuda-rhel9.repo'"'"' -o /etc/yum.repos.d/cuda-rhel9.repo' '' /etc/yum.repos.d/cuda-rhel9.repo
 
@@ -264,7 +263,7 @@ packages cuda-toolkit-13-0
 
 # one repository for all distributions, with a key of its own for apt. Source: NVIDIA container
 # toolkit, installation guide.
-step container-toolkit-repository 'NVIDIA'"'"'s repository of the container toolkit: not known, advised https://nvidia.github.io/libnvidia-container/stable'
+step container-toolkit-repository 'NVIDIA'"'"'s repository of the container toolkit: not looked for, advised https://nvidia.github.io/libnvidia-container/stable'
 packages ca-certificates curl
 run '[ -s /etc/yum.repos.d/nvidia-container-toolkit.repo ]' 'curl -fsSL https://nvidia.github.io/libnvidia-container/stable/rpm/nvidia-container-toolkit.repo -o /etc/yum.repos.d/nvidia-container-toolkit.repo' '' /etc/yum.repos.d/nvidia-container-toolkit.repo
 
@@ -276,13 +275,13 @@ packages 'nvidia-container-toolkit>=1.17.8'
 # docker run --gpus asks for it. Source: NVIDIA container toolkit, installation guide, configuring
 # Docker.
 # restart Docker when its containers may stop: systemctl restart docker
-step container-toolkit-docker 'Docker'"'"'s runtime for GPUs: not known, advised nvidia'
+step container-toolkit-docker 'Docker'"'"'s runtime for GPUs: not looked for, advised nvidia'
 run 'grep -q nvidia-container-runtime /etc/docker/daemon.json' 'nvidia-ctk runtime configure --runtime=docker' '' /etc/docker/daemon.json
 
 # it lists the driver's files, whose names change with each driver. Source: NVIDIA container
 # toolkit, support for container device interface.
 step cdi 'container device interface (CDI): no specification, advised a specification of the running driver'
-run 'grep -qsF '"'"'libcuda.so.580.95.05'"'"' /var/run/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service' '' ''
+run 'grep -qsF '"'"'libcuda.so.580.95.05'"'"' /var/run/cdi/nvidia.yaml /etc/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service || nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml' '' /etc/cdi/nvidia.yaml
 unit nvidia-cdi-refresh.path
 
 # Kubernetes and systemd have ended their support of version 1. Source: Kubernetes documentation,

@@ -2,21 +2,20 @@
 
 # its packages are signed by a key that the keyring package brings; apt-key is gone. Source: CUDA
 # installation guide for Linux, network repository installation.
-step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not known, advised https://developer.download.nvidia.com/compute/cuda/repos/sles15/x86_64'
+step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not looked for, advised https://developer.download.nvidia.com/compute/cuda/repos/sles15/x86_64'
 packages ca-certificates curl
 run '[ -s /etc/zypp/repos.d/cuda-sles15.repo ]' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/sles15/x86_64/cuda-sles15.repo'"'"' -o /etc/zypp/repos.d/cuda-sles15.repo' '' /etc/zypp/repos.d/cuda-sles15.repo
 
 # an image's CUDA starts only on a driver that knows it. Source: NVIDIA driver installation guide,
 # SUSE Linux Enterprise Server.
-# the repository's newest: versionlock or addlock holds R580
-step driver 'NVIDIA driver: none, advised R580, open kernel modules'
+# `dnf versionlock` or `zypper addlock` holds a branch
+step driver 'NVIDIA driver: none, advised the newest, R580 at least, open kernel modules'
 packages nvidia-open
 boot
 
 # it lists the driver's files, whose names change with each driver. Source: NVIDIA container
 # toolkit, support for container device interface.
 step cdi 'container device interface (CDI): no specification, advised a specification of the running driver'
-run 'grep -qs nvidia.com/gpu /var/run/cdi/nvidia.yaml /etc/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service' '' ''
 unit nvidia-cdi-refresh.path
 
 finish
@@ -25,7 +24,7 @@ finish
 # a translating IOMMU sends what GPUs say to each other through the CPU. Source: NCCL user guide,
 # troubleshooting, GPU direct and PCI access control services.
 step iommu 'IOMMU: translating (DMA-FQ), advised off, or passthrough'
-run '[ "$(pbl --get-option iommu)" = "iommu=pt" ]' 'pbl --add-option iommu=pt --config' 'pbl --del-option iommu --config' ''
+run 'pbl --get-option iommu | grep -qxF -- '"'"'iommu=pt'"'"'' 'pbl --add-option iommu=pt --config' 'pbl --del-option iommu --config' ''
 boot
 
 # each connection and each shard of the weights is one. Source: an image's own start says so below
@@ -74,7 +73,7 @@ live '/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor' performance
 # the scheduler puts nothing on isolated CPUs, and servers' threads crowd onto the others. Source:
 # Linux kernel documentation, kernel parameters, isolcpus.
 step cpu-isolation 'isolated CPUs: isolcpus=1-31, advised none'
-run '[ "$(pbl --get-option isolcpus)" != "isolcpus=1-31" ]' 'pbl --del-option isolcpus --config' 'pbl --add-option isolcpus=1-31 --config' ''
+run '! pbl --get-option isolcpus | grep -qxF -- '"'"'isolcpus=1-31'"'"'' 'pbl --del-option isolcpus --config' 'pbl --add-option isolcpus=1-31 --config' ''
 boot
 
 # it unmaps pages to see who uses them, while a server's threads have their places. Source: Linux
@@ -107,8 +106,8 @@ live /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages 1024
 # they were asked for; no server in these images asks for them. Source: Linux kernel
 # documentation, hugetlbpage.
 step hugepages 'static huge pages: hugepagesz=2M hugepages=1024, advised hugepagesz=1G hugepages=8'
-run '[ "$(pbl --get-option hugepagesz)" = "hugepagesz=1G" ]' 'pbl --add-option hugepagesz=1G --config' 'pbl --add-option hugepagesz=2M --config' ''
-run '[ "$(pbl --get-option hugepages)" = "hugepages=8" ]' 'pbl --add-option hugepages=8 --config' 'pbl --add-option hugepages=1024 --config' ''
+run 'pbl --get-option hugepagesz | grep -qxF -- '"'"'hugepagesz=1G'"'"'' 'pbl --add-option hugepagesz=1G --config' 'pbl --add-option hugepagesz=2M --config' ''
+run 'pbl --get-option hugepages | grep -qxF -- '"'"'hugepages=8'"'"'' 'pbl --add-option hugepages=8 --config' 'pbl --add-option hugepages=1024 --config' ''
 boot
 
 # a server whose pages were swapped out while the page cache filled with weights answers late.
@@ -258,7 +257,7 @@ unit imgbuild-mig.service
 
 # its packages are signed by a key that the keyring package brings; apt-key is gone. Source: CUDA
 # installation guide for Linux, network repository installation.
-step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not known, advised https://developer.download.nvidia.com/compute/cuda/repos/sles15/x86_64'
+step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not looked for, advised https://developer.download.nvidia.com/compute/cuda/repos/sles15/x86_64'
 packages ca-certificates curl
 run '[ -s /etc/zypp/repos.d/cuda-sles15.repo ]' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/sles15/x86_64/cuda-sles15.repo'"'"' -o /etc/zypp/repos.d/cuda-sles15.repo' '' /etc/zypp/repos.d/cuda-sles15.repo
 
@@ -269,7 +268,7 @@ packages cuda-toolkit-13-0
 
 # one repository for all distributions, with a key of its own for apt. Source: NVIDIA container
 # toolkit, installation guide.
-step container-toolkit-repository 'NVIDIA'"'"'s repository of the container toolkit: not known, advised https://nvidia.github.io/libnvidia-container/stable'
+step container-toolkit-repository 'NVIDIA'"'"'s repository of the container toolkit: not looked for, advised https://nvidia.github.io/libnvidia-container/stable'
 packages ca-certificates curl
 run '[ -s /etc/zypp/repos.d/nvidia-container-toolkit.repo ]' 'curl -fsSL https://nvidia.github.io/libnvidia-container/stable/rpm/nvidia-container-toolkit.repo -o /etc/zypp/repos.d/nvidia-container-toolkit.repo' '' /etc/zypp/repos.d/nvidia-container-toolkit.repo
 
@@ -281,19 +280,19 @@ packages 'nvidia-container-toolkit>=1.17.8'
 # docker run --gpus asks for it. Source: NVIDIA container toolkit, installation guide, configuring
 # Docker.
 # restart Docker when its containers may stop: systemctl restart docker
-step container-toolkit-docker 'Docker'"'"'s runtime for GPUs: not known, advised nvidia'
+step container-toolkit-docker 'Docker'"'"'s runtime for GPUs: not looked for, advised nvidia'
 run 'grep -q nvidia-container-runtime /etc/docker/daemon.json' 'nvidia-ctk runtime configure --runtime=docker' '' /etc/docker/daemon.json
 
 # it lists the driver's files, whose names change with each driver. Source: NVIDIA container
 # toolkit, support for container device interface.
 step cdi 'container device interface (CDI): no specification, advised a specification of the running driver'
-run 'grep -qsF '"'"'libcuda.so.580.95.05'"'"' /var/run/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service' '' ''
+run 'grep -qsF '"'"'libcuda.so.580.95.05'"'"' /var/run/cdi/nvidia.yaml /etc/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service || nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml' '' /etc/cdi/nvidia.yaml
 unit nvidia-cdi-refresh.path
 
 # Kubernetes and systemd have ended their support of version 1. Source: Kubernetes documentation,
 # about cgroup v2.
 step cgroup 'control groups: version 1, advised version 2'
-run '[ "$(pbl --get-option systemd.unified_cgroup_hierarchy)" = "systemd.unified_cgroup_hierarchy=1" ]' 'pbl --add-option systemd.unified_cgroup_hierarchy=1 --config' 'pbl --del-option systemd.unified_cgroup_hierarchy --config' ''
+run 'pbl --get-option systemd.unified_cgroup_hierarchy | grep -qxF -- '"'"'systemd.unified_cgroup_hierarchy=1'"'"'' 'pbl --add-option systemd.unified_cgroup_hierarchy=1 --config' 'pbl --del-option systemd.unified_cgroup_hierarchy --config' ''
 boot
 
 # not here: kernel: kernel: 4.15.0-20-generic: no setting puts it right.

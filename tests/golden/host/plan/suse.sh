@@ -1,7 +1,7 @@
 # a translating IOMMU sends what GPUs say to each other through the CPU. Source: NCCL user guide,
 # troubleshooting, GPU direct and PCI access control services.
 step iommu 'IOMMU: translating (DMA-FQ), advised off, or passthrough'
-run '[ "$(pbl --get-option iommu)" = "iommu=pt" ]' 'pbl --add-option iommu=pt --config' 'pbl --del-option iommu --config' ''
+run 'pbl --get-option iommu | grep -qxF -- '"'"'iommu=pt'"'"'' 'pbl --add-option iommu=pt --config' 'pbl --del-option iommu --config' ''
 boot
 
 # each connection and each shard of the weights is one. Source: an image's own start says so below
@@ -50,7 +50,7 @@ live '/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor' performance
 # the scheduler puts nothing on isolated CPUs, and servers' threads crowd onto the others. Source:
 # Linux kernel documentation, kernel parameters, isolcpus.
 step cpu-isolation 'isolated CPUs: isolcpus=1-31, advised none'
-run '[ "$(pbl --get-option isolcpus)" != "isolcpus=1-31" ]' 'pbl --del-option isolcpus --config' 'pbl --add-option isolcpus=1-31 --config' ''
+run '! pbl --get-option isolcpus | grep -qxF -- '"'"'isolcpus=1-31'"'"'' 'pbl --del-option isolcpus --config' 'pbl --add-option isolcpus=1-31 --config' ''
 boot
 
 # it unmaps pages to see who uses them, while a server's threads have their places. Source: Linux
@@ -83,8 +83,8 @@ live /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages 0
 # no server in these images asks for static huge pages, and what is reserved nobody else gets.
 # Source: Linux kernel documentation, hugetlbpage.
 step hugepages-arguments 'static huge pages, 2 MiB: 1024 (2.0 GiB), none in use, advised none that nobody uses'
-run '[ "$(pbl --get-option hugepagesz)" != "hugepagesz=2M" ]' 'pbl --del-option hugepagesz --config' 'pbl --add-option hugepagesz=2M --config' ''
-run '[ "$(pbl --get-option hugepages)" != "hugepages=1024" ]' 'pbl --del-option hugepages --config' 'pbl --add-option hugepages=1024 --config' ''
+run '! pbl --get-option hugepagesz | grep -qxF -- '"'"'hugepagesz=2M'"'"'' 'pbl --del-option hugepagesz --config' 'pbl --add-option hugepagesz=2M --config' ''
+run '! pbl --get-option hugepages | grep -qxF -- '"'"'hugepages=1024'"'"'' 'pbl --del-option hugepages --config' 'pbl --add-option hugepages=1024 --config' ''
 boot
 
 # a server whose pages were swapped out while the page cache filled with weights answers late.
@@ -181,7 +181,7 @@ boot
 
 # one repository for all distributions, with a key of its own for apt. Source: NVIDIA container
 # toolkit, installation guide.
-step container-toolkit-repository 'NVIDIA'"'"'s repository of the container toolkit: not known, advised https://nvidia.github.io/libnvidia-container/stable'
+step container-toolkit-repository 'NVIDIA'"'"'s repository of the container toolkit: not looked for, advised https://nvidia.github.io/libnvidia-container/stable'
 packages ca-certificates curl
 run '[ -s /etc/zypp/repos.d/nvidia-container-toolkit.repo ]' 'curl -fsSL https://nvidia.github.io/libnvidia-container/stable/rpm/nvidia-container-toolkit.repo -o /etc/zypp/repos.d/nvidia-container-toolkit.repo' '' /etc/zypp/repos.d/nvidia-container-toolkit.repo
 
@@ -193,19 +193,19 @@ packages 'nvidia-container-toolkit>=1.17.8'
 # docker run --gpus asks for it. Source: NVIDIA container toolkit, installation guide, configuring
 # Docker.
 # restart Docker when its containers may stop: systemctl restart docker
-step container-toolkit-docker 'Docker'"'"'s runtime for GPUs: not known, advised nvidia'
+step container-toolkit-docker 'Docker'"'"'s runtime for GPUs: not looked for, advised nvidia'
 run 'grep -q nvidia-container-runtime /etc/docker/daemon.json' 'nvidia-ctk runtime configure --runtime=docker' '' /etc/docker/daemon.json
 
 # it lists the driver's files, whose names change with each driver. Source: NVIDIA container
 # toolkit, support for container device interface.
 step cdi 'container device interface (CDI): no specification, advised a specification of the running driver'
-run 'grep -qsF '"'"'libcuda.so.580.95.05'"'"' /var/run/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service' '' ''
+run 'grep -qsF '"'"'libcuda.so.580.95.05'"'"' /var/run/cdi/nvidia.yaml /etc/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service || nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml' '' /etc/cdi/nvidia.yaml
 unit nvidia-cdi-refresh.path
 
 # Kubernetes and systemd have ended their support of version 1. Source: Kubernetes documentation,
 # about cgroup v2.
 step cgroup 'control groups: version 1, advised version 2'
-run '[ "$(pbl --get-option systemd.unified_cgroup_hierarchy)" = "systemd.unified_cgroup_hierarchy=1" ]' 'pbl --add-option systemd.unified_cgroup_hierarchy=1 --config' 'pbl --del-option systemd.unified_cgroup_hierarchy --config' ''
+run 'pbl --get-option systemd.unified_cgroup_hierarchy | grep -qxF -- '"'"'systemd.unified_cgroup_hierarchy=1'"'"'' 'pbl --add-option systemd.unified_cgroup_hierarchy=1 --config' 'pbl --del-option systemd.unified_cgroup_hierarchy --config' ''
 boot
 
 # not here: kernel: kernel: 4.15.0-20-generic: no setting puts it right.

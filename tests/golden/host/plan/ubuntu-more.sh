@@ -4,18 +4,17 @@
 # NVIDIA drivers installation.
 step driver 'NVIDIA driver: none, advised R580, open kernel modules'
 packages ubuntu-drivers-common
-run 'dpkg-query -W -f='"'"'${db:Status-Status}\n'"'"' '"'"'nvidia-*580-server-open'"'"' 2>/dev/null | grep -qx installed' 'ubuntu-drivers install --gpgpu nvidia:580-server-open' 'apt-get -y purge '"'"'nvidia-*580-server-open'"'"'' ''
+run 'dpkg -l '"'"'nvidia-*580-server-open'"'"' 2>/dev/null | grep -q '"'"'^ii'"'"'' 'ubuntu-drivers install --gpgpu nvidia:580-server-open' 'apt-get -y purge '"'"'nvidia-*580-server-open'"'"' '"'"'linux-modules-nvidia-580-server-open-*'"'"'' ''
 boot
 
 # ubuntu-drivers installs libraries and modules for computing alone. Source: Ubuntu Server
 # documentation, NVIDIA drivers installation.
-step driver-utilities 'nvidia-smi of the same driver: not known, advised nvidia-utils-580-server'
+step driver-utilities 'nvidia-smi of the same driver: not looked for, advised nvidia-utils-580-server'
 packages nvidia-utils-580-server
 
 # it lists the driver's files, whose names change with each driver. Source: NVIDIA container
 # toolkit, support for container device interface.
 step cdi 'container device interface (CDI): no specification, advised a specification of the running driver'
-run 'grep -qs nvidia.com/gpu /var/run/cdi/nvidia.yaml /etc/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service' '' ''
 unit nvidia-cdi-refresh.path
 
 finish
@@ -268,9 +267,9 @@ unit imgbuild-mig.service
 
 # its packages are signed by a key that the keyring package brings; apt-key is gone. Source: CUDA
 # installation guide for Linux, network repository installation.
-step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not known, advised https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64'
+step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not looked for, advised https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64'
 packages ca-certificates curl
-run 'dpkg-query -W -f='"'"'${Status}'"'"' cuda-keyring 2>/dev/null | grep -q '"'"'ok installed'"'"'' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64/cuda-keyring_1.1-1_all.deb'"'"' -o /tmp/cuda-keyring.deb && dpkg -i /tmp/cuda-keyring.deb && rm /tmp/cuda-keyring.deb' 'dpkg --purge cuda-keyring' ''
+run 'dpkg -s cuda-keyring 2>/dev/null | grep -q '"'"'^Status: .* installed'"'"'' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64/cuda-keyring_1.1-1_all.deb'"'"' -o /var/cache/apt/archives/cuda-keyring.deb && dpkg -i /var/cache/apt/archives/cuda-keyring.deb && rm /var/cache/apt/archives/cuda-keyring.deb' 'dpkg --purge cuda-keyring' ''
 
 # it was asked for; images bring the CUDA that they were built with. Source: CUDA installation
 # guide for Linux, meta packages.
@@ -285,7 +284,7 @@ EOF
 
 # one repository for all distributions, with a key of its own for apt. Source: NVIDIA container
 # toolkit, installation guide.
-step container-toolkit-repository 'NVIDIA'"'"'s repository of the container toolkit: not known, advised https://nvidia.github.io/libnvidia-container/stable'
+step container-toolkit-repository 'NVIDIA'"'"'s repository of the container toolkit: not looked for, advised https://nvidia.github.io/libnvidia-container/stable'
 packages ca-certificates curl
 put /etc/apt/sources.list.d/nvidia-container-toolkit.list 0644 << 'EOF'
 # Written by imgbuild host plan (container-toolkit).
@@ -301,13 +300,13 @@ packages 'nvidia-container-toolkit>=1.17.8'
 # docker run --gpus asks for it. Source: NVIDIA container toolkit, installation guide, configuring
 # Docker.
 # restart Docker when its containers may stop: systemctl restart docker
-step container-toolkit-docker 'Docker'"'"'s runtime for GPUs: not known, advised nvidia'
+step container-toolkit-docker 'Docker'"'"'s runtime for GPUs: not looked for, advised nvidia'
 run 'grep -q nvidia-container-runtime /etc/docker/daemon.json' 'nvidia-ctk runtime configure --runtime=docker' '' /etc/docker/daemon.json
 
 # it lists the driver's files, whose names change with each driver. Source: NVIDIA container
 # toolkit, support for container device interface.
 step cdi 'container device interface (CDI): no specification, advised a specification of the running driver'
-run 'grep -qsF '"'"'libcuda.so.580.95.05'"'"' /var/run/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service' '' ''
+run 'grep -qsF '"'"'libcuda.so.580.95.05'"'"' /var/run/cdi/nvidia.yaml /etc/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service || nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml' '' /etc/cdi/nvidia.yaml
 unit nvidia-cdi-refresh.path
 
 # Kubernetes and systemd have ended their support of version 1. Source: Kubernetes documentation,

@@ -200,7 +200,7 @@ boot
 
 # one repository for all distributions, with a key of its own for apt. Source: NVIDIA container
 # toolkit, installation guide.
-step container-toolkit-repository 'NVIDIA'"'"'s repository of the container toolkit: not known, advised https://nvidia.github.io/libnvidia-container/stable'
+step container-toolkit-repository 'NVIDIA'"'"'s repository of the container toolkit: not looked for, advised https://nvidia.github.io/libnvidia-container/stable'
 packages ca-certificates curl
 put /etc/apt/sources.list.d/nvidia-container-toolkit.list 0644 << 'EOF'
 # Written by imgbuild host plan (container-toolkit).
@@ -216,13 +216,13 @@ packages 'nvidia-container-toolkit>=1.17.8'
 # docker run --gpus asks for it. Source: NVIDIA container toolkit, installation guide, configuring
 # Docker.
 # restart Docker when its containers may stop: systemctl restart docker
-step container-toolkit-docker 'Docker'"'"'s runtime for GPUs: not known, advised nvidia'
+step container-toolkit-docker 'Docker'"'"'s runtime for GPUs: not looked for, advised nvidia'
 run 'grep -q nvidia-container-runtime /etc/docker/daemon.json' 'nvidia-ctk runtime configure --runtime=docker' '' /etc/docker/daemon.json
 
 # it lists the driver's files, whose names change with each driver. Source: NVIDIA container
 # toolkit, support for container device interface.
 step cdi 'container device interface (CDI): no specification, advised a specification of the running driver'
-run 'grep -qsF '"'"'libcuda.so.580.95.05'"'"' /var/run/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service' '' ''
+run 'grep -qsF '"'"'libcuda.so.580.95.05'"'"' /var/run/cdi/nvidia.yaml /etc/cdi/nvidia.yaml' 'systemctl start nvidia-cdi-refresh.service || nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml' '' /etc/cdi/nvidia.yaml
 unit nvidia-cdi-refresh.path
 
 # Kubernetes and systemd have ended their support of version 1. Source: Kubernetes documentation,
