@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from builder import proc
 from builder.errors import UserError
 from builder.facts import Matrix
+from builder.host import check
 from builder.host.check import rows as check_rows
 from builder.host.check.rows import Setting
 from builder.host.plan import Plan, Wishes, families, formats, wishes
@@ -267,6 +268,25 @@ def test_a_driver_is_of_a_branch_that_gets_fixes(
     assert any(step.reboot for step in steps)
 
 
+def test_ubuntu_with_nvidias_repository_stays_with_it(tmp_path: Path, matrix: Matrix) -> None:
+    files = {"/usr/share/keyrings/cuda-archive-keyring.gpg": ""}
+    host = dataclasses.replace(planned_hosts.bare("ubuntu"), files=files)
+    plan = made(host, tmp_path, matrix, Wishes(toolkit="13.0"))
+    packages = [one for step in plan.steps for one in step.packages]
+    assert {"nvidia-driver-pinning-580", "nvidia-open", "linux-headers-generic"} <= set(packages)
+    assert "ubuntu-drivers" not in json.dumps(dataclasses.asdict(plan))
+    paths = [file.path for step in plan.steps for file in step.files]
+    assert not any(path.startswith("/etc/apt/preferences.d") for path in paths)
+
+
+def test_a_wish_is_granted_whichever_rows_are_chosen(tmp_path: Path, matrix: Matrix) -> None:
+    wished = dataclasses.replace(WISHES, rows=frozenset({"thp"}))
+    plan = made(planned_hosts.untuned("debian"), tmp_path, matrix, wished)
+    rows = {step.row for step in plan.steps}
+    assert rows == {"thp", "hugepages-1g", "power-limit", "mig", "cuda-toolkit"}
+    assert plan.left == ()
+
+
 def test_a_volta_gets_the_proprietary_module(tmp_path: Path, matrix: Matrix) -> None:
     gpus = Gpus(name="Tesla V100", architecture="Volta", driver="525.60.13", cuda="12.0")
     host = dataclasses.replace(planned_hosts.bare("rhel"), gpus=gpus, smi=None)
@@ -365,6 +385,22 @@ def test_no_recorded_host_makes_it_raise(
         if form in ("ansible", "cloud-init", "daemonset"):
             documents(text)
     json.dumps(dataclasses.asdict(plan))
+
+
+def test_the_documentation_has_formats_options_and_what_is_out_of_date() -> None:
+    text = (ROOT / "docs/host.md").read_text()
+    told = text.partition("| `--format` |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `([a-z-]+)` ", told, re.M) == list(formats.FORMATS)
+    table = text.partition("| older guides say |")[2].partition("\n\n")[0]
+    for old in (
+        *("apt-key", "v1alpha1", "replace_method", ":latest", "nvidia-driver-535", "-pm 1"),
+        *("numa_balancing", "isolcpus", "hugepages", "swappiness", "scheduler", "nvidia-docker2"),
+    ):
+        assert old in table, old
+    for line in table.strip().splitlines()[1:]:
+        assert len(re.split(r"(?<!\\)\|", line)) == 5, line
+    rows = re.findall(r"rows? `([a-z0-9-]+)`", table)
+    assert set(rows) <= set(check.LOOKS)
 
 
 def test_families_have_their_facts() -> None:

@@ -29,19 +29,21 @@ def make(subject: Subject, wished: Wishes) -> Plan:
     """The steps of a host; raises UserError for a wish that this host cannot grant."""
     maker = _Maker(subject, wished)
     for row in check.rows_of(subject):
-        if wished.rows is None or row.id in wished.rows:
-            maker.add(row)
+        maker.add(row)
     system = maker.system
     return Plan(
-        system=" ".join(
-            filter(None, (subject.release.get("ID"), subject.release.get("VERSION_ID")))
-        )
-        or "unknown",
+        system=_named(subject),
         family=system.family if system else "",
         manager=system.facts.manager if system else "",
         steps=tuple({one.id: one for one in maker.steps}.values()),
         left=tuple(maker.left),
     )
+
+
+def _named(subject: Subject) -> str:
+    """As "ubuntu 24.04", and no sign that a terminal obeys."""
+    text = " ".join(filter(None, map(subject.release.get, ("ID", "VERSION_ID"))))[:40]
+    return "".join(sign if sign.isprintable() else "?" for sign in text) or "unknown"
 
 
 class _Maker:
@@ -56,7 +58,8 @@ class _Maker:
         self.rows = {row.id: row for row in check.rows_of(subject)}
 
     def add(self, row: Row) -> None:
-        if self._wish(row):
+        chosen = self.wished.rows is None or row.id in self.wished.rows
+        if self._wish(row) or not chosen:
             return
         if row.status not in (Status.ADVISED, Status.FAILED):
             return
@@ -184,7 +187,9 @@ class _Maker:
             if self.system is None:
                 raise UserError(f"--cuda-toolkit: {_NO_FAMILY}", hint="install it by hand")
             has = any(step.id == "cuda-repository" for step in self.steps)
-            self.steps += software.cuda_toolkit(wished.toolkit, self.system, repository=not has)
+            self.steps += software.cuda_toolkit(
+                wished.toolkit, self.system, self.subject, repository=not has
+            )
             return True
         return False
 

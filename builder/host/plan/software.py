@@ -50,6 +50,11 @@ def _month(today: datetime.date) -> str:
     return f"{today:%Y-%m}"
 
 
+def of_nvidia(subject: Subject) -> bool:
+    """Whether an apt host has NVIDIA's repository: two sources of drivers are one too many."""
+    return subject.host.has("/usr/share/keyrings/cuda-archive-keyring.gpg")
+
+
 def closed(subject: Subject) -> bool:
     """Whether a GPU is here that the open kernel module does not know."""
     kinds = {gpu.architecture for gpu in subject.smi.gpus}
@@ -109,7 +114,7 @@ def driver(row: Row, system: System, subject: Subject, branch: str) -> tuple[Ste
         reboot=True,
         note="" if is_open else "Maxwell, Pascal and Volta need the proprietary module",
     )
-    if system.facts.driver == "ubuntu-drivers":
+    if system.facts.driver == "ubuntu-drivers" and not of_nvidia(subject):
         flavour = f"{branch}-server{'-open' if is_open else ''}"
         # ubuntu-drivers picks the modules that Canonical has built and signed for the kernel.
         command = Command(
@@ -133,7 +138,7 @@ def driver(row: Row, system: System, subject: Subject, branch: str) -> tuple[Ste
         tools = _with(step, packages=("ubuntu-drivers-common",), commands=(command,))
         return (tools, *more)
     repository = cuda_repository(system, row.id)
-    if system.facts.driver == "apt":
+    if system.facts.manager == "apt":
         # The pin comes first: it says which branch the other package is of.
         pin = _with(
             step,
@@ -143,7 +148,8 @@ def driver(row: Row, system: System, subject: Subject, branch: str) -> tuple[Ste
             advised=f"R{branch}",
             packages=(f"nvidia-driver-pinning-{branch}",),
         )
-        headers = f"linux-headers-{'arm64' if system.arm else 'amd64'}"
+        flavour = "generic" if system.name == "ubuntu" else "arm64" if system.arm else "amd64"
+        headers = f"linux-headers-{flavour}"
         return (repository, pin, _with(step, packages=(headers, package)))
     if system.facts.driver == "dnf" and int(system.major) < 10:
         stream = f"{branch}-open" if is_open else f"{branch}-dkms"
@@ -242,11 +248,13 @@ def container_toolkit(row: Row, system: System, subject: Subject) -> tuple[Step,
     return (repository, install, runtime)
 
 
-def cuda_toolkit(wanted: str, system: System, *, repository: bool) -> tuple[Step, ...]:
+def cuda_toolkit(
+    wanted: str, system: System, subject: Subject, *, repository: bool
+) -> tuple[Step, ...]:
     """A CUDA toolkit on the host, which images do without; never the driver that comes with one."""
     package = f"cuda-toolkit-{wanted.replace('.', '-')}"
     files: tuple[File, ...] = ()
-    if system.facts.driver == "ubuntu-drivers":
+    if system.facts.driver == "ubuntu-drivers" and not of_nvidia(subject):
         # Its repository has drivers, too, and they would take the place of Ubuntu's.
         pin = (
             "Package: nvidia-* libnvidia-* cuda-drivers* xserver-xorg-video-nvidia-*\n"

@@ -23,7 +23,9 @@ def render(plan: Plan) -> str:
     }
     lines = comment(
         "Changes what differs; files that are replaced are kept beside the new ones. Nothing"
-        " reboots: tasks that end with (reboot) take effect at the next boot."
+        " reboots: what says (reboot) takes effect at the next boot. Without the files that it"
+        " names, units disabled and packages removed, all is as before after a reboot; the script's"
+        " undo knows nothing of a playbook."
     )
     text = as_yaml([play])
     return "\n".join([*lines, *left_lines(plan)]) + "\n" + text

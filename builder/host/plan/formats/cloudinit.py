@@ -35,6 +35,7 @@ def render(plan: Plan) -> str:
             "timeout": 60,
         }
     lines = ["#cloud-config"]
+    lines += comment("For the first boot; a machine that is made without it is as before.")
     for step in plan.steps:
         lines += comment(f"{step.id}: {headline(step)}")
     lines += left_lines(plan)
