@@ -226,6 +226,29 @@ def test_what_somebody_has_changed_since_is_left_alone(tmp_path: Path, matrix: M
     assert theirs.read_text() == "kernel.numa_balancing = 2\n"
 
 
+def test_what_failed_is_done_by_the_next_run(tmp_path: Path, matrix: Matrix) -> None:
+    made = Applied("debian", tmp_path, matrix, Wishes(rows=frozenset({"iommu"})))
+    (made.bin / "update-grub").unlink()
+    (made.bin / "update-grub").write_text("#!/bin/sh\nexit 3\n")
+    (made.bin / "update-grub").chmod(0o755)
+    with pytest.raises(AssertionError, match="update-grub"):
+        made.run(made.script, live=True)
+    (made.bin / "update-grub").unlink()
+    (made.bin / "update-grub").symlink_to("standin")
+    assert "update-grub" in made.run(made.script, live=True)
+    assert (made.fake / "log").read_text() == "update-grub \n"
+    assert made.run(made.script, live=True) == "nothing to change\n"
+
+
+def test_what_was_left_out_below_a_folder_is_done_once_it_runs(
+    tmp_path: Path, matrix: Matrix
+) -> None:
+    made = Applied("debian", tmp_path, matrix, Wishes(rows=frozenset({"iommu"})))
+    made.run(made.script, live=False)
+    assert "update-grub" in made.run(made.script, live=True)
+    assert made.run(made.script, live=True) == "nothing to change\n"
+
+
 def test_grub_reads_what_is_written_for_it(tmp_path: Path, matrix: Matrix) -> None:
     made = Applied("ubuntu", tmp_path, matrix, Wishes(pages=(("1G", 8), ("2M", 4))))
     made.run(made.script, live=False)
@@ -240,6 +263,53 @@ def test_grub_reads_what_is_written_for_it(tmp_path: Path, matrix: Matrix) -> No
         "a=isolcpus=1-31 systemd.unified_cgroup_hierarchy=1 hugepagesz=1G hugepages=8"
         " hugepagesz=2M hugepages=4 iommu=pt|quiet\n"
     )
+
+
+# Tells of as many instances as it was told to make, of two GPUs.
+SMI = """\
+#!/bin/sh
+echo "$*" >> "$FAKE/smi"
+case "$*" in
+"mig -i 0,1 -lgi") [ -f "$FAKE/made" ] && cat "$FAKE/made" ;;
+"mig -i 0,1 -cgi "*)
+    for gpu in 0 1; do
+        echo "|   $gpu  MIG 3g.40gb          9        1          4:4     |"
+        for at in 0 1 2 3; do echo "|   $gpu  MIG 1g.10gb   19   $at   $at:1   |"; done
+    done > "$FAKE/made" ;;
+"mig -i 0,1 -dgi") rm "$FAKE/made" ;;
+esac
+"""
+
+
+def test_the_program_that_divides_does_so_once(tmp_path: Path, matrix: Matrix) -> None:
+    plan = planned_hosts.made(HOSTS["dgx-h100"], tmp_path / "root", matrix, planned_hosts.WISHES)
+    (program,) = (file for step in plan.steps for file in step.files if file.mode == "0755")
+    (tmp_path / "nvidia-smi").write_text(SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "FAKE": str(tmp_path)}
+
+    def run(*args: str) -> tuple[int, list[str]]:
+        (tmp_path / "smi").write_text("")
+        done = subprocess.run(
+            ["sh", "-s", *args],
+            input=program.content,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, (tmp_path / "smi").read_text().splitlines()
+
+    code, asked = run()
+    assert code == 0
+    assert asked[:2] == ["mig -i 0,1 -lgi", "-i 0,1 -mig 1"]
+    assert asked[2].startswith("mig -i 0,1 -cgi 9:4,19:")
+    assert run() == (0, ["mig -i 0,1 -lgi"])
+    (tmp_path / "made").write_text("|   0  MIG 7g.80gb          0        0          0:8     |\n")
+    assert run() == (1, ["mig -i 0,1 -lgi"]), "what somebody else has divided is left alone"
+    code, asked = run("destroy")
+    assert (code, asked[-1]) == (0, "-i 0,1 -mig 0")
+    assert not (tmp_path / "made").exists()
 
 
 def test_without_root_nothing_is_begun(tmp_path: Path, matrix: Matrix) -> None:

@@ -209,7 +209,7 @@ def mount(name: str, settings: tuple[Setting, ...]) -> Part:
     if one.name != "/dev/shm" or not re.fullmatch(r"\d{1,15}", one.value):  # noqa: S108
         raise OddError(one.name)
     run = f"/bin/mount -o remount,size={one.value} {one.name}"
-    unit = oneshot(f"Size of {one.name}", (run,), (f"/bin/mount -o remount,size=50% {one.name}",))
+    unit = oneshot(f"Size of {one.name}", (run,), (f"/bin/mount -o remount,size=50%% {one.name}",))
     service = f"imgbuild-{name}.service"
     return Part(
         files=(File(path=f"/etc/systemd/system/{service}", content=own(name) + unit),),

@@ -8,7 +8,7 @@ if [ -z "${LIVE:-}" ]; then
     if [ -z "$ROOT" ]; then LIVE=yes; else LIVE=no; fi
 fi
 STATE=$ROOT/var/lib/imgbuild/host-plan
-id='' title='' announced=0 dirty=0 steps=0 boots=0
+id='' title='' announced=0 waits=0 steps=0 boots=0
 
 say() { printf '%s\n' "$*"; }
 
@@ -19,8 +19,17 @@ fi
 
 # A step begins: nothing of it has been changed yet.
 step() {
-    id=$1 title=$2 announced=0 dirty=0
+    settled
+    id=$1 title=$2 announced=0 waits=0
 }
+
+# A step came to its end; what was left out of it waits for a run that may do it.
+settled() {
+    [ -z "$id" ] || [ "$waits" -eq 1 ] || rm -f "$STATE/pending/$id"
+}
+
+# Whether a file of this step has changed, now or in a run that ended before all was done.
+is_due() { [ -e "$STATE/pending/$id" ]; }
 
 # Something of this step is not as it should be; what is there is kept from here on.
 announce() {
@@ -83,13 +92,14 @@ put() {
     content=${content%.}
     if [ -f "$ROOT$1" ] && printf '%s' "$content" | cmp -s - "$ROOT$1"; then return 0; fi
     announce
+    mkdir -p "$STATE/pending"
+    : > "$STATE/pending/$id"
     folders "$1"
     keep "$1"
     printf '%s' "$content" > "$ROOT$1.imgbuild"
     chmod "$2" "$ROOT$1.imgbuild"
     mv -f "$ROOT$1.imgbuild" "$ROOT$1"
     written "$1"
-    dirty=1
 }
 
 # live PATTERN VALUE: files of the running kernel.
@@ -121,11 +131,12 @@ live() {
 run() {
     if [ "$LIVE" = no ]; then
         left_out "it needs the running system: $2"
+        waits=1
         return 0
     fi
     if [ -n "$1" ]; then
         if sh -c "$1" > /dev/null 2>&1; then return 0; fi
-    elif [ "$dirty" -eq 0 ]; then
+    elif ! is_due; then
         return 0
     fi
     announce
@@ -143,15 +154,16 @@ run() {
 unit() {
     if [ "$LIVE" = no ]; then
         left_out "it needs the running system: systemctl enable --now $1"
+        waits=1
         return 0
     fi
-    [ "$dirty" -eq 0 ] || systemctl daemon-reload
+    if is_due; then systemctl daemon-reload; fi
     if ! systemctl cat "$1" > /dev/null 2>&1; then
         left_out "$1 is not installed"
         return 0
     fi
     if systemctl is-enabled --quiet "$1" && systemctl is-active --quiet "$1"; then
-        [ "$dirty" -eq 0 ] || systemctl restart "$1"
+        if is_due; then systemctl restart "$1" < /dev/null; fi
         return 0
     fi
     announce
@@ -212,6 +224,7 @@ packages() {
 boot() { [ "$announced" -eq 0 ] || boots=1; }
 
 finish() {
+    settled
     if [ "$steps" -eq 0 ]; then
         say 'nothing to change'
         return 0
