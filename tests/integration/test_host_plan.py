@@ -129,6 +129,8 @@ class Applied:
         self, family: str, tmp_path: Path, matrix: Matrix, wishes: Wishes | None = None
     ) -> None:
         self.root = folder_of(family, tmp_path / "root")
+        # What /bin/sh is there.
+        self.shell = ("bash", "--posix") if family in ("rhel", "suse") else ("dash",)
         self.fake = tmp_path / "fake"
         self.bin = tmp_path / "bin"
         self.fake.mkdir()
@@ -156,7 +158,13 @@ class Applied:
             )
             script = re.sub(rf"^(run .* ){self.root}(/\S+)$", r"\1\2", script, flags=re.M)
         done = subprocess.run(
-            ["sh"], input=script, env=env, capture_output=True, text=True, check=False, timeout=120
+            [*self.shell],
+            input=script,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stderr == ""
