@@ -12,6 +12,7 @@ from builder.errors import UserError, nearest
 VERBS = {
     "check": "Say what the host is set to, and what it should be.",
     "record": "Take along what `check` reads, for its --root.",
+    "plan": "Print what would put the host right.",
     "mig": "Check how a GPU is divided, and say what divides it so.",
 }
 

@@ -27,6 +27,35 @@ LOOKS: dict[str, Callable[[Subject], Finding]] = {
 }
 
 
+def subject_of(
+    host: Host,
+    told: str | None,
+    loaded: Matrix,
+    *,
+    wanted: tuple[Cell, ...] = (),
+    today: datetime.date,
+) -> Subject:
+    """What rows look at; `told` is what nvidia-smi printed, `wanted` the cells to run there."""
+    published = (
+        cell
+        for cell in matrix.select(loaded, None)
+        if cell.stack.accelerator is Accelerator.CUDA and cell.stack.driver
+    )
+    return Subject(
+        host=host,
+        smi=smi.parse(told),
+        book=book(),
+        today=today,
+        cells=tuple(sorted(published, key=lambda cell: version_key(cell.stack.driver or ""))),
+        wanted=tuple(cell for cell in wanted if cell.stack.accelerator is Accelerator.CUDA),
+    )
+
+
+def rows_of(subject: Subject) -> tuple[Row, ...]:
+    """All rows of it."""
+    return tuple(row(name, find(subject)) for name, find in LOOKS.items())
+
+
 def look(
     host: Host,
     told: str | None,
@@ -35,21 +64,8 @@ def look(
     wanted: tuple[Cell, ...] = (),
     today: datetime.date,
 ) -> tuple[Row, ...]:
-    """All rows of a host; `told` is what nvidia-smi printed, `wanted` the cells to run there."""
-    published = (
-        cell
-        for cell in matrix.select(loaded, None)
-        if cell.stack.accelerator is Accelerator.CUDA and cell.stack.driver
-    )
-    subject = Subject(
-        host=host,
-        smi=smi.parse(told),
-        book=book(),
-        today=today,
-        cells=tuple(sorted(published, key=lambda cell: version_key(cell.stack.driver or ""))),
-        wanted=tuple(cell for cell in wanted if cell.stack.accelerator is Accelerator.CUDA),
-    )
-    return tuple(row(name, find(subject)) for name, find in LOOKS.items())
+    """All rows of a host, as `subject_of` has it."""
+    return rows_of(subject_of(host, told, loaded, wanted=wanted, today=today))
 
 
 def told(host: Host) -> str | None:
@@ -89,4 +105,17 @@ def has_failed(rows: tuple[Row, ...]) -> bool:
     return any(one.status is Status.FAILED and one.required for one in rows)
 
 
-__all__ = ["LOOKS", "Host", "Row", "Status", "container", "has_failed", "look", "record", "told"]
+__all__ = [
+    "LOOKS",
+    "Host",
+    "Row",
+    "Status",
+    "Subject",
+    "container",
+    "has_failed",
+    "look",
+    "record",
+    "rows_of",
+    "subject_of",
+    "told",
+]

@@ -14,7 +14,7 @@ _MIB = 1 << 20
 _SHM = "/dev/shm"  # noqa: S108 - it is looked at, and nothing is put there
 
 
-def _total(subject: Subject) -> int | None:
+def total(subject: Subject) -> int | None:
     """Bytes of memory."""
     return _info(subject, "MemTotal")
 
@@ -93,11 +93,11 @@ def shm(subject: Subject) -> Finding:
     if not mounts:
         return unknown(f"/proc/mounts has no {_SHM}")
     match = re.search(r"(?:^|,)size=(\d{1,15})([kmgt]?)(?:,|$)", mounts[-1][3])  # the topmost
-    total = _total(subject)
+    memory = total(subject)
     if match:
         size = int(match[1]) * _UNITS[match[2]]
-    elif total is not None:
-        size = total // 2  # tmpfs(5): half of the memory, where nothing is said
+    elif memory is not None:
+        size = memory // 2  # tmpfs(5): half of the memory, where nothing is said
     else:
         return unknown("its mount names no size, and /proc/meminfo cannot be read")
     least = subject.book.thresholds.shm_per_gpu * max(1, len(subject.gpus))

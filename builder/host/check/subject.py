@@ -90,6 +90,15 @@ class Subject:
         return bool(self.host.lines("/proc/cpuinfo", "CPU implementer", 1))
 
     @cached_property
+    def release(self) -> dict[str, str]:
+        """The fields of os-release, {} where there is none."""
+        for path in ("/etc/os-release", "/usr/lib/os-release"):
+            pairs = (line.partition("=") for line in self.host.text(path).splitlines())
+            if told := {name: value.strip().strip("\"'") for name, _, value in pairs}:
+                return told
+        return {}
+
+    @cached_property
     def wsl(self) -> bool:
         """Whether it is the one of Windows."""
         return "microsoft" in self.host.line("/proc/version").lower()

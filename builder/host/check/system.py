@@ -16,11 +16,7 @@ _GIB = 1 << 30
 
 def distribution(subject: Subject) -> Finding:
     """The distribution, and whether its security fixes go on."""
-    told: dict[str, str] = {}
-    for path in ("/etc/os-release", "/usr/lib/os-release"):
-        if not told:
-            pairs = (line.partition("=") for line in subject.host.text(path).splitlines())
-            told = {name: value.strip().strip("\"'") for name, _, value in pairs}
+    told = subject.release
     name, release = told.get("ID", ""), told.get("VERSION_ID", "")
     now = " ".join((told.get("PRETTY_NAME") or f"{name} {release}").split())[:100]
     if not name:

@@ -1,0 +1,94 @@
+"""`imgbuild host plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from pathlib import Path
+
+import click
+
+from builder import matrix
+from builder.cli import options
+from builder.errors import UserError
+from builder.host import check, plan
+from builder.host.plan import formats, wishes
+
+
+@click.command("plan")
+@options.file
+@options.select
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("/"),
+    help="Plan for a recorded host instead of this one; no process is run then.",
+)
+@click.option(
+    "--format",
+    "shown",
+    type=click.Choice(tuple(formats.FORMATS)),
+    default="sh",
+    show_default=True,
+    help="What is printed.",
+)
+@click.option("--undo", is_flag=True, help="Print the script that takes back what `sh` has done.")
+@click.option("--rows", metavar="ROW,...", help="Only these rows of `host check`.")
+@click.option("--hugepages", metavar="SIZE=COUNT,...", help="Reserve some: 2M=1024, 1G=8.")
+@click.option("--power-limit", type=options.Whole(1, 99999), help="Watts of each GPU.")
+@click.option("--cuda-toolkit", metavar="X.Y", help="Install one; images bring their own.")
+@click.option("--mig", "layout", metavar="LAYOUT", help="Divide GPUs, as 7x1g.10gb; with --gpu.")
+@click.option("--gpu", metavar="GPU", help="The card of --mig, as h100.")
+@click.option("--devices", default="0", show_default=True, help="GPUs of --mig, or all.")
+@options.as_json
+def command(
+    *,
+    file: Path | None,
+    selector: str | None,
+    root: Path,
+    shown: str,
+    rows: str | None,
+    hugepages: str | None,
+    power_limit: int | None,
+    cuda_toolkit: str | None,
+    layout: str | None,
+    gpu: str | None,
+    devices: str,
+    undo: bool,
+    as_json: bool,
+) -> None:
+    """Print what would put this host right: what `host check` advises, and what is asked for.
+
+    Nothing is run. The script changes only what differs, keeps what was there in
+    /var/lib/imgbuild, and changes nothing the second time. SEL names the cells that are to run
+    here.
+    """
+    if undo and shown != "sh":
+        raise UserError(
+            f"--undo: what --format {shown} sets is taken back as its first lines say",
+            hint="leave out --format",
+        )
+    divided, devices = wishes.mig(gpu, layout, devices)
+    wished = plan.Wishes(
+        rows=wishes.rows(rows, check.LOOKS),
+        pages=wishes.pages(hugepages),
+        power=power_limit,
+        toolkit=wishes.toolkit(cuda_toolkit),
+        mig=divided,
+        devices=devices,
+    )
+    _, loaded = options.open_matrix(file)
+    wanted = matrix.select(loaded, selector) if selector is not None else ()
+    host = check.Host(root)
+    today = datetime.datetime.now(tz=datetime.UTC).date()
+    subject = check.subject_of(host, check.told(host), loaded, wanted=wanted, today=today)
+    made = plan.make(subject, wished)
+    if inside := check.container(host):
+        options.say(f"in a container of {inside}: this is no plan of the host below it")
+    if undo:
+        click.echo(formats.undo(made), nl=False)
+    elif as_json:
+        click.echo(json.dumps(dataclasses.asdict(made), indent=2))
+    else:
+        click.echo(formats.FORMATS[shown](made), nl=False)
