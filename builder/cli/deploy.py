@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 from builder import deploy, matrix, render
-from builder.cli import options
+from builder.cli import deploy_options, deploy_ray, options
 from builder.errors import DriftError, UserError, nearest
-from builder.model import Cell
 
 
 class _Targets(click.Group):
@@ -33,16 +32,6 @@ def command() -> None:
     """Write what starts a cell's image on a cluster or a host, fit for that image."""
 
 
-_IMAGE = click.option(
-    "--image", metavar="REF", help="The image; best by the digest that a push prints."
-)
-_REGISTRY = click.option(
-    "--registry", metavar="PREFIX", help="In place of --image: where `imgbuild push` put it."
-)
-_SHM = click.option("--shm", metavar="SIZE", help="Of /dev/shm. Default: what the image asks for.")
-_ENV = click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable; repeatable.")
-
-
 @command.command("k8s")
 @click.argument("cell_id", metavar="CELL")
 @click.argument("arguments", metavar="[-- ARGUMENTS...]", nargs=-1, type=click.UNPROCESSED)
@@ -53,8 +42,8 @@ _ENV = click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variab
     metavar="MODEL",
     help="ORG/NAME on a hub, or pvc://CLAIM[/FOLDER] for a volume that has it.",
 )
-@_IMAGE
-@_REGISTRY
+@deploy_options.IMAGE
+@deploy_options.REGISTRY
 @click.option("--name", metavar="NAME", help="Of all objects. Default: the framework's.")
 @click.option("-n", "--namespace", metavar="NAME", help="Of all objects. Default: none is named.")
 @click.option("--replicas", type=int, metavar="N", help="Default: 1.")
@@ -92,13 +81,13 @@ _ENV = click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variab
 )
 @click.option("--cpus", metavar="N", help="Whole CPUs. Default: 4, and 2 a GPU; 8 without one.")
 @click.option("--memory", metavar="SIZE", help="Default: 16Gi, and 16Gi a GPU.")
-@_SHM
+@deploy_options.SHM
 @click.option("--hugepages", metavar="2Mi=SIZE", help="Huge pages at /dev/hugepages.")
 @click.option("--cache-size", metavar="SIZE", default="100Gi", show_default=True)
 @click.option("--cache-claim", metavar="CLAIM", help="A volume that is there, for all replicas.")
 @click.option("--cache-per-replica", is_flag=True, help="A volume for each replica: a StatefulSet.")
 @click.option("--storage-class", metavar="NAME", help="Of each replica's volume.")
-@_ENV
+@deploy_options.ENV
 @click.option(
     "--secret-env",
     multiple=True,
@@ -166,7 +155,7 @@ def k8s(
     _, loaded = options.open_matrix(file)
     cell = matrix.cell(loaded, cell_id)
     served = deploy.of(cell)
-    values = deploy.values(served, image=_image(cell, image, registry), **wishes)
+    values = deploy.values(served, image=deploy_options.reference(cell, image, registry), **wishes)
     wanted = deploy.Format(form)
     if output is None:
         if wanted is not deploy.Format.YAML or check:
@@ -183,12 +172,6 @@ def k8s(
         click.echo(changed)
 
 
-def _image(cell: Cell, image: str | None, registry: str | None) -> str:
-    if (image is None) == (registry is None):
-        raise UserError("one of --image and --registry says where the image is")
-    return image if image is not None else f"{registry}/{cell.framework_name}:{cell.tag}"
-
-
 @command.command("compose")
 @click.argument("cell_id", metavar="CELL")
 @click.argument("arguments", metavar="[-- ARGUMENTS...]", nargs=-1, type=click.UNPROCESSED)
@@ -196,8 +179,8 @@ def _image(cell: Cell, image: str | None, registry: str | None) -> str:
 @click.option(
     "--model", required=True, metavar="MODEL", help="ORG/NAME on a hub, or a folder of the host."
 )
-@_IMAGE
-@_REGISTRY
+@deploy_options.IMAGE
+@deploy_options.REGISTRY
 @click.option("--name", metavar="NAME", help="Of the project. Default: the framework's.")
 @click.option("--gpus", type=int, metavar="N", help="Default: 1.")
 @click.option(
@@ -209,10 +192,10 @@ def _image(cell: Cell, image: str | None, registry: str | None) -> str:
 )
 @click.option("--cpus", metavar="N", help="At most. Default: all.")
 @click.option("--memory", metavar="SIZE", help="At most. Default: all.")
-@_SHM
+@deploy_options.SHM
 @click.option("--listen", metavar="ADDRESS", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, metavar="N", help="Of the host. Default: the server's.")
-@_ENV
+@deploy_options.ENV
 @click.option(
     "--pass-env",
     "passed",
@@ -242,7 +225,7 @@ def compose(
     _, loaded = options.open_matrix(file)
     cell = matrix.cell(loaded, cell_id)
     served = deploy.of(cell)
-    stack = deploy.stack(served, image=_image(cell, image, registry), **wishes)
+    stack = deploy.stack(served, image=deploy_options.reference(cell, image, registry), **wishes)
     text = deploy.compose(served, stack)
     if output is None:
         click.echo(text, nl=False)
@@ -258,3 +241,6 @@ def _folders(files: dict[str, str]) -> list[render.RenderedImage]:
         folder, _, name = path.rpartition("/")
         made[folder or "."][name] = text
     return [render.RenderedImage(folder, texts) for folder, texts in made.items()]
+
+
+command.add_command(deploy_ray.ray)

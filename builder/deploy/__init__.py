@@ -2,25 +2,33 @@
 
 `of(cell)` has the facts, `values(...)` checks the wishes, `manifests` makes objects as plain data,
 and `files` writes them as YAML, as a kustomize base or as a Helm chart. For one host there are
-`stack(...)` and `compose`.
+`stack(...)` and `compose`; for Ray on several, `hosts(...)`, `ray_script` and `ray_commands`.
 """
 
 from builder.deploy.compose import Stack, stack
 from builder.deploy.compose import text as compose
 from builder.deploy.formats import Format, files, stream
 from builder.deploy.manifests import manifests
+from builder.deploy.rayhosts import Engine, Hosts, hosts
+from builder.deploy.rayscript import data as ray_commands
+from builder.deploy.rayscript import script as ray_script
 from builder.deploy.served import Served, of
 from builder.deploy.values import Values, values
 
 __all__ = [
+    "Engine",
     "Format",
+    "Hosts",
     "Served",
     "Stack",
     "Values",
     "compose",
     "files",
+    "hosts",
     "manifests",
     "of",
+    "ray_commands",
+    "ray_script",
     "stack",
     "stream",
     "values",

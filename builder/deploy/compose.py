@@ -63,7 +63,7 @@ def stack(
     if devices and gpus not in (None, len(devices)):
         raise UserError(f"--gpus {gpus} with {len(devices)} times --device", hint="one says both")
     number = gpus_of(served, len(devices) or gpus, None, devices)
-    folder = _folder(model) if model.startswith(("/", ".", "~")) else None
+    folder = host_folder(model) if model.startswith(("/", ".", "~")) else None
     if not _ADDRESS.match(listen):
         raise UserError(f"--listen: {quoted(listen)} is no address", hint="as 127.0.0.1 or 0.0.0.0")
     outside = served.port if port is None else port
@@ -90,11 +90,12 @@ def stack(
     )
 
 
-def _folder(text: str) -> str:
+def host_folder(text: str, option: str = "--model") -> str:
+    """An absolute path of the host's that can be mounted."""
     if _FOLDER.match(text) and ".." not in text.split("/"):
         return text.rstrip("/")
     hint = "an absolute path, without a colon" if text.startswith("/") else "an absolute path"
-    raise UserError(f"--model: {quoted(text)} is no folder that can be mounted", hint=hint)
+    raise UserError(f"{option}: {quoted(text)} is no folder that can be mounted", hint=hint)
 
 
 def project(served: Served, wanted: Stack) -> Object:
