@@ -58,67 +58,32 @@ def command() -> None:
 @click.option(
     "--target", type=int, default=5, show_default=True, help="Load of a replica to scale by."
 )
-@click.option("--gpus", type=int, metavar="N", help="Of one replica. Default: 1.")
-@click.option("--mig", metavar="PROFILE", help="A MIG instance in place of a GPU, as 1g.10gb.")
-@click.option(
-    "--gpu-product",
-    "gpu_products",
-    multiple=True,
-    metavar="NAME",
-    help="Only nodes with the label nvidia.com/gpu.product=NAME; may be repeated.",
-)
-@click.option(
-    "--gpu-labels/--no-gpu-labels",
-    default=True,
-    help="Whether nodes have the labels of GPU feature discovery. Default: they do.",
-)
-@click.option(
-    "--node-label",
-    "node_labels",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Only nodes with that label; may be repeated.",
-)
+@deploy_options.GPUS
+@deploy_options.MIG
+@deploy_options.GPU_PRODUCTS
+@deploy_options.GPU_LABELS
+@deploy_options.NODE_LABELS
 @click.option("--cpus", metavar="N", help="Whole CPUs. Default: 4, and 2 a GPU; 8 without one.")
 @click.option("--memory", metavar="SIZE", help="Default: 16Gi, and 16Gi a GPU.")
 @deploy_options.SHM
-@click.option("--hugepages", metavar="2Mi=SIZE", help="Huge pages at /dev/hugepages.")
-@click.option("--cache-size", metavar="SIZE", default="100Gi", show_default=True)
-@click.option("--cache-claim", metavar="CLAIM", help="A volume that is there, for all replicas.")
+@deploy_options.HUGEPAGES
+@deploy_options.CACHE_SIZE
+@deploy_options.CACHE_CLAIM
 @click.option("--cache-per-replica", is_flag=True, help="A volume for each replica: a StatefulSet.")
 @click.option("--storage-class", metavar="NAME", help="Of each replica's volume.")
 @deploy_options.ENV
-@click.option(
-    "--secret-env",
-    multiple=True,
-    metavar="NAME=SECRET/KEY",
-    help="A variable out of a Secret; may be repeated.",
-)
-@click.option("--hf-token-secret", "hf_token", metavar="SECRET[/KEY]", help="With the hub's token.")
-@click.option(
-    "--pull-secret", "pull_secrets", multiple=True, metavar="SECRET", help="A registry's."
-)
-@click.option("--runtime-class", metavar="NAME", help="Where NVIDIA's runtime is not the default.")
-@click.option("--priority-class", metavar="NAME", help="Who gives way to whom.")
-@click.option("--any-uid", is_flag=True, help="Let the cluster choose the user, as OpenShift does.")
+@deploy_options.SECRET_ENV
+@deploy_options.HF_TOKEN
+@deploy_options.PULL_SECRETS
+@deploy_options.RUNTIME_CLASS
+@deploy_options.PRIORITY_CLASS
+@deploy_options.ANY_UID
 @click.option(
     "--startup", metavar="TIME", help="For a start, as 45m. Default: 10m, from a hub 30m."
 )
-@click.option(
-    "--drain",
-    metavar="TIME",
-    default="30s",
-    show_default=True,
-    help="For what still runs when a pod is to stop.",
-)
-@click.option(
-    "--network-policy/--no-network-policy",
-    default=True,
-    help="Let only pods of the same namespace ask. Default: on.",
-)
-@click.option(
-    "--allow-from", multiple=True, metavar="NAMESPACE", help="Let its pods ask, too; repeatable."
-)
+@deploy_options.DRAIN
+@deploy_options.NETWORK_POLICY
+@deploy_options.ALLOW_FROM
 @click.option("--monitor", is_flag=True, help="A ServiceMonitor for the Prometheus Operator.")
 @click.option("--monitor-label", "monitor_labels", multiple=True, metavar="KEY=VALUE")
 @click.option("--gateway", metavar="[NAMESPACE/]NAME", help="An HTTPRoute of that Gateway.")
@@ -227,11 +192,7 @@ def compose(
     served = deploy.of(cell)
     stack = deploy.stack(served, image=deploy_options.reference(cell, image, registry), **wishes)
     text = deploy.compose(served, stack)
-    if output is None:
-        click.echo(text, nl=False)
-        return
-    for changed in render.write(output.parent, [render.RenderedImage(".", {output.name: text})]):
-        click.echo(changed)
+    deploy_options.hand_over(text, output)
 
 
 def _folders(files: dict[str, str]) -> list[render.RenderedImage]:
@@ -244,3 +205,4 @@ def _folders(files: dict[str, str]) -> list[render.RenderedImage]:
 
 
 command.add_command(deploy_ray.ray)
+command.add_command(deploy_ray.kuberay)

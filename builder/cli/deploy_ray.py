@@ -1,4 +1,4 @@
-"""`imgbuild deploy ray`: a cluster of Ray on hosts."""
+"""`imgbuild deploy ray` and `kuberay`: a cluster of Ray, on hosts and on Kubernetes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from builder import deploy, matrix, render
+from builder import deploy, matrix
 from builder.cli import deploy_options, options
 from builder.model import Cell
 
@@ -86,8 +86,92 @@ def ray(
         text = json.dumps(deploy.ray_commands(served, wanted), indent=1) + "\n"
     else:
         text = deploy.ray_script(served, wanted)
-    if output is None:
-        click.echo(text, nl=False)
-        return
-    for changed in render.write(output.parent, [render.RenderedImage(".", {output.name: text})]):
-        click.echo(changed)
+    deploy_options.hand_over(text, output)
+
+
+@click.command("kuberay")
+@click.argument("cell_id", metavar="CELL")
+@click.argument("arguments", metavar="[-- ARGUMENTS...]", nargs=-1, type=click.UNPROCESSED)
+@options.file
+@click.option(
+    "--model",
+    required=True,
+    metavar="MODEL",
+    help="pvc://CLAIM[/FOLDER]: the volume that has it, for all nodes.",
+)
+@deploy_options.IMAGE
+@deploy_options.REGISTRY
+@click.option("--name", metavar="NAME", help="Of all objects. Default: ray.")
+@click.option("-n", "--namespace", metavar="NAME", help="Of all objects. Default: none is named.")
+@click.option(
+    "--kuberay",
+    "version",
+    type=click.Choice(deploy.KUBERAY),
+    default=deploy.KUBERAY_DEFAULT,
+    show_default=True,
+    help="The operator's version, or an older one.",
+)
+@click.option("--cluster-only", is_flag=True, help="A RayCluster, which serves nothing yet.")
+@click.option("--replicas", type=int, metavar="N", help="Workers, an engine on each. Default: 1.")
+@click.option(
+    "--surge/--no-surge",
+    default=True,
+    help="A change starts another cluster first, which needs GPUs for both; else it changes the "
+    "application alone. Default: on.",
+)
+@deploy_options.GPUS
+@deploy_options.MIG
+@deploy_options.GPU_PRODUCTS
+@deploy_options.GPU_LABELS
+@deploy_options.NODE_LABELS
+@click.option("--cpus", metavar="N", help="Whole CPUs of a worker. Default: as deploy k8s.")
+@click.option("--memory", metavar="SIZE", help="Of a worker. Default: as deploy k8s.")
+@click.option("--head-cpus", metavar="N", default="2", show_default=True)
+@click.option("--head-memory", metavar="SIZE", default="8Gi", show_default=True)
+@deploy_options.SHM
+@deploy_options.HUGEPAGES
+@deploy_options.CACHE_SIZE
+@deploy_options.CACHE_CLAIM
+@deploy_options.ENV
+@deploy_options.SECRET_ENV
+@deploy_options.HF_TOKEN
+@deploy_options.PULL_SECRETS
+@deploy_options.RUNTIME_CLASS
+@deploy_options.PRIORITY_CLASS
+@deploy_options.ANY_UID
+@deploy_options.DRAIN
+@click.option(
+    "--auth-secret",
+    metavar="SECRET",
+    help="Its key auth_token has the cluster's token. Default: KubeRay makes one.",
+)
+@click.option("--redis", metavar="HOST:PORT", help="Where a head that is replaced finds its state.")
+@click.option("--redis-password-secret", "redis_password", metavar="SECRET[/KEY]")
+@deploy_options.NETWORK_POLICY
+@deploy_options.ALLOW_FROM
+@click.option("--operator-namespace", metavar="NAME", help="KubeRay's. Default: any.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write. Default: stdout.",
+)
+def kuberay(
+    cell_id: str,
+    file: Path | None,
+    *,
+    image: str | None,
+    registry: str | None,
+    output: Path | None,
+    **wishes: Any,
+) -> None:
+    """Write a RayService that serves MODEL with CELL's image, for KubeRay.
+
+    What follows `--` goes to vLLM. docs/ray.md says why each field is what it is.
+    """
+    _, loaded = options.open_matrix(file)
+    cell = matrix.cell(loaded, cell_id)
+    served = deploy.of(cell)
+    reference = deploy_options.reference(cell, image, registry)
+    wanted = deploy.kuberay(served, image=reference, **wishes)
+    deploy_options.hand_over(deploy.kuberay_stream(served, wanted), output)

@@ -2,7 +2,8 @@
 
 `of(cell)` has the facts, `values(...)` checks the wishes, `manifests` makes objects as plain data,
 and `files` writes them as YAML, as a kustomize base or as a Helm chart. For one host there are
-`stack(...)` and `compose`; for Ray on several, `hosts(...)`, `ray_script` and `ray_commands`.
+`stack(...)` and `compose`; for Ray on several, `hosts(...)`, `ray_script` and `ray_commands`; on
+Kubernetes, `kuberay(...)` and `kuberay_stream`.
 """
 
 from builder.deploy.compose import Stack, stack
@@ -12,19 +13,28 @@ from builder.deploy.manifests import manifests
 from builder.deploy.rayhosts import Engine, Hosts, hosts
 from builder.deploy.rayscript import data as ray_commands
 from builder.deploy.rayscript import script as ray_script
+from builder.deploy.rayservice import DEFAULT as KUBERAY_DEFAULT
+from builder.deploy.rayservice import VERSIONS as KUBERAY
+from builder.deploy.rayservice import Kuberay, kuberay
+from builder.deploy.rayservice import stream as kuberay_stream
 from builder.deploy.served import Served, of
 from builder.deploy.values import Values, values
 
 __all__ = [
+    "KUBERAY",
+    "KUBERAY_DEFAULT",
     "Engine",
     "Format",
     "Hosts",
+    "Kuberay",
     "Served",
     "Stack",
     "Values",
     "compose",
     "files",
     "hosts",
+    "kuberay",
+    "kuberay_stream",
     "manifests",
     "of",
     "ray_commands",

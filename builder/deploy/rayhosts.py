@@ -326,6 +326,8 @@ def ports(served: Served, wanted: Hosts) -> list[Port]:
         Port(number=str(rayapp.GCS), what="GCS", on="head", asked_by=others),
         Port(number=str(rayapp.DASHBOARD), what="dashboard, jobs", on="head", asked_by="this host"),
         Port(number=str(rayapp.CLIENT), what="Ray Client", on="head", asked_by="nobody"),
+        # Fixed by Ray (AUTOSCALER_METRIC_PORT, DASHBOARD_METRIC_PORT of its constants).
+        Port(number="44217, 44227", what="metrics of the head", on="head", asked_by="Prometheus"),
         Port(number=str(NODE), what="node manager", on=every, asked_by=others),
         Port(number=str(OBJECTS), what="object manager", on=every, asked_by=others),
         Port(number=str(ENVIRONMENTS), what="runtime environments", on=every, asked_by=others),

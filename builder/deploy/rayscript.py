@@ -125,5 +125,5 @@ def _says(served: Served, wanted: Hosts, parts: list[str]) -> list[str]:
         "Ports, none of them for the internet:",
     ]
     for port in rayhosts.ports(served, wanted):
-        made.append(f"  {port.number:<12}{port.on:<12}{port.what:<25}asked by {port.asked_by}")
+        made.append(f"  {port.number:<13}{port.on:<12}{port.what:<25}asked by {port.asked_by}")
     return [f"# {line}".rstrip() for line in made]

@@ -7,7 +7,6 @@ from typing import Any
 from builder.deploy import placement
 from builder.deploy.served import INTERVAL, RETRIES, TIMEOUT, Served
 from builder.deploy.values import MODELS, PULL, Secret, Values
-from builder.facts import Accelerator
 
 Object = dict[str, Any]
 
@@ -110,7 +109,7 @@ def _template(served: Served, values: Values) -> Object:
         "automountServiceAccountToken": False,
         # A Service called vllm would set VLLM_PORT=tcp://..., which vLLM refuses.
         "enableServiceLinks": False,
-        "securityContext": _pod_security(served, values),
+        "securityContext": pod_security(served, values),
         "terminationGracePeriodSeconds": values.drain + AFTER_DRAIN,
     }
     if values.runtime_class:
@@ -126,11 +125,12 @@ def _template(served: Served, values: Values) -> Object:
         spec["tolerations"] = tolerations
     spec["topologySpreadConstraints"] = placement.spread(selector(served, values))
     spec["containers"] = [_container(served, values)]
-    spec["volumes"] = _volumes(values)
+    spec["volumes"] = volumes(values)
     return {"metadata": {"labels": _of_pods(served, values)}, "spec": spec}
 
 
-def _pod_security(served: Served, values: Values) -> Object:
+def pod_security(served: Served, values: Values) -> Object:
+    """A pod's security context: the image's user, or whom the cluster chooses."""
     ids: Object = {}
     if not values.any_uid:
         # The group makes a fresh volume, which is root's, one that this user may write.
@@ -140,25 +140,21 @@ def _pod_security(served: Served, values: Values) -> Object:
 
 
 def _container(served: Served, values: Values) -> Object:
-    resources = _resources(served, values)
+    amounts = resources(values)
     return {
         "name": CONTAINER,
         "image": values.image,
         "imagePullPolicy": "IfNotPresent",
-        "args": [_literal(argument) for argument in arguments(served, values)],
-        "env": _env(values),
+        "args": [literal(argument) for argument in arguments(served, values)],
+        "env": environment(values),
         "ports": [{"name": PORT, "containerPort": served.port, "protocol": "TCP"}],
         # Equal, and whole CPUs: the QoS class Guaranteed, to which the static policies give theirs.
-        "resources": {"limits": resources, "requests": dict(resources)},
+        "resources": {"limits": amounts, "requests": dict(amounts)},
         **_probes(served, values),
         # Endpoints are forgotten while it sleeps, and what runs is answered.
         "lifecycle": {"preStop": {"sleep": {"seconds": values.drain}}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": _mounts(served, values),
+        "securityContext": confined(),
+        "volumeMounts": mounts(served, values),
     }
 
 
@@ -186,12 +182,13 @@ def _arranged(served: Served, own: tuple[str, ...]) -> bool:
     return any(argument.partition("=")[0] in known for argument in own)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """As the kubelet leaves it: it expands $(NAME), and makes one $ of two."""
     return text.replace("$", "$$")
 
 
-def _env(values: Values) -> list[Object]:
+def environment(values: Values) -> list[Object]:
+    """The user's variables, and those of imgbuild that he has not set."""
     own = {"IMGBUILD_CACHE": CACHE}
     if values.model.claim:  # nothing is to be fetched, nor asked for
         own["HF_HUB_OFFLINE"] = "1"
@@ -201,19 +198,30 @@ def _env(values: Values) -> list[Object]:
         {"name": name, "value": value} for name, value in own.items() if name not in users
     ]
     if values.hf_token:
-        made.append(_from_secret("HF_TOKEN", values.hf_token))
-    made += [_from_secret(name, secret) for name, secret in values.secret_env]
-    made += [{"name": name, "value": _literal(value)} for name, value in values.env]
+        made.append(from_secret("HF_TOKEN", values.hf_token))
+    made += [from_secret(name, secret) for name, secret in values.secret_env]
+    made += [{"name": name, "value": literal(value)} for name, value in values.env]
     return made
 
 
-def _from_secret(name: str, secret: Secret) -> Object:
+def from_secret(name: str, secret: Secret) -> Object:
+    """A variable out of a Secret."""
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret.key}}}
 
 
-def _resources(served: Served, values: Values) -> Object:
+def confined() -> Object:
+    """A container's security context: Pod Security's profile `restricted`, and a read-only root."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def resources(values: Values) -> Object:
+    """Of a container, which has as much as it asks for."""
     made: Object = {"cpu": values.cpus, "memory": values.memory}
-    if served.accelerator is Accelerator.CUDA:
+    if values.gpus:
         made[values.resource] = values.gpus
     if values.hugepages:
         made[f"hugepages-{values.hugepages.page}"] = values.hugepages.amount
@@ -246,7 +254,8 @@ def _probes(served: Served, values: Values) -> Object:
     }
 
 
-def _mounts(served: Served, values: Values) -> list[Object]:
+def mounts(served: Served, values: Values) -> list[Object]:
+    """All that a start writes, and what it reads."""
     made: list[Object] = [
         {"name": "cache", "mountPath": CACHE},
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
@@ -260,7 +269,8 @@ def _mounts(served: Served, values: Values) -> list[Object]:
     return made
 
 
-def _volumes(values: Values) -> list[Object]:
+def volumes(values: Values) -> list[Object]:
+    """What `mounts` mounts."""
     made: list[Object] = []
     if values.cache.claim:
         made.append({"name": "cache", "persistentVolumeClaim": {"claimName": values.cache.claim}})

@@ -5,17 +5,18 @@
 # The model is in the same folder on all hosts.
 #
 # Ports, none of them for the internet:
-#   6379        head        GCS                      asked by all nodes
-#   8265        head        dashboard, jobs          asked by this host
-#   10001       head        Ray Client               asked by nobody
-#   6380        every node  node manager             asked by all nodes
-#   6381        every node  object manager           asked by all nodes
-#   6382        every node  runtime environments     asked by all nodes
-#   6383        every node  dashboard agent, gRPC    asked by all nodes
-#   52365       every node  dashboard agent, HTTP    asked by all nodes
-#   6384        every node  metrics                  asked by Prometheus
-#   11000-11999 every node  processes                asked by all nodes
-#   8000        every node  server                   asked by clients
+#   6379         head        GCS                      asked by all nodes
+#   8265         head        dashboard, jobs          asked by this host
+#   10001        head        Ray Client               asked by nobody
+#   44217, 44227 head        metrics of the head      asked by Prometheus
+#   6380         every node  node manager             asked by all nodes
+#   6381         every node  object manager           asked by all nodes
+#   6382         every node  runtime environments     asked by all nodes
+#   6383         every node  dashboard agent, gRPC    asked by all nodes
+#   52365        every node  dashboard agent, HTTP    asked by all nodes
+#   6384         every node  metrics                  asked by Prometheus
+#   11000-11999  every node  processes                asked by all nodes
+#   8000         every node  server                   asked by clients
 set -eu
 
 case "${1-}" in
