@@ -25,7 +25,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint images/*/Dockerfile
-	$(BIN)/shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/*
+	$(BIN)/shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/* tests/golden/deploy/*.sh
 	$(BIN)/imgbuild lock --check
 	$(BIN)/imgbuild render --check
 

@@ -245,8 +245,6 @@ def _container(served: Served, wanted: Hosts, role: str, *, gpus: bool) -> list[
     made += ["--network", wanted.network or "host"]
     if wanted.network:
         made += ["--hostname", f"{wanted.name}-{role}"]
-    if wanted.network and role == "head":
-        made += ["--publish", f"127.0.0.1:{served.port}:{served.port}"]
     if gpus:
         every = ["--device", "nvidia.com/gpu=all"]
         made += every if wanted.engine is Engine.PODMAN else ["--gpus", str(wanted.gpus)]

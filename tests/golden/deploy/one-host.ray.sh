@@ -29,8 +29,8 @@ token)
   ;;
 head)
   docker run --detach --name ray-head --restart unless-stopped --network ray --hostname ray-head \
-    --publish 127.0.0.1:8000:8000 --shm-size 2048m --ulimit nofile=65536:65536 --read-only \
-    --cap-drop ALL --security-opt no-new-privileges --volume /tmp --volume /home/imgbuild \
+    --shm-size 2048m --ulimit nofile=65536:65536 --read-only --cap-drop ALL \
+    --security-opt no-new-privileges --volume /tmp --volume /home/imgbuild \
     --mount type=bind,source=/models/mine,target=/model,readonly \
     --mount type=bind,source=/srv/ray/token,target=/run/secrets/ray-token,readonly \
     --env RAY_AUTH_MODE=token --env RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
