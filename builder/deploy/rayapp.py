@@ -1,7 +1,7 @@
 """What runs on a Ray cluster of an image: its Serve application, its ports, its login.
 
-An image has Ray where Ray is its framework: vLLM's own wheels bring none since it is an extra of
-theirs (images/locks), so that its image can neither start a node nor join one.
+An image has Ray where Ray is its framework: vLLM's own closure has none (images/locks), so that its
+image can neither start a node nor join one.
 """
 
 from __future__ import annotations
