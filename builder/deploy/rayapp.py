@@ -27,9 +27,7 @@ def of_ray(served: Served) -> Served:
     if served.framework == FRAMEWORK:
         return served
     stack = served.cell_id.partition("-")[0]
-    hint = f"{stack}-{FRAMEWORK} has both: vLLM, and Ray to spread it"
-    if served.framework != "vllm":
-        hint = f"as {stack}-{FRAMEWORK}"
+    hint = f"vLLM and Ray are in {stack}-{FRAMEWORK}, if `imgbuild explain` admits it"
     raise UserError(f"{served.cell_id}: {served.title}'s image has no Ray", hint=hint)
 
 

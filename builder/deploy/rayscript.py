@@ -49,7 +49,7 @@ def script(served: Served, wanted: Hosts) -> str:
     workers = {f"worker-{n}": command for n, command in enumerate(made["workers"], start=1)}
     parts = {
         "token": [
-            "# Once; then copy the file to the same place on all hosts.",
+            "# Once; then copy the folder to the same place on all hosts, closed as it is.",
             *made["token"]["shell"],
         ],
         "head": lines(made["head"]),

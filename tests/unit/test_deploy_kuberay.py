@@ -320,7 +320,7 @@ def test_mistakes_are_told_in_one_line(wishes: dict[str, Any], told: str) -> Non
 
 
 def test_images_without_ray_are_refused() -> None:
-    with pytest.raises(UserError, match=r"has no Ray; cuda13\.0-ray has both"):
+    with pytest.raises(UserError, match=r"has no Ray; vLLM and Ray are in cuda13\.0-ray,"):
         wanted("cuda13.0-vllm-h100")
 
 

@@ -228,18 +228,10 @@ def test_cells_with_ray_are_those_that_have_it_locked() -> None:
             assert has == (framework == rayapp.FRAMEWORK), lock
 
 
-@pytest.mark.parametrize(
-    ("cell_id", "told"),
-    [
-        ("cuda13.0-vllm-h100", "vLLM's image has no Ray (cuda13.0-ray has both"),
-        ("cuda13.0-sglang", "has no Ray (as cuda13.0-ray)"),
-    ],
-)
-def test_images_without_ray_are_refused(cell_id: str, told: str) -> None:
-    with pytest.raises(UserError) as raised:
+@pytest.mark.parametrize("cell_id", ["cuda13.0-vllm-h100", "cuda13.0-sglang"])
+def test_images_without_ray_are_refused(cell_id: str) -> None:
+    with pytest.raises(UserError, match=r"image has no Ray; vLLM and Ray are in cuda13\.0-ray,"):
         wanted(cell_id)
-    assert told.partition(" (")[0] in str(raised.value)
-    assert "cuda13.0-ray" in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ set -eu
 
 case "${1-}" in
 token)
-  # Once; then copy the file to the same place on all hosts.
+  # Once; then copy the folder to the same place on all hosts, closed as it is.
   mkdir -p /srv/ray
   chmod 0700 /srv/ray
   test -s /srv/ray/token || od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n' > /srv/ray/token

@@ -21,7 +21,7 @@ set -eu
 
 case "${1-}" in
 token)
-  # Once; then copy the file to the same place on all hosts.
+  # Once; then copy the folder to the same place on all hosts, closed as it is.
   mkdir -p /etc/imgbuild-ray
   chmod 0700 /etc/imgbuild-ray
   test -s /etc/imgbuild-ray/token || od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n' > /etc/imgbuild-ray/token
