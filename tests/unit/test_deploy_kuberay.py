@@ -24,7 +24,7 @@ from tests.unit.support import ROOT
 
 GOLDEN = ROOT / "tests/golden/deploy"
 # The fields of four minors' CRDs, as far as the objects here reach into them: what is below a pod's
-# template is checked as a Pod of Kubernetes' own, in test_pods_are_kubernetes_own.
+# template is checked as a Pod of Kubernetes' own. Rules in CEL are not run.
 CRDS = json.loads((ROOT / "tests/fixtures/deploy/kuberay.json").read_text())["versions"]
 IMAGE = "registry.example.org/llm/ray@sha256:" + "0123456789abcdef" * 4
 # Name -> cell, wishes.
