@@ -29,7 +29,7 @@ VERBS = {
     "clean": "Remove images that no longer are what would be built.",
     "inspect": "Show where every megabyte of an image is, and for which GPUs.",
     "slim": "Leave out of libraries what a GPU does not load.",
-    "deploy": "Write Kubernetes objects that serve a model with a cell's image.",
+    "deploy": "Write what serves a model on a cluster, a host or TPUs.",
     "tune": "Say what an image would set on this host, and why.",
     "host": "Check the host below the containers, and how its GPUs are divided.",
     "doctor": "Show engines, GPU and site as imgbuild sees them.",

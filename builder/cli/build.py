@@ -134,9 +134,9 @@ def _weigh(
     recorded = Sizes.read(file)
     for line in sizes.table(measured, recorded) if recorded else ():
         options.say(line)
+    options.say(sizes.check(cell_id, measured, budget, recorded))
     if record:
         measured.write(file)
-    options.say(sizes.check(cell_id, measured, budget, recorded))
 
 
 # https://pkg.go.dev/github.com/distribution/reference: [host[:port]/]path:tag

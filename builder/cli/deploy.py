@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from builder import deploy, matrix, render
-from builder.cli import deploy_options, deploy_ray, options
+from builder.cli import deploy_options, deploy_ray, deploy_tpu, options
 from builder.errors import DriftError, UserError, nearest
 
 
@@ -128,7 +127,7 @@ def k8s(
             raise UserError(f"{what} needs a folder", hint="name one with --output")
         click.echo(deploy.stream(served, values), nl=False)
         return
-    folders = _folders(deploy.files(served, values, wanted))
+    folders = deploy_options.folders(deploy.files(served, values, wanted))
     if check:
         if diff := render.check(output, folders, orphans=False):
             raise DriftError(f"{output} is not what would be written", diff=diff)
@@ -195,14 +194,7 @@ def compose(
     deploy_options.hand_over(text, output)
 
 
-def _folders(files: dict[str, str]) -> list[render.RenderedImage]:
-    """Files by their folder, as they are written whole or not at all."""
-    made: dict[str, dict[str, str]] = defaultdict(dict)
-    for path, text in files.items():
-        folder, _, name = path.rpartition("/")
-        made[folder or "."][name] = text
-    return [render.RenderedImage(folder, texts) for folder, texts in made.items()]
-
-
 command.add_command(deploy_ray.ray)
 command.add_command(deploy_ray.kuberay)
+command.add_command(deploy_tpu.tpu_vm)
+command.add_command(deploy_tpu.gke_tpu)

@@ -1,7 +1,8 @@
-"""Options that the targets of `imgbuild deploy` share."""
+"""What the targets of `imgbuild deploy` share."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import click
@@ -86,6 +87,15 @@ def reference(cell: Cell, image: str | None, registry: str | None) -> str:
     if (image is None) == (registry is None):
         raise UserError("one of --image and --registry says where the image is")
     return image if image is not None else f"{registry}/{cell.framework_name}:{cell.tag}"
+
+
+def folders(files: dict[str, str]) -> list[render.RenderedImage]:
+    """Files by their folder, as they are written whole or not at all."""
+    made: dict[str, dict[str, str]] = defaultdict(dict)
+    for path, text in files.items():
+        folder, _, name = path.rpartition("/")
+        made[folder or "."][name] = text
+    return [render.RenderedImage(folder, texts) for folder, texts in made.items()]
 
 
 def hand_over(text: str, output: Path | None) -> None:

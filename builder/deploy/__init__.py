@@ -3,7 +3,7 @@
 `of(cell)` has the facts, `values(...)` checks the wishes, `manifests` makes objects as plain data,
 and `files` writes them as YAML, as a kustomize base or as a Helm chart. For one host there are
 `stack(...)` and `compose`; for Ray on several, `hosts(...)`, `ray_script` and `ray_commands`; on
-Kubernetes, `kuberay(...)` and `kuberay_stream`.
+Kubernetes, `kuberay(...)` and `kuberay_stream`; for TPUs `builder.deploy.tpu`.
 """
 
 from builder.deploy.compose import Stack, stack
@@ -17,7 +17,7 @@ from builder.deploy.rayservice import DEFAULT as KUBERAY_DEFAULT
 from builder.deploy.rayservice import VERSIONS as KUBERAY
 from builder.deploy.rayservice import Kuberay, kuberay
 from builder.deploy.rayservice import stream as kuberay_stream
-from builder.deploy.served import Served, of
+from builder.deploy.served import Served, of, of_tpu
 from builder.deploy.values import Values, values
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "kuberay_stream",
     "manifests",
     "of",
+    "of_tpu",
     "ray_commands",
     "ray_script",
     "stack",

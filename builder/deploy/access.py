@@ -22,7 +22,7 @@ def service(served: Served, values: Values) -> Object:
         "metadata": {"name": values.name, "labels": workload.labels(served, values)},
         "spec": {
             "type": "ClusterIP",
-            "selector": workload.selector(served, values),
+            "selector": workload.serving(served, values),
             "ports": [{**port, "protocol": "TCP", "appProtocol": "http"}],
         },
     }
@@ -45,6 +45,9 @@ def policy(served: Served, values: Values) -> Object:
     # Pods of the same namespace, and all of those that are named.
     peers: list[Object] = [{"podSelector": {}}]
     peers += [{"namespaceSelector": {"matchLabels": {_NAMESPACE: name}}} for name in others]
+    # Hosts of a slice talk at ports that Ray and libtpu choose.
+    group = [{"podSelector": {"matchLabels": workload.selector(served, values)}}]
+    grouped = values.grouped
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -54,8 +57,9 @@ def policy(served: Served, values: Values) -> Object:
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [
                 {"from": peers, "ports": [{"protocol": "TCP", "port": workload.PORT}]},
+                *([{"from": group}] if grouped else []),
             ],
-            "egress": _egress(values),
+            "egress": [*_egress(values), *([{"to": group}] if grouped else [])],
         },
     }
 

@@ -30,6 +30,12 @@ _FOLDER = re.compile(r"^[\w.-]+(/[\w.-]+)*\Z", re.ASCII)
 _PROFILE = re.compile(r"^([1-7]g\.[0-9]{1,3}gb)(\+me|\.me)?\Z")
 _SECONDS = re.compile(r"^([1-9][0-9]{0,5})([smh])\Z")
 _PER_UNIT = {"s": 1, "m": 60, "h": 3600}
+# A project's id (cloud.google.com/resource-manager/docs) may stand below a domain.
+_PROJECT = re.compile(r"^([a-z0-9][a-z0-9.-]{0,60}:)?[a-z][a-z0-9-]{4,28}[a-z0-9]\Z")
+_REGION = re.compile(r"^[a-z]+(-[a-z]+)+[0-9]{1,3}\Z")
+_ZONE = re.compile(r"^([a-z]+(-[a-z]+)+[0-9]{1,3})-[a-z0-9]{1,8}\Z")
+_RESOURCE = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9_./-]{0,253}[A-Za-z0-9])?\Z")
+_ACCOUNT = re.compile(r"^[a-z0-9][a-z0-9.-]{0,62}@[a-z0-9][a-z0-9.-]{0,252}[a-z0-9]\Z")
 # The device plugin says which GPUs a container has.
 _OF_THE_PLUGIN = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 _SECRET = re.compile(r"(^|_)(TOKEN|PASSWORD|SECRET|API_KEY)\Z")
@@ -185,6 +191,43 @@ def profile(text: str, option: str = "--mig") -> str:
     if text.lower().startswith(("mig-", "nvidia.com/mig-")):
         hint = f"did you mean {text.lower().rpartition('mig-')[2]!r}?"
     raise UserError(f"{option}: {quoted(text)} is no MIG profile", hint=hint)
+
+
+def project(text: str, option: str = "--project") -> str:
+    """A project's id of Google Cloud."""
+    if _PROJECT.match(text):
+        return text
+    return _refuse(text, option, "no project's id", text.strip().lower().replace("_", "-"))
+
+
+def zone(text: str, option: str = "--zone") -> str:
+    """A zone of Google Cloud."""
+    if _ZONE.match(text):
+        return text
+    meant = text.strip().lower()
+    what = "a region, and a TPU is in a zone" if _REGION.match(text) else "no zone"
+    return _refuse(text, option, what, f"{meant}-a" if _REGION.match(meant) else meant)
+
+
+def location(text: str, option: str = "--location") -> str:
+    """A zone or a region, as a GKE cluster is in."""
+    if _ZONE.match(text) or _REGION.match(text):
+        return text
+    return _refuse(text, option, "no zone and no region", text.strip().lower())
+
+
+def resource(text: str, option: str) -> str:
+    """The name or path of something in Google Cloud: a network, a reservation, a secret."""
+    if _RESOURCE.match(text) and ".." not in text:
+        return text
+    return _refuse(text, option, "no name of a resource", "")
+
+
+def account(text: str, option: str = "--service-account") -> str:
+    """A service account's address."""
+    if _ACCOUNT.match(text):
+        return text
+    return _refuse(text, option, "no service account's address", text.strip().lower())
 
 
 def device(text: str, option: str = "--device") -> str:

@@ -64,8 +64,7 @@ def stack(
         raise UserError(f"--gpus {gpus} with {len(devices)} times --device", hint="one says both")
     number = gpus_of(served, len(devices) or gpus, None, devices)
     folder = host_folder(model) if model.startswith(("/", ".", "~")) else None
-    if not _ADDRESS.match(listen):
-        raise UserError(f"--listen: {quoted(listen)} is no address", hint="as 127.0.0.1 or 0.0.0.0")
+    address(listen)
     outside = served.port if port is None else port
     if not 0 < outside < 1 << 16:
         raise UserError(f"--port: {outside} is no port", hint="1 to 65535")
@@ -91,11 +90,18 @@ def stack(
 
 
 def host_folder(text: str, option: str = "--model") -> str:
-    """An absolute path of the host's that can be mounted."""
+    """A folder of a host that can be mounted; raises UserError."""
     if _FOLDER.match(text) and ".." not in text.split("/"):
         return text.rstrip("/")
     hint = "an absolute path, without a colon" if text.startswith("/") else "an absolute path"
     raise UserError(f"{option}: {quoted(text)} is no folder that can be mounted", hint=hint)
+
+
+def address(text: str, option: str = "--listen") -> str:
+    """An address to listen at; raises UserError."""
+    if _ADDRESS.match(text):
+        return text
+    raise UserError(f"{option}: {quoted(text)} is no address", hint="as 127.0.0.1 or 0.0.0.0")
 
 
 def project(served: Served, wanted: Stack) -> Object:

@@ -6,6 +6,7 @@ from typing import Any
 
 from builder.deploy import access, upkeep, workload
 from builder.deploy.served import Served
+from builder.deploy.tpu import group
 from builder.deploy.values import Values
 
 Object = dict[str, Any]
@@ -19,7 +20,8 @@ def manifests(served: Served, values: Values) -> dict[str, Object]:
     made["service"] = access.service(served, values)
     if values.stateful:
         made["service-headless"] = access.headless(served, values)
-    made[workload.workload(served, values)["kind"].lower()] = workload.workload(served, values)
+    pods = (group.group if values.grouped else workload.workload)(served, values)
+    made[pods["kind"].lower()] = pods
     made["poddisruptionbudget"] = upkeep.budget(served, values)
     if values.scaling:
         made["horizontalpodautoscaler"] = upkeep.autoscaler(served, values, values.scaling)

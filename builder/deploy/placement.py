@@ -36,14 +36,24 @@ def affinity(served: Served, values: Values) -> dict[str, Any] | None:
 
 def selector(served: Served, values: Values) -> dict[str, str]:
     """Labels that a node must have."""
-    return {"kubernetes.io/arch": served.arch, **dict(values.node_labels)}
+    made: dict[str, str] = {"kubernetes.io/arch": served.arch}
+    if values.tpus:
+        made["cloud.google.com/gke-tpu-accelerator"] = values.tpus.generation.gke
+        made["cloud.google.com/gke-tpu-topology"] = values.tpus.topology
+        if not values.tpus.alone:
+            made["node.kubernetes.io/instance-type"] = values.tpus.machine_name
+    if values.spot:
+        made["cloud.google.com/gke-spot"] = "true"
+    return made | dict(values.node_labels)
 
 
 def tolerations(served: Served) -> list[dict[str, Any]]:
-    """Of the taint that keeps other pods off nodes with GPUs."""
-    if served.accelerator is not Accelerator.CUDA:
+    """Of the taint that keeps other pods off nodes with GPUs or TPUs."""
+    taints = {Accelerator.CUDA: "nvidia.com/gpu", Accelerator.TPU: "google.com/tpu"}
+    if served.accelerator not in taints:
         return []
-    return [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    taint = taints[served.accelerator]
+    return [{"key": taint, "operator": "Exists", "effect": "NoSchedule"}]
 
 
 def spread(labels: dict[str, str]) -> list[dict[str, Any]]:

@@ -287,7 +287,7 @@ def _container(served: Served, wanted: Kuberay, values: Values, role: str) -> Ob
     }
     if worker:  # endpoints are forgotten while it sleeps
         made["lifecycle"] = {"preStop": {"sleep": {"seconds": values.drain}}}
-    made["securityContext"] = workload.confined()
+    made["securityContext"] = workload.confined(values)
     made["volumeMounts"] = workload.mounts(served, values)
     return made
 

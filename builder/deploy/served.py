@@ -30,6 +30,7 @@ class Served:
     arch: Arch
     port: int
     health: str
+    command: tuple[str, ...]  # of the server; (): it is a module of imgbuild's
     flags: Flags
     metrics: Metrics | None
     fetches: bool  # whether it takes a name on a hub; imgbuild's own servers read folders alone
@@ -38,6 +39,7 @@ class Served:
     last_driver: str | None  # the branch after which drivers know its GPU no more
     sms: tuple[str, ...]  # compute capabilities that it has machine code for
     kernel_sms: tuple[str, ...]  # of the framework's own kernels; (): nobody looked
+    gpu: str | None  # of matrix.yaml; None: any that it has code for
     gpu_title: str | None
     uid: int = USER.uid
     gid: int = 0
@@ -46,12 +48,25 @@ class Served:
 
 def of(cell: Cell) -> Served:
     """The facts of a cell's image; raises UserError for one that runs on TPUs."""
-    accelerator = cell.build.accelerator
-    if accelerator is Accelerator.TPU:
+    if cell.build.accelerator is Accelerator.TPU:
         raise UserError(
-            f"{cell.id} runs on TPUs, which clusters hand out by topology and not by number",
-            hint="`imgbuild deploy k8s` knows GPUs and CPUs",
+            f"{cell.id} runs on TPUs, which are handed out by topology and not by number",
+            hint="`imgbuild deploy gke-tpu` and `imgbuild deploy tpu-vm` know them",
         )
+    return _facts(cell)
+
+
+def of_tpu(cell: Cell) -> Served:
+    """The facts of an image that runs on TPUs; raises UserError for any other."""
+    if cell.build.accelerator is not Accelerator.TPU:
+        raise UserError(
+            f"{cell.id} does not run on TPUs", hint="`imgbuild matrix --matrix 'tpu-*'` has those"
+        )
+    return _facts(cell)
+
+
+def _facts(cell: Cell) -> Served:
+    accelerator = cell.build.accelerator
     thin, gpu = cell.slim_sm, cell.gpu
     floors = [cell.build.driver_floor, gpu.driver if gpu else None]
     server = cell.framework.server
@@ -65,6 +80,7 @@ def of(cell: Cell) -> Served:
         arch=cell.arch,
         port=server.port,
         health=server.health,
+        command=server.command,
         flags=server.flags,
         metrics=server.metrics,
         fetches=server.module is None,
@@ -73,5 +89,6 @@ def of(cell: Cell) -> Served:
         last_driver=gpu.last_driver if gpu else None,
         sms=(thin,) if thin else cell.build.sms,
         kernel_sms=(thin,) if thin and cell.build.kernel_sms else cell.build.kernel_sms,
+        gpu=cell.gpu_name,
         gpu_title=gpu.title if gpu else None,
     )

@@ -7,14 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from builder.deploy import checked, quantity
+from builder.deploy import checked, instances, quantity
 from builder.deploy.served import SHM_PER_RANK, START_PERIOD, Served
+from builder.deploy.tpu import hosts
+from builder.deploy.tpu.slices import Slice
 from builder.errors import UserError, quoted
 from builder.facts import Accelerator
 
 _T = TypeVar("_T")
 
 MODELS = "/models"  # where a volume of models is mounted
+_LONGEST_OF_POOLS = 36  # characters; of a node pool's 40, beside a number
 PULL = 600  # seconds that a rollout waits for an image, beside the start itself
 # Three times what an image allows itself: a first start also fetches the weights.
 FETCHING = 3 * START_PERIOD
@@ -95,11 +98,15 @@ class Values:
     surge: bool = True  # a new pod before an old one goes
     gpus: int  # or MIG instances; 0 for an image that runs on CPUs
     mig: str | None = None
+    tpus: Slice | None = None  # that a replica has
+    spot: bool = False  # of nodes that may be taken back; of TPUs
+    root: bool = False  # whether only uid 0 may open the devices; of TPUs
     gpu_products: tuple[str, ...] = ()
     gpu_labels: bool = True  # whether nodes have those of GPU feature discovery
     node_labels: tuple[tuple[str, str], ...] = ()
-    cpus: int
-    memory: str
+    # None: not asked for, since a slice's hosts are its pods' alone.
+    cpus: int | None
+    memory: str | None
     shm: str
     hugepages: Hugepages | None = None
     cache: Cache
@@ -126,8 +133,15 @@ class Values:
         return self.cache.per_replica
 
     @property
+    def grouped(self) -> bool:
+        """Whether a replica is several pods, on the hosts of one slice."""
+        return self.tpus is not None and self.tpus.hosts > 1
+
+    @property
     def resource(self) -> str:
         """The extended resource that a device plugin hands out, one an instance."""
+        if self.tpus:
+            return "google.com/tpu"
         return f"nvidia.com/mig-{self.mig}" if self.mig else "nvidia.com/gpu"
 
 
@@ -142,6 +156,9 @@ def values(
     surge: bool = True,
     gpus: int | None = None,
     mig: str | None = None,
+    tpus: Slice | None = None,
+    spot: bool = False,
+    root: bool = False,
     gpu_products: Sequence[str] = (),
     gpu_labels: bool = True,
     node_labels: Sequence[str] = (),
@@ -174,11 +191,20 @@ def values(
 ) -> Values:
     """Check everything that a user gives for an image; raises UserError at the first mistake."""
     number = gpus_of(served, gpus, mig, gpu_products)
+    called = checked.name(served.framework if name is None else name)
+    if tpus is not None:
+        _of_slices(served, tpus, called, autoscale=autoscale, per_replica=cache_per_replica)
+    if root and any_uid:
+        raise UserError("--root with --any-uid", hint="one of them says who it is")
     scaling = _scaling(served, autoscale, target, replicas)
     _needs_metrics(served, "--monitor", wanted=monitor)
-    made_shm = given(shm, quantity.memory, "--shm") or shm_of(served, number)
-    made_memory = given(memory, quantity.memory, "--memory") or f"{16 * (1 + number)}Gi"
-    if quantity.in_bytes(made_shm) >= quantity.in_bytes(made_memory):
+    made_shm = given(shm, quantity.memory, "--shm") or (
+        hosts.shm(served, tpus) if tpus else shm_of(served, number)
+    )
+    made_memory = given(memory, quantity.memory, "--memory")
+    if made_memory is None and tpus is None:
+        made_memory = f"{16 * (1 + number)}Gi"
+    if made_memory and quantity.in_bytes(made_shm) >= quantity.in_bytes(made_memory):
         raise UserError(
             f"--shm: {made_shm} of {made_memory} of memory",
             hint="what is written to /dev/shm counts as the pod's memory; raise --memory",
@@ -200,20 +226,25 @@ def values(
     if not weights.claim:
         fetched(served, weights.name, "pvc://CLAIM/FOLDER")
     return Values(
-        name=checked.name(served.framework if name is None else name),
+        name=called,
         namespace=given(namespace, checked.namespace, "--namespace"),
         image=checked.image(image),
         model=weights,
-        surge=_surge(surge, stateful=cache_per_replica),
+        # Nodes of TPUs are as many as there are replicas: none is free for a new pod.
+        surge=tpus is None and _surge(surge, stateful=cache_per_replica),
         replicas=_count(1 if replicas is None else replicas, "--replicas"),
         gpus=number,
-        mig=given(mig, checked.profile, "--mig"),
+        mig=None if mig is None else instances.profile(served, mig),
+        tpus=tpus,
+        spot=spot,
+        root=root,
         gpu_products=tuple(checked.label_value(text, "--gpu-product") for text in gpu_products),
         gpu_labels=gpu_labels,
         node_labels=_labels(node_labels, "--node-label", "kubernetes.io/arch"),
         # API server, engine and a worker a GPU, and the second thread of each of their cores
         # (vLLM's documentation, architecture overview).
-        cpus=given(cpus, checked.cpus, "--cpus") or (2 * (2 + number) if number else 8),
+        cpus=given(cpus, checked.cpus, "--cpus")
+        or (None if tpus else 2 * (2 + number) if number else 8),
         memory=made_memory,
         shm=made_shm,
         hugepages=given(hugepages, _hugepages, "--hugepages"),
@@ -271,6 +302,28 @@ def gpus_of(served: Served, gpus: int | None, mig: str | None, products: Sequenc
             hint="one GPU a replica: --replicas or --autoscale",
         )
     return number
+
+
+def _of_slices(
+    served: Served, tpus: Slice, name: str, *, autoscale: str | None, per_replica: bool
+) -> None:
+    """Raises UserError for what a slice cannot have."""
+    hosts.check(served, tpus)
+    if len(name) > _LONGEST_OF_POOLS:
+        raise UserError(
+            f"--name: {quoted(name)} has {len(name)} characters",
+            hint=f"{_LONGEST_OF_POOLS} are left by a node pool's 40, and by a group's labels",
+        )
+    if autoscale is not None:
+        raise UserError(
+            "--autoscale: a slice is a node pool of its own, and comes in no minutes",
+            hint="--replicas",
+        )
+    if per_replica and tpus.hosts > 1:
+        raise UserError(
+            f"--cache-per-replica: a replica is {tpus.hosts} pods, and one volume is one node's",
+            hint="--cache-claim names one that all of them share",
+        )
 
 
 def _alone(option: str, said: object, needed: str, there: object) -> None:

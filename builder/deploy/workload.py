@@ -6,6 +6,7 @@ from typing import Any
 
 from builder.deploy import placement
 from builder.deploy.served import INTERVAL, RETRIES, TIMEOUT, Served
+from builder.deploy.tpu import hosts
 from builder.deploy.values import MODELS, PULL, Secret, Values
 
 Object = dict[str, Any]
@@ -13,6 +14,7 @@ Object = dict[str, Any]
 CONTAINER = "server"
 PORT = "http"  # the port's name
 CACHE = "/cache"
+LEADER = "leaderworkerset.sigs.k8s.io/worker-index"  # "0" of the leader
 STARTUP_PERIOD = 10  # seconds
 AFTER_DRAIN = 30  # seconds that a server has to end by itself; vLLM took 0.9
 # Of what starts compile and unpack; a full one evicts the pod and not its neighbours.
@@ -36,6 +38,11 @@ def _of_pods(served: Served, values: Values) -> dict[str, str]:
 def selector(served: Served, values: Values) -> dict[str, str]:
     """Those that never change: selectors are immutable."""
     return {"app.kubernetes.io/name": served.framework, "app.kubernetes.io/instance": values.name}
+
+
+def serving(served: Served, values: Values) -> dict[str, str]:
+    """Selects the pods that answer: of a group its leader alone."""
+    return {**selector(served, values), **({LEADER: "0"} if values.grouped else {})}
 
 
 def workload(served: Served, values: Values) -> Object:
@@ -65,7 +72,7 @@ def _deployment(served: Served, values: Values) -> Object:
             },
             "progressDeadlineSeconds": values.startup + PULL,
             "selector": {"matchLabels": selector(served, values)},
-            "template": _template(served, values),
+            "template": template(served, values),
         },
     }
 
@@ -92,7 +99,7 @@ def _stateful_set(served: Served, values: Values) -> Object:
                 "whenScaled": "Retain",
             },
             "selector": {"matchLabels": selector(served, values)},
-            "template": _template(served, values),
+            "template": template(served, values),
             "volumeClaimTemplates": [{"metadata": {"name": "cache"}, "spec": claim}],
         },
     }
@@ -103,7 +110,8 @@ def _replicas(values: Values) -> Object:
     return {} if values.scaling else {"replicas": values.replicas}
 
 
-def _template(served: Served, values: Values) -> Object:
+def template(served: Served, values: Values) -> Object:
+    """Of a pod that serves."""
     spec: Object = {
         # No server here asks the cluster's API.
         "automountServiceAccountToken": False,
@@ -132,11 +140,14 @@ def _template(served: Served, values: Values) -> Object:
 def pod_security(served: Served, values: Values) -> Object:
     """A pod's security context: the image's user, or whom the cluster chooses."""
     ids: Object = {}
+    seccomp = {"seccompProfile": {"type": "RuntimeDefault"}}
+    if values.root:
+        return {"runAsUser": 0, "runAsGroup": 0, "fsGroup": served.uid, **seccomp}
     if not values.any_uid:
         # The group makes a fresh volume, which is root's, one that this user may write.
         ids = {"runAsUser": served.uid, "runAsGroup": served.gid, "fsGroup": served.uid}
         ids["fsGroupChangePolicy"] = "OnRootMismatch"
-    return {"runAsNonRoot": True, **ids, "seccompProfile": {"type": "RuntimeDefault"}}
+    return {"runAsNonRoot": True, **ids, **seccomp}
 
 
 def _container(served: Served, values: Values) -> Object:
@@ -153,20 +164,30 @@ def _container(served: Served, values: Values) -> Object:
         **_probes(served, values),
         # Endpoints are forgotten while it sleeps, and what runs is answered.
         "lifecycle": {"preStop": {"sleep": {"seconds": values.drain}}},
-        "securityContext": confined(),
+        "securityContext": confined(values),
         "volumeMounts": mounts(served, values),
     }
 
 
 def arguments(served: Served, values: Values) -> tuple[str, ...]:
     """Of the image's entrypoint, which is the server's."""
+    if values.tpus:
+        own = (*hosts.precision(served, values.arguments), *values.arguments)
+        return arguments_of(served, values.model.name, values.tpus.devices, own)
     return arguments_of(served, values.model.name, values.gpus, values.arguments)
 
 
-def arguments_of(served: Served, model: str, gpus: int, own: tuple[str, ...]) -> tuple[str, ...]:
+def arguments_of(
+    served: Served,
+    model: str,
+    gpus: int,
+    own: tuple[str, ...],
+    *,
+    host: str = "0.0.0.0",  # noqa: S104 - in a container
+) -> tuple[str, ...]:
     """The model, where to listen, and one rank a GPU; the user's own come last, and win."""
     flags = served.flags
-    made = list(flags.arguments(model, "0.0.0.0", str(served.port)))  # noqa: S104
+    made = list(flags.arguments(model, host, str(served.port)))
     if flags.parallel and gpus and not _arranged(served, own):
         made += [flags.parallel, str(gpus)]
     if served.metrics:
@@ -192,6 +213,8 @@ def environment(values: Values) -> list[Object]:
     own = {"IMGBUILD_CACHE": CACHE}
     if values.model.claim:  # nothing is to be fetched, nor asked for
         own["HF_HUB_OFFLINE"] = "1"
+    if values.tpus:
+        own |= hosts.environment(values.tpus)
     # A variable that comes twice is refused by a server-side apply: the user's own counts.
     users = {name for name, _ in (*values.env, *values.secret_env)}
     made: list[Object] = [
@@ -209,20 +232,27 @@ def from_secret(name: str, secret: Secret) -> Object:
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret.key}}}
 
 
-def confined() -> Object:
+def confined(values: Values) -> Object:
     """A container's security context: Pod Security's profile `restricted`, and a read-only root."""
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
+        # Beyond that profile: VFIO locks memory, which uid 0 may with this.
+        "capabilities": {"drop": ["ALL"], **({"add": ["IPC_LOCK"]} if values.root else {})},
     }
 
 
 def resources(values: Values) -> Object:
     """Of a container, which has as much as it asks for."""
-    made: Object = {"cpu": values.cpus, "memory": values.memory}
+    made: Object = {}
+    if values.cpus:
+        made["cpu"] = values.cpus
+    if values.memory:
+        made["memory"] = values.memory
     if values.gpus:
         made[values.resource] = values.gpus
+    if values.tpus:  # all of a host's: GKE hands out no part of them
+        made[values.resource] = values.tpus.machine.chips
     if values.hugepages:
         made[f"hugepages-{values.hugepages.page}"] = values.hugepages.amount
     return made

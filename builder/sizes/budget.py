@@ -18,7 +18,7 @@ def check(cell_id: str, sizes: Sizes, budget: int | None, recorded: Sizes | None
     if sizes.compressed > budget * _MB * (1 + ALLOWANCE):
         over = 100 * (sizes.compressed / (budget * _MB) - 1)
         raise BuildError(
-            f"{cell_id}: {size}, {over:.0f} % over its budget of {budget} MB",
+            f"{cell_id}: {size}, {over:.1f} % over its budget of {budget} MB",
             hint=_grew(sizes, recorded),
         )
     return f"{cell_id}: {size} of a budget of {budget} MB"
@@ -47,4 +47,4 @@ def _grew(sizes: Sizes, recorded: Sizes | None) -> str:
         return "no sizes are recorded to compare with"
     grown = [row for row in changes(sizes, recorded) if row[2] > row[1]][:_GREW]
     told = ", ".join(f"{name} {(new - old) / _MB:+.1f} MB" for name, old, new in grown)
-    return f"grew since it was recorded: {told}" if told else "no package grew since the record"
+    return f"grew since it was recorded: {told}" if told else "nothing that is recorded grew"

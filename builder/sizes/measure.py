@@ -23,7 +23,7 @@ class Sizes(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     compressed: int  # all layers, as zstd at the engine's level
-    packages: dict[str, int]  # Python distribution -> its files, not compressed
+    packages: dict[str, int]  # Python distribution -> its files, not compressed; others in brackets
 
     @classmethod
     def read(cls, file: Path) -> Sizes | None:

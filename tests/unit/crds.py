@@ -3,7 +3,9 @@
 As the CRDs have them: HTTPRoute in config/crd/standard of kubernetes-sigs/gateway-api at
 4564255ac2c3, ServiceMonitor in example/prometheus-operator-crd of
 prometheus-operator/prometheus-operator at 6adcebc5076c (both of August 2026); Compose files in
-schema/compose-spec.json of compose-spec/compose-spec at 170098ba07d9 (June 2026).
+schema/compose-spec.json of compose-spec/compose-spec at 170098ba07d9 (June 2026); LeaderWorkerSet
+in api/leaderworkerset/v1/leaderworkerset_types.go of kubernetes-sigs/lws at 024af0845195, whose
+pod templates are Kubernetes' own.
 """
 
 from __future__ import annotations
@@ -72,6 +74,36 @@ CRDS = {
         ),
     ),
 }
+
+COUNT = {"type": "integer", "minimum": 0}
+_POD = {"type": "object", "required": ["metadata", "spec"]}
+CRDS["LeaderWorkerSet"] = strict(
+    ("apiVersion", "kind", "metadata", "spec"),
+    apiVersion={"const": "leaderworkerset.x-k8s.io/v1"},
+    kind={"const": "LeaderWorkerSet"},
+    metadata=strict(("name",), name=TEXT, namespace=TEXT, labels=TEXTS, annotations=TEXTS),
+    spec=strict(
+        ("leaderWorkerTemplate",),
+        replicas=COUNT,
+        startupPolicy={"enum": ["LeaderCreated", "LeaderReady"]},
+        rolloutStrategy=strict(
+            ("type",),
+            type={"enum": ["RollingUpdate"]},
+            rollingUpdateConfiguration=strict(
+                (), partition=COUNT, maxUnavailable=COUNT, maxSurge=COUNT
+            ),
+        ),
+        leaderWorkerTemplate=strict(
+            ("workerTemplate",),
+            size={"type": "integer", "minimum": 1},
+            restartPolicy={
+                "enum": ["RecreateGroupOnPodRestart", "RecreateGroupAfterStart", "None"]
+            },
+            leaderTemplate=_POD,
+            workerTemplate=_POD,
+        ),
+    ),
+)
 
 NUMBER = {"type": "integer", "minimum": 1}
 SIZE = {"type": "string", "pattern": "^[0-9]+[bkmg]$"}

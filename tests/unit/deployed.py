@@ -98,9 +98,26 @@ def check(made: dict[str, Any]) -> None:
 def _check(made: dict[str, Any]) -> None:
     if made["kind"] in CRDS:
         jsonschema.Draft202012Validator(CRDS[made["kind"]]).validate(made)
+        for template in _templates(made):
+            check(template)
         return
     for minor in MINORS:
         kubernetes_validate.validate(made, minor, strict=True)
+
+
+def _templates(made: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of the pods of a LeaderWorkerSet, as objects that Kubernetes has a schema of."""
+    pods = made["spec"].get("leaderWorkerTemplate", {})
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PodTemplate",
+            "metadata": {"name": "a"},
+            "template": pods[part],
+        }
+        for part in ("leaderTemplate", "workerTemplate")
+        if part in pods
+    ]
 
 
 def expanded(text: str, known: dict[str, str]) -> str:

@@ -506,6 +506,35 @@ def test_profiles_with_media_engines_are_spelt_as_the_plugin_does() -> None:
     assert wanted(mig="1G.10GB").resource == "nvidia.com/mig-1g.10gb"
 
 
+@pytest.mark.parametrize(
+    ("cell_id", "profile", "told"),
+    [
+        ("cuda13.0-vllm-h100", "1g.5gb", "NVIDIA H100 has no profile '1g.5gb'; did you mean"),
+        ("cuda13.0-vllm-h100", "1g.35gb", "NVIDIA H100 has no profile '1g.35gb'"),
+        ("cuda13.0-vllm", "3g.10gb", "of the GPUs that cuda13.0-vllm runs on none has a profile"),
+        ("cuda12.4-vllm-v100", "1g.10gb", "NVIDIA V100 is not divided by MIG; these are: a100"),
+        ("cuda13.0-vllm-l4", "1g.10gb", "NVIDIA L4 is not divided by MIG"),
+    ],
+)
+def test_a_profile_that_no_such_card_has(cell_id: str, profile: str, told: str) -> None:
+    with pytest.raises(UserError, match=re.escape(told)):
+        wanted(cell_id, mig=profile)
+
+
+@pytest.mark.parametrize(
+    ("cell_id", "profile"),
+    [
+        ("cuda13.0-vllm-h100", "1g.12gb"),  # of the 94 GB card
+        ("cuda13.0-vllm-a100", "1g.5gb"),
+        ("cuda13.0-vllm-rtxpro6000", "2g.48gb"),
+        ("cuda13.0-vllm-gh200", "1g.24gb"),  # of which nothing is known
+        ("cuda13.0-vllm", "1g.34gb"),
+    ],
+)
+def test_a_profile_that_some_such_card_has(cell_id: str, profile: str) -> None:
+    assert wanted(cell_id, mig=profile).mig == profile
+
+
 def test_a_hub_is_fetched_from_a_volume_is_not() -> None:
     assert wanted().startup == FETCHING
     assert wanted(model="pvc://a/b").startup == served.START_PERIOD

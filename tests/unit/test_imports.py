@@ -52,7 +52,7 @@ MAY: dict[str, set[str] | None] = {
     "build": None,
     "sizes": {"engines", "errors", "model"},
     "host": {"errors", "facts", "matrix", "model", "proc"},
-    "deploy": {"errors", "facts", "model", "plan"},
+    "deploy": {"errors", "facts", "host", "model", "plan"},
     "smoke": {"engines", "facts", "model", "errors", "proc", "project"},
     "cli": None,
     "runtime": set(),

@@ -16,6 +16,7 @@ import pytest
 
 from builder.runtime.slim import command, copies, drops, elf, frames, one, records, tree
 from tests.unit.elves import CUBIN, LTO, Library, container, entry
+from tests.unit.support import ROOT
 from tests.unit.test_slim_tree import NEW, OLD
 
 FOR_90 = one.Options((90,))
@@ -70,13 +71,14 @@ def test_twins_leave_and_neighbours_stay(site: Path) -> None:
     }
     # A folder that stays would be imported as a package without modules.
     assert not (site / "tokenspeed_triton").exists()
-    assert set(report["dropped"]) == {"cutlass-for-cuda-12", "tokenspeed-triton", "tests"}
-    assert report["total"]["dropped"]["tests"] == len("numpy/tests/test_all.py")
+    assert set(report["dropped"]) == {"cutlass-for-cuda-12", "tokenspeed-triton", "tests-of-numpy"}
+    assert report["total"]["dropped"]["tests-of-numpy"] == len("numpy/tests/test_all.py")
 
 
 def test_of_a_file_with_several_names_those_leave_that_a_rule_names(site: Path) -> None:
     tools = site / "torch/bin"
     tools.mkdir()
+    (site / "torch/__init__.py").touch()
     (tools / "protoc-3.13.0.0").write_bytes(b"#!")
     (tools / "protoc").hardlink_to(tools / "protoc-3.13.0.0")
     (site / "kept.py").hardlink_to(site / "numpy/tests/test_all.py")
@@ -85,7 +87,7 @@ def test_of_a_file_with_several_names_those_leave_that_a_rule_names(site: Path) 
     assert report["total"]["dropped"]["protobuf-compiler"] == len(b"#!")
     assert (site / "kept.py").is_file()
     assert not (site / "numpy/tests").exists()
-    assert report["total"]["dropped"]["tests"] == 0
+    assert report["total"]["dropped"]["tests-of-numpy"] == 0
 
 
 def test_a_rule_holds_for_its_gpus_only(site: Path) -> None:
@@ -103,7 +105,7 @@ def test_a_rule_holds_only_where_the_other_twin_is(site: Path) -> None:
 def test_all_files_can_be_kept_and_a_dry_run_keeps_them(site: Path) -> None:
     before = left(site)
     assert tree.slim(str(site), FOR_90, files=False)["dropped"] == {}
-    assert tree.slim(str(site), FOR_90, dry=True)["total"]["dropped"]["tests"]
+    assert tree.slim(str(site), FOR_90, dry=True)["total"]["dropped"]["tests-of-numpy"]
     assert left(site) == before
 
 
@@ -115,8 +117,8 @@ def test_a_file_that_is_named_itself_stays(site: Path) -> None:
 def test_the_folder_that_is_slimmed_stays_however_it_is_spelled(site: Path) -> None:
     (site / "tokenspeed_triton/__init__.py").unlink()
     tests = site.parent / "own/site-packages"
-    (tests / "sympy/core/tests").mkdir(parents=True)
-    (tests / "sympy/core/tests/test_all.py").touch()
+    (tests / "nvidia/cu13/lib").mkdir(parents=True)
+    (tests / "nvidia/cu13/lib/libnvrtc.alt.so.13").touch()
     tree.slim(f"{tests}/", FOR_90)
     assert tests.is_dir()
     assert not list(tests.iterdir())
@@ -131,7 +133,7 @@ def test_what_was_there_before_the_step_stays(site: Path) -> None:
 
 def test_rules_are_asked_for_their_checks(site: Path) -> None:
     names = {rule.name for rule in drops.Places(str(site.parents[2]), (90,)).installed()}
-    assert {"cutlass-for-cuda-12", "tokenspeed-triton", "tests"} <= names
+    assert {"cutlass-for-cuda-12", "tokenspeed-triton", "tests-of-numpy"} <= names
     assert "video-sources" not in names
 
 
@@ -422,7 +424,7 @@ def test_files_that_no_package_brought_stay_and_stay_apart(site: Path) -> None:
     (work / "z3/lib").mkdir(parents=True)
     (work / "z3/lib/libz3.so").touch()
     report = tree.slim(str(work), FOR_90)
-    assert report["total"]["dropped"]["tests"] == len("numpy/tests/test_all.py")
+    assert report["total"]["dropped"]["tests-of-numpy"] == len("numpy/tests/test_all.py")
     for name in ("numpy/tests/own.py", "bin/z3", "venv/numpy/tests/own.py", "venv/data/b.bin"):
         assert (work / name).stat().st_nlink == 1
     assert report["total"]["linked"] == 0
@@ -432,8 +434,9 @@ def test_rules_hold_below_a_target_and_within_a_package(site: Path, target: Path
     for place in (target, site):
         (place / "sympy/core/tests").mkdir(parents=True)
         (place / "sympy/core/tests/test_all.py").touch()
+        (place / "sympy/__init__.py").touch()
     tree.slim(str(target), FOR_90)
-    assert not (target / "sympy").exists()
+    assert not (target / "sympy/core").exists()
     tree.slim(str(site / "sympy"), FOR_90)
     assert not (site / "sympy/core").exists()
 
@@ -448,3 +451,32 @@ def test_copies_with_other_attributes_stay_apart(
     monkeypatch.setattr(os, "getxattr", lambda *_, **__: b"1")
     assert copies.link(copies.File([str(name)], copies.LEAST, 0) for name in names) == 0
     assert names[0].stat().st_nlink == 1
+
+
+# A module, or a folder of `where`, and the distribution that brings it where it is not its name.
+BROUGHT_BY = {
+    "cutlass": "nvidia-cutlass-dsl",
+    "nccl": "nccl4py",
+    "nvidia_cutlass_dsl": "nvidia-cutlass-dsl",
+    "PyNvVideoCodec": "pynvvideocodec",
+    "tokenspeed_mla": "tokenspeed-mla",
+    "z3": "z3-solver",
+}
+CLOSURES = sorted(folder for folder in (ROOT / "images/locks").glob("*-cu1*") if folder.is_dir())
+
+
+def _brings(closure: Path) -> set[str]:
+    text = "".join(file.read_text() for file in closure.glob("*.txt"))
+    return set(re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("closure", CLOSURES, ids=lambda folder: str(folder.name))
+def test_what_a_rule_imports_is_there_wherever_it_holds(closure: Path) -> None:
+    """Else smoke fails for a module that the image never had."""
+    there = _brings(closure)
+    assert "torch" in there
+    for rule in drops.rules():
+        needs = {place.partition("/")[0] for place in rule.where} - {"nvidia"}
+        if all(BROUGHT_BY.get(name, name) in there for name in needs):
+            modules = {name.partition(".")[0] for name in rule.check[len("import ") :].split(", ")}
+            assert {BROUGHT_BY.get(name, name) for name in modules} <= there, rule.name

@@ -68,6 +68,7 @@ class Table(Fact):
 
     as_of: datetime.date
     families: dict[Name, tuple[Name, ...]]
+    others: dict[Name, tuple[ProfileName, ...]]  # GPUs of matrix.yaml -> names alone, (): unknown
     cards: dict[Name, Card]
     fit: Fit
 
