@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from builder import deploy, matrix, render
-from builder.cli import deploy_options as shared
-from builder.cli import deploy_tpu, options
+from builder.cli import deploy_options, deploy_ray, deploy_tpu, options
 from builder.errors import DriftError, UserError, nearest
 
 
@@ -42,8 +41,8 @@ def command() -> None:
     metavar="MODEL",
     help="ORG/NAME on a hub, or pvc://CLAIM[/FOLDER] for a volume that has it.",
 )
-@shared.image
-@shared.registry
+@deploy_options.IMAGE
+@deploy_options.REGISTRY
 @click.option("--name", metavar="NAME", help="Of all objects. Default: the framework's.")
 @click.option("-n", "--namespace", metavar="NAME", help="Of all objects. Default: none is named.")
 @click.option("--replicas", type=int, metavar="N", help="Default: 1.")
@@ -58,67 +57,32 @@ def command() -> None:
 @click.option(
     "--target", type=int, default=5, show_default=True, help="Load of a replica to scale by."
 )
-@click.option("--gpus", type=int, metavar="N", help="Of one replica. Default: 1.")
-@click.option("--mig", metavar="PROFILE", help="A MIG instance in place of a GPU, as 1g.10gb.")
-@click.option(
-    "--gpu-product",
-    "gpu_products",
-    multiple=True,
-    metavar="NAME",
-    help="Only nodes with the label nvidia.com/gpu.product=NAME; may be repeated.",
-)
-@click.option(
-    "--gpu-labels/--no-gpu-labels",
-    default=True,
-    help="Whether nodes have the labels of GPU feature discovery. Default: they do.",
-)
-@click.option(
-    "--node-label",
-    "node_labels",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Only nodes with that label; may be repeated.",
-)
+@deploy_options.GPUS
+@deploy_options.MIG
+@deploy_options.GPU_PRODUCTS
+@deploy_options.GPU_LABELS
+@deploy_options.NODE_LABELS
 @click.option("--cpus", metavar="N", help="Whole CPUs. Default: 4, and 2 a GPU; 8 without one.")
 @click.option("--memory", metavar="SIZE", help="Default: 16Gi, and 16Gi a GPU.")
-@shared.shm
-@click.option("--hugepages", metavar="2Mi=SIZE", help="Huge pages at /dev/hugepages.")
-@click.option("--cache-size", metavar="SIZE", default="100Gi", show_default=True)
-@click.option("--cache-claim", metavar="CLAIM", help="A volume that is there, for all replicas.")
+@deploy_options.SHM
+@deploy_options.HUGEPAGES
+@deploy_options.CACHE_SIZE
+@deploy_options.CACHE_CLAIM
 @click.option("--cache-per-replica", is_flag=True, help="A volume for each replica: a StatefulSet.")
 @click.option("--storage-class", metavar="NAME", help="Of each replica's volume.")
-@shared.env
-@click.option(
-    "--secret-env",
-    multiple=True,
-    metavar="NAME=SECRET/KEY",
-    help="A variable out of a Secret; may be repeated.",
-)
-@click.option("--hf-token-secret", "hf_token", metavar="SECRET[/KEY]", help="With the hub's token.")
-@click.option(
-    "--pull-secret", "pull_secrets", multiple=True, metavar="SECRET", help="A registry's."
-)
-@click.option("--runtime-class", metavar="NAME", help="Where NVIDIA's runtime is not the default.")
-@click.option("--priority-class", metavar="NAME", help="Who gives way to whom.")
-@click.option("--any-uid", is_flag=True, help="Let the cluster choose the user, as OpenShift does.")
+@deploy_options.ENV
+@deploy_options.SECRET_ENV
+@deploy_options.HF_TOKEN
+@deploy_options.PULL_SECRETS
+@deploy_options.RUNTIME_CLASS
+@deploy_options.PRIORITY_CLASS
+@deploy_options.ANY_UID
 @click.option(
     "--startup", metavar="TIME", help="For a start, as 45m. Default: 10m, from a hub 30m."
 )
-@click.option(
-    "--drain",
-    metavar="TIME",
-    default="30s",
-    show_default=True,
-    help="For what still runs when a pod is to stop.",
-)
-@click.option(
-    "--network-policy/--no-network-policy",
-    default=True,
-    help="Let only pods of the same namespace ask. Default: on.",
-)
-@click.option(
-    "--allow-from", multiple=True, metavar="NAMESPACE", help="Let its pods ask, too; repeatable."
-)
+@deploy_options.DRAIN
+@deploy_options.NETWORK_POLICY
+@deploy_options.ALLOW_FROM
 @click.option("--monitor", is_flag=True, help="A ServiceMonitor for the Prometheus Operator.")
 @click.option("--monitor-label", "monitor_labels", multiple=True, metavar="KEY=VALUE")
 @click.option("--gateway", metavar="[NAMESPACE/]NAME", help="An HTTPRoute of that Gateway.")
@@ -155,7 +119,7 @@ def k8s(
     _, loaded = options.open_matrix(file)
     cell = matrix.cell(loaded, cell_id)
     served = deploy.of(cell)
-    values = deploy.values(served, image=shared.reference(cell, image, registry), **wishes)
+    values = deploy.values(served, image=deploy_options.reference(cell, image, registry), **wishes)
     wanted = deploy.Format(form)
     if output is None:
         if wanted is not deploy.Format.YAML or check:
@@ -163,7 +127,7 @@ def k8s(
             raise UserError(f"{what} needs a folder", hint="name one with --output")
         click.echo(deploy.stream(served, values), nl=False)
         return
-    folders = shared.folders(deploy.files(served, values, wanted))
+    folders = deploy_options.folders(deploy.files(served, values, wanted))
     if check:
         if diff := render.check(output, folders, orphans=False):
             raise DriftError(f"{output} is not what would be written", diff=diff)
@@ -179,8 +143,8 @@ def k8s(
 @click.option(
     "--model", required=True, metavar="MODEL", help="ORG/NAME on a hub, or a folder of the host."
 )
-@shared.image
-@shared.registry
+@deploy_options.IMAGE
+@deploy_options.REGISTRY
 @click.option("--name", metavar="NAME", help="Of the project. Default: the framework's.")
 @click.option("--gpus", type=int, metavar="N", help="Default: 1.")
 @click.option(
@@ -192,10 +156,10 @@ def k8s(
 )
 @click.option("--cpus", metavar="N", help="At most. Default: all.")
 @click.option("--memory", metavar="SIZE", help="At most. Default: all.")
-@shared.shm
+@deploy_options.SHM
 @click.option("--listen", metavar="ADDRESS", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, metavar="N", help="Of the host. Default: the server's.")
-@shared.env
+@deploy_options.ENV
 @click.option(
     "--pass-env",
     "passed",
@@ -225,14 +189,12 @@ def compose(
     _, loaded = options.open_matrix(file)
     cell = matrix.cell(loaded, cell_id)
     served = deploy.of(cell)
-    stack = deploy.stack(served, image=shared.reference(cell, image, registry), **wishes)
+    stack = deploy.stack(served, image=deploy_options.reference(cell, image, registry), **wishes)
     text = deploy.compose(served, stack)
-    if output is None:
-        click.echo(text, nl=False)
-        return
-    for changed in render.write(output.parent, [render.RenderedImage(".", {output.name: text})]):
-        click.echo(changed)
+    deploy_options.hand_over(text, output)
 
 
+command.add_command(deploy_ray.ray)
+command.add_command(deploy_ray.kuberay)
 command.add_command(deploy_tpu.tpu_vm)
 command.add_command(deploy_tpu.gke_tpu)

@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from builder import deploy, matrix, render
-from builder.cli import deploy_options as shared
-from builder.cli import options
+from builder.cli import deploy_options, options
 from builder.deploy.tpu import outputs, slices
 from builder.deploy.tpu import pool as pools
 from builder.deploy.tpu import vm as vms
@@ -34,8 +33,8 @@ _ARGUMENTS = click.argument(
 @click.option(
     "--model", required=True, metavar="MODEL", help="ORG/NAME on a hub, or a folder of each VM."
 )
-@shared.image
-@shared.registry
+@deploy_options.IMAGE
+@deploy_options.REGISTRY
 @click.option("--name", metavar="NAME", help="Of VMs and container. Default: the framework's.")
 @click.option("--runtime-version", "runtime", metavar="VERSION", help="Default: the generation's.")
 @click.option(
@@ -49,9 +48,9 @@ _ARGUMENTS = click.argument(
 @click.option(
     "--hf-token-secret", "hf_token", metavar="SECRET", help="Of Secret Manager: the hub's token."
 )
-@shared.shm
+@deploy_options.SHM
 @click.option("--listen", metavar="ADDRESS", default="127.0.0.1", show_default=True)
-@shared.env
+@deploy_options.ENV
 @options.as_json
 @click.option(
     "-o",
@@ -77,16 +76,12 @@ def tpu_vm(
     _, loaded = options.open_matrix(file)
     cell = matrix.cell(loaded, cell_id)
     served = deploy.of_tpu(cell)
-    wanted = vms.vm(served, image=shared.reference(cell, image, registry), **wishes)
+    wanted = vms.vm(served, image=deploy_options.reference(cell, image, registry), **wishes)
     if as_json:
         text = json.dumps(outputs.data_of_vm(served, wanted), indent=2) + "\n"
     else:
         text = outputs.script(served, wanted)
-    if output is None:
-        click.echo(text, nl=False)
-        return
-    for changed in render.write(output.parent, [render.RenderedImage(".", {output.name: text})]):
-        click.echo(changed)
+    deploy_options.hand_over(text, output)
 
 
 @click.command("gke-tpu")
@@ -111,45 +106,32 @@ def tpu_vm(
     metavar="MODEL",
     help="ORG/NAME on a hub, or pvc://CLAIM[/FOLDER] for a volume that has it.",
 )
-@shared.image
-@shared.registry
+@deploy_options.IMAGE
+@deploy_options.REGISTRY
 @click.option("--name", metavar="NAME", help="Of all objects. Default: the framework's.")
 @click.option("-n", "--namespace", metavar="NAME", help="Of all objects. Default: none is named.")
 @click.option("--replicas", type=int, metavar="N", help="Slices. Default: 1.")
 @_SPOT
 @click.option("--cpus", metavar="N", help="Of each host. Default: none are asked for.")
 @click.option("--memory", metavar="SIZE", help="Of each host. Default: none is asked for.")
-@shared.shm
-@click.option("--cache-size", metavar="SIZE", default="100Gi", show_default=True)
+@deploy_options.SHM
+@deploy_options.CACHE_SIZE
 @click.option("--cache-claim", metavar="CLAIM", help="A volume that is there, for all pods.")
 @click.option("--cache-per-replica", is_flag=True, help="A volume for each replica: a StatefulSet.")
 @click.option("--storage-class", metavar="NAME", help="Of each replica's volume.")
-@shared.env
-@click.option(
-    "--secret-env",
-    multiple=True,
-    metavar="NAME=SECRET/KEY",
-    help="A variable out of a Secret; may be repeated.",
-)
-@click.option("--hf-token-secret", "hf_token", metavar="SECRET[/KEY]", help="With the hub's token.")
-@click.option(
-    "--pull-secret", "pull_secrets", multiple=True, metavar="SECRET", help="A registry's."
-)
-@click.option("--priority-class", metavar="NAME", help="Who gives way to whom.")
+@deploy_options.ENV
+@deploy_options.SECRET_ENV
+@deploy_options.HF_TOKEN
+@deploy_options.PULL_SECRETS
+@deploy_options.PRIORITY_CLASS
 @click.option("--any-uid", is_flag=True, help="Name no user in the security context.")
 @click.option("--root", is_flag=True, help="Be uid 0, where a node's TPUs are root's alone.")
 @click.option(
     "--startup", metavar="TIME", help="For a start, as 45m. Default: 10m, from a hub 30m."
 )
 @click.option("--drain", metavar="TIME", default="30s", show_default=True)
-@click.option(
-    "--network-policy/--no-network-policy",
-    default=True,
-    help="Let only pods of the same namespace ask. Default: on.",
-)
-@click.option(
-    "--allow-from", multiple=True, metavar="NAMESPACE", help="Let its pods ask, too; repeatable."
-)
+@deploy_options.NETWORK_POLICY
+@deploy_options.ALLOW_FROM
 @click.option("--monitor", is_flag=True, help="A ServiceMonitor for the Prometheus Operator.")
 @click.option("--cluster", metavar="NAME", help="Of GKE: also write what creates its node pools.")
 @click.option("--project", metavar="PROJECT", help="The cluster's.")
@@ -193,7 +175,7 @@ def gke_tpu(
     served = deploy.of_tpu(cell)
     values = deploy.values(
         served,
-        image=shared.reference(cell, image, registry),
+        image=deploy_options.reference(cell, image, registry),
         tpus=slices.by_topology(accelerator, topology, machine_type),
         **wishes,
     )
@@ -213,7 +195,7 @@ def gke_tpu(
             raise UserError("--check needs a folder", hint="name one with --output")
         click.echo(outputs.stream(served, values), nl=False)
         return
-    folders = shared.folders(outputs.files(served, values, pool))
+    folders = deploy_options.folders(outputs.files(served, values, pool))
     if check:
         if diff := render.check(output, folders, orphans=False):
             raise DriftError(f"{output} is not what would be written", diff=diff)

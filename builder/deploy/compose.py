@@ -89,12 +89,12 @@ def stack(
     )
 
 
-def host_folder(text: str) -> str:
+def host_folder(text: str, option: str = "--model") -> str:
     """A folder of a host that can be mounted; raises UserError."""
     if _FOLDER.match(text) and ".." not in text.split("/"):
         return text.rstrip("/")
     hint = "an absolute path, without a colon" if text.startswith("/") else "an absolute path"
-    raise UserError(f"--model: {quoted(text)} is no folder that can be mounted", hint=hint)
+    raise UserError(f"{option}: {quoted(text)} is no folder that can be mounted", hint=hint)
 
 
 def address(text: str, option: str = "--listen") -> str:

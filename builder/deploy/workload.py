@@ -8,7 +8,6 @@ from builder.deploy import placement
 from builder.deploy.served import INTERVAL, RETRIES, TIMEOUT, Served
 from builder.deploy.tpu import hosts
 from builder.deploy.values import MODELS, PULL, Secret, Values
-from builder.facts import Accelerator
 
 Object = dict[str, Any]
 
@@ -118,7 +117,7 @@ def template(served: Served, values: Values) -> Object:
         "automountServiceAccountToken": False,
         # A Service called vllm would set VLLM_PORT=tcp://..., which vLLM refuses.
         "enableServiceLinks": False,
-        "securityContext": _pod_security(served, values),
+        "securityContext": pod_security(served, values),
         "terminationGracePeriodSeconds": values.drain + AFTER_DRAIN,
     }
     if values.runtime_class:
@@ -134,11 +133,12 @@ def template(served: Served, values: Values) -> Object:
         spec["tolerations"] = tolerations
     spec["topologySpreadConstraints"] = placement.spread(selector(served, values))
     spec["containers"] = [_container(served, values)]
-    spec["volumes"] = _volumes(values)
+    spec["volumes"] = volumes(values)
     return {"metadata": {"labels": _of_pods(served, values)}, "spec": spec}
 
 
-def _pod_security(served: Served, values: Values) -> Object:
+def pod_security(served: Served, values: Values) -> Object:
+    """A pod's security context: the image's user, or whom the cluster chooses."""
     ids: Object = {}
     seccomp = {"seccompProfile": {"type": "RuntimeDefault"}}
     if values.root:
@@ -151,26 +151,21 @@ def _pod_security(served: Served, values: Values) -> Object:
 
 
 def _container(served: Served, values: Values) -> Object:
-    resources = _resources(served, values)
+    amounts = resources(values)
     return {
         "name": CONTAINER,
         "image": values.image,
         "imagePullPolicy": "IfNotPresent",
         "args": [literal(argument) for argument in arguments(served, values)],
-        "env": _env(values),
+        "env": environment(values),
         "ports": [{"name": PORT, "containerPort": served.port, "protocol": "TCP"}],
         # Equal, and whole CPUs: the QoS class Guaranteed, to which the static policies give theirs.
-        "resources": {"limits": resources, "requests": dict(resources)},
+        "resources": {"limits": amounts, "requests": dict(amounts)},
         **_probes(served, values),
         # Endpoints are forgotten while it sleeps, and what runs is answered.
         "lifecycle": {"preStop": {"sleep": {"seconds": values.drain}}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            # VFIO locks memory, which uid 0 may with this.
-            "capabilities": {"drop": ["ALL"], **({"add": ["IPC_LOCK"]} if values.root else {})},
-        },
-        "volumeMounts": _mounts(served, values),
+        "securityContext": confined(values),
+        "volumeMounts": mounts(served, values),
     }
 
 
@@ -213,7 +208,8 @@ def literal(text: str) -> str:
     return text.replace("$", "$$")
 
 
-def _env(values: Values) -> list[Object]:
+def environment(values: Values) -> list[Object]:
+    """The user's variables, and those of imgbuild that he has not set."""
     own = {"IMGBUILD_CACHE": CACHE}
     if values.model.claim:  # nothing is to be fetched, nor asked for
         own["HF_HUB_OFFLINE"] = "1"
@@ -225,23 +221,35 @@ def _env(values: Values) -> list[Object]:
         {"name": name, "value": value} for name, value in own.items() if name not in users
     ]
     if values.hf_token:
-        made.append(_from_secret("HF_TOKEN", values.hf_token))
-    made += [_from_secret(name, secret) for name, secret in values.secret_env]
+        made.append(from_secret("HF_TOKEN", values.hf_token))
+    made += [from_secret(name, secret) for name, secret in values.secret_env]
     made += [{"name": name, "value": literal(value)} for name, value in values.env]
     return made
 
 
-def _from_secret(name: str, secret: Secret) -> Object:
+def from_secret(name: str, secret: Secret) -> Object:
+    """A variable out of a Secret."""
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret.key}}}
 
 
-def _resources(served: Served, values: Values) -> Object:
+def confined(values: Values) -> Object:
+    """A container's security context: Pod Security's profile `restricted`, and a read-only root."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        # Beyond that profile: VFIO locks memory, which uid 0 may with this.
+        "capabilities": {"drop": ["ALL"], **({"add": ["IPC_LOCK"]} if values.root else {})},
+    }
+
+
+def resources(values: Values) -> Object:
+    """Of a container, which has as much as it asks for."""
     made: Object = {}
     if values.cpus:
         made["cpu"] = values.cpus
     if values.memory:
         made["memory"] = values.memory
-    if served.accelerator is Accelerator.CUDA:
+    if values.gpus:
         made[values.resource] = values.gpus
     if values.tpus:  # all of a host's: GKE hands out no part of them
         made[values.resource] = values.tpus.machine.chips
@@ -276,7 +284,8 @@ def _probes(served: Served, values: Values) -> Object:
     }
 
 
-def _mounts(served: Served, values: Values) -> list[Object]:
+def mounts(served: Served, values: Values) -> list[Object]:
+    """All that a start writes, and what it reads."""
     made: list[Object] = [
         {"name": "cache", "mountPath": CACHE},
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
@@ -290,7 +299,8 @@ def _mounts(served: Served, values: Values) -> list[Object]:
     return made
 
 
-def _volumes(values: Values) -> list[Object]:
+def volumes(values: Values) -> list[Object]:
+    """What `mounts` mounts."""
     made: list[Object] = []
     if values.cache.claim:
         made.append({"name": "cache", "persistentVolumeClaim": {"claimName": values.cache.claim}})

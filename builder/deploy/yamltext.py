@@ -30,6 +30,20 @@ class Node(Protocol):
         """Its lines in a list."""
 
 
+class Block(str):
+    """A text of several lines, which is written as such; its lines end without blanks."""
+
+    __slots__ = ()
+
+    def entry(self, key: str) -> list[str]:
+        """Its lines below a key, at no indentation."""
+        return [f"{key}: |", *(f"  {line}" for line in self.splitlines())]
+
+    def item(self) -> list[str]:
+        """Its lines in a list."""
+        return ["- |", *(f"  {line}" for line in self.splitlines())]
+
+
 def quoted(text: str) -> str:
     """A text as a YAML scalar of one line."""
     if _BARE.match(text) and text.lower() not in _WORDS:

@@ -2,6 +2,9 @@
 
 vLLM's CPU build refuses Ray as executor, so Serve hosts whole engines, one a replica. On GPUs a
 model that needs several is vLLM's own to spread: `vllm serve` takes over then.
+
+`application` is the same for `serve deploy servers.on_ray:application` and for KubeRay, which keep
+an application without a process of ours.
 """
 
 from __future__ import annotations
@@ -9,8 +12,10 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import logging
+import math
 import os
 import re
+import shlex
 import signal
 import sys
 import uuid
@@ -125,8 +130,7 @@ def _become(command: list[str]) -> None:
 
 def _serve(options: argparse.Namespace, engine: list[str]) -> None:
     launch.folder(options.model)
-    names = launch.names(options)
-    num_gpus = 0 if cpu_build() else 1
+    names = ", ".join(launch.names(options))
 
     import ray  # slow, and only in its image
     from ray import serve
@@ -139,20 +143,10 @@ def _serve(options: argparse.Namespace, engine: list[str]) -> None:
         _start(ray)
     for number, handler in ours.items():
         signal.signal(number, handler)  # Ray's exits with the signal's number
-    deployment = serve.deployment(
-        serve.ingress(app)(Replica),
-        name="vllm",
-        num_replicas=options.replicas,
-        ray_actor_options={"num_gpus": num_gpus},
-        # vLLM batches; the queue in front of it is its own.
-        max_ongoing_requests=1000,
-        graceful_shutdown_timeout_s=launch.GRACE,
-        graceful_shutdown_wait_loop_s=0.5,
-    )
     try:
         serve.start(http_options={"host": options.host, "port": options.port})
-        serve.run(deployment.bind(engine, names), name=_APP, route_prefix="/")
-        _LOG.warning("serving %s on http://%s:%d", ", ".join(names), options.host, options.port)
+        serve.run(_bound(options, engine), name=_APP, route_prefix="/")
+        _LOG.warning("serving %s on http://%s:%d", names, options.host, options.port)
         while True:
             signal.pause()
     except RuntimeError as error:
@@ -163,6 +157,50 @@ def _serve(options: argparse.Namespace, engine: list[str]) -> None:
         else:
             serve.shutdown()
         ray.shutdown()
+
+
+def application(args: dict[str, Any]) -> Any:
+    """Serve's application of `arguments`: those of `run`, as a list or as one text for a shell.
+
+    Where to listen is said to Serve. A replica's GPUs are of one node; a model that needs several
+    nodes is `vllm serve`'s. Raises ServerError, which `serve status` then shows.
+    """
+    given = args.get("arguments", [])
+    try:
+        options, engine = parse(shlex.split(given) if isinstance(given, str) else given)
+    except SystemExit as error:  # argparse has said why, on this task's stderr
+        raise ServerError(f"wrong options: {given}") from error
+    if _parallel(options).get("--data-parallel-size", 1) != 1:
+        raise ServerError("--data-parallel-size: copies of an engine are --replicas here")
+    if spread(options):
+        if cpu_build():
+            raise ServerError("vLLM's CPU build cannot spread a model over Ray; use --replicas")
+        if vars(options)[_EXECUTOR] is None:
+            engine += [_EXECUTOR, "mp"]  # in the replica, whose GPUs are its own
+    launch.folder(options.model)
+    return _bound(options, engine)
+
+
+def gpus(options: argparse.Namespace) -> int:
+    """Of one engine."""
+    return 0 if cpu_build() else math.prod(_parallel(options).values())
+
+
+def _bound(options: argparse.Namespace, engine: list[str]) -> Any:
+    """The deployment with what its replicas are made of."""
+    from ray import serve
+
+    deployment = serve.deployment(
+        serve.ingress(app)(Replica),
+        name="vllm",
+        num_replicas=options.replicas,
+        ray_actor_options={"num_gpus": gpus(options)},
+        # vLLM batches; the queue in front of it is its own.
+        max_ongoing_requests=1000,
+        graceful_shutdown_timeout_s=launch.GRACE,
+        graceful_shutdown_wait_loop_s=0.5,
+    )
+    return deployment.bind(engine, launch.names(options))
 
 
 def _start(ray: Any) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import re
 
-
 # What a host puts into a container is no part of the image.
 _NOT_OURS = {"dev", "proc", "run", "sys", "tmp"}
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -464,3 +466,75 @@ def test_a_broken_chat_template_is_told_at_the_start(folder: Path) -> None:
     write(folder, "tokenizer_config.json", chat_template="{% for %}")
     with pytest.raises(ServerError, match="the model's chat template"):
         tokenizer.FolderTokenizer(folder)
+
+
+class _Serve:
+    """`ray.serve`, which keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+        self.bound: tuple[Any, ...] = ()
+
+    def ingress(self, _app: object) -> Callable[[type], type]:
+        return lambda cls: cls
+
+    def deployment(self, _cls: type, **options: Any) -> _Serve:
+        self.options = options
+        return self
+
+    def bind(self, *arguments: Any) -> _Serve:
+        self.bound = arguments
+        return self
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> _Serve:
+    made = _Serve()
+    module = types.ModuleType("ray")
+    module.serve = made  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", module)
+    return made
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_serves_application_has_the_same_options(
+    serve: _Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, as_text: bool
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _name: "0.32.0")
+    model = tmp_path / "a model"
+    model.mkdir()
+    given = ["--model", str(model), "--replicas", "3", "-tp", "4", "--served-model-name", "it's"]
+    made = on_ray.application({"arguments": shlex.join(given) if as_text else given})
+    assert made is serve
+    assert serve.options["num_replicas"] == 3
+    assert serve.options["ray_actor_options"] == {"num_gpus": 4}
+    engine, names = serve.bound
+    assert names == ["it's"]
+    assert "--tensor-parallel-size 4 --distributed-executor-backend mp" in " ".join(engine)
+
+
+def test_an_applications_engine_is_on_one_device_by_default(
+    serve: _Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, gpus in (("0.32.0", 1), ("0.32.0+cpu", 0)):
+        monkeypatch.setattr("importlib.metadata.version", lambda _name, v=version: v)
+        on_ray.application({"arguments": ["--model", str(tmp_path)]})
+        assert serve.options["ray_actor_options"] == {"num_gpus": gpus}
+        assert "--distributed-executor-backend" not in serve.bound[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "version", "told"),
+    [
+        ("-tp 2", "0.32.0+cpu", "use --replicas"),
+        ("-dp 2", "0.32.0", "copies of an engine are --replicas here"),
+        ("--replicas x", "0.32.0", "wrong options"),
+        ("", "0.32.0", "no such folder"),
+    ],
+)
+def test_an_application_says_what_is_wrong(
+    more: str, version: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _name: version)
+    with pytest.raises(ServerError, match=told):
+        on_ray.application({"arguments": f"--model /nowhere {more}"})

@@ -102,7 +102,9 @@ def test_two_per_cent_over_are_allowed(
 def test_more_is_refused_in_one_line_with_what_grew(recorded: Sizes | None, hint: str) -> None:
     with pytest.raises(BuildError) as error:
         sizes.check("cpu-x", NEW, 880, recorded)
-    assert str(error.value) == (f"cpu-x: 900 MB compressed, 2.3 % over its budget of 880 MB; {hint}")
+    assert str(error.value) == (
+        f"cpu-x: 900 MB compressed, 2.3 % over its budget of 880 MB; {hint}"
+    )
     assert error.value.exit_code == 1
 
 

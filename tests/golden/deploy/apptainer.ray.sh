@@ -1,0 +1,73 @@
+#!/bin/sh
+# cuda12.8-ray: Ray with vLLM 2.55.1, 2 engines behind Ray Serve, one a host.
+# Made by `imgbuild deploy ray`; docs/ray.md says why. Run `sh FILE PART` in this order:
+#   token head worker-1 status server
+# Nodes and `vllm serve` stay in the foreground: start them under what watches them.
+# The model is in the same folder on all hosts.
+#
+# Ports, none of them for the internet:
+#   6379         head        GCS                      asked by all nodes
+#   8265         head        dashboard, jobs          asked by this host
+#   10001        head        Ray Client               asked by nobody
+#   44217, 44227 head        metrics of the head      asked by Prometheus
+#   6380         every node  node manager             asked by all nodes
+#   6381         every node  object manager           asked by all nodes
+#   6382         every node  runtime environments     asked by all nodes
+#   6383         every node  dashboard agent, gRPC    asked by all nodes
+#   52365        every node  dashboard agent, HTTP    asked by all nodes
+#   6384         every node  metrics                  asked by Prometheus
+#   11000-11999  every node  processes                asked by all nodes
+#   8000         every node  server                   asked by clients
+set -eu
+
+case "${1-}" in
+token)
+  # Once; then copy the folder to the same place on all hosts, closed as it is.
+  mkdir -p /etc/imgbuild-ray
+  chmod 0700 /etc/imgbuild-ray
+  test -s /etc/imgbuild-ray/token || od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n' > /etc/imgbuild-ray/token
+  chmod 0444 /etc/imgbuild-ray/token
+  ;;
+head)
+  env APPTAINERENV_RAY_AUTH_MODE=token APPTAINERENV_RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
+    APPTAINERENV_PYTHONPATH=/opt/imgbuild apptainer run --cleanenv --no-eval --no-home --nv \
+    --mount type=bind,source=/models/mine,destination=/model,ro \
+    --mount type=bind,source=/etc/imgbuild-ray/token,destination=/run/secrets/ray-token,ro \
+    /images/cuda12.8-ray.sif ray start --block --head --node-ip-address 10.0.0.1 --port 6379 \
+    --dashboard-host 127.0.0.1 --dashboard-port 8265 --ray-client-server-port 10001 --num-gpus 1 \
+    --object-store-memory 104857600 --node-manager-port 6380 --object-manager-port 6381 \
+    --runtime-env-agent-port 6382 --dashboard-agent-grpc-port 6383 \
+    --dashboard-agent-listen-port 52365 --metrics-export-port 6384 --min-worker-port 11000 \
+    --max-worker-port 11999
+  ;;
+worker-1)
+  env APPTAINERENV_RAY_AUTH_MODE=token APPTAINERENV_RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
+    APPTAINERENV_PYTHONPATH=/opt/imgbuild apptainer run --cleanenv --no-eval --no-home --nv \
+    --mount type=bind,source=/models/mine,destination=/model,ro \
+    --mount type=bind,source=/etc/imgbuild-ray/token,destination=/run/secrets/ray-token,ro \
+    /images/cuda12.8-ray.sif ray start --block --address 10.0.0.1:6379 --num-gpus 1 \
+    --object-store-memory 104857600 --node-manager-port 6380 --object-manager-port 6381 \
+    --runtime-env-agent-port 6382 --dashboard-agent-grpc-port 6383 \
+    --dashboard-agent-listen-port 52365 --metrics-export-port 6384 --min-worker-port 11000 \
+    --max-worker-port 11999
+  ;;
+status)
+  env APPTAINERENV_RAY_AUTH_MODE=token APPTAINERENV_RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
+    APPTAINERENV_PYTHONPATH=/opt/imgbuild apptainer exec --cleanenv --no-eval --no-home --nv \
+    --mount type=bind,source=/models/mine,destination=/model,ro \
+    --mount type=bind,source=/etc/imgbuild-ray/token,destination=/run/secrets/ray-token,ro \
+    /images/cuda12.8-ray.sif ray status --address auto
+  ;;
+server)
+  env APPTAINERENV_RAY_AUTH_MODE=token APPTAINERENV_RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
+    APPTAINERENV_PYTHONPATH=/opt/imgbuild apptainer exec --cleanenv --no-eval --no-home --nv \
+    --mount type=bind,source=/models/mine,destination=/model,ro \
+    --mount type=bind,source=/etc/imgbuild-ray/token,destination=/run/secrets/ray-token,ro \
+    /images/cuda12.8-ray.sif serve deploy --name imgbuild servers.on_ray:application \
+    'arguments=--model /model --replicas 2'
+  ;;
+*)
+  echo 'one of: token head worker-1 status server' >&2
+  exit 2
+  ;;
+esac
