@@ -99,7 +99,9 @@ def _staying(one: Container, options: Options, report: Report, *, links: bool) -
     for sm in missing:
         _count(report["uncovered"].setdefault(str(sm), {}), holding or "nothing", 1)
     if len(missing) == len(options.sms) and options.uncovered == KEEP:
-        return set(one.entries)
+        return {
+            entry for entry in one.entries if options.linked or entry.kind not in targets.LINKED
+        }
     return targets.kept(one, options.sms, links=links)
 
 
