@@ -8,13 +8,17 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from builder.inspect import trees
 from builder.runtime import __main__ as runtime
-from builder.runtime.slim import aside, command, one, tree
+from builder.runtime.slim import aside, command, mounts, one, tree
 from tests.unit.elves import CUBIN, Library, container, entry
 from tests.unit.test_slim_rewrite import large, slimmed
 
@@ -333,3 +337,68 @@ def test_a_file_that_changes_meanwhile_stays(
         tree.slim(str(file), one.Options((90,)))
     assert file.read_bytes() == OLD + b"more"
     assert [each.name for each in tmp_path.iterdir()] == ["lib.so"]
+
+
+class Entry:
+    """Of an overlay: what is no folder has another device than its folders."""
+
+    def __init__(self, real: os.DirEntry[str], apart: str) -> None:
+        self._real, self._apart = real, apart
+        self.name, self.path = real.name, real.path
+        self.is_dir, self.is_symlink = real.is_dir, real.is_symlink
+
+    def stat(self, *, follow_symlinks: bool = True) -> SimpleNamespace:
+        info = self._real.stat(follow_symlinks=follow_symlinks)
+        fields = {name: getattr(info, name) for name in dir(info) if name.startswith("st_")}
+        shift = (
+            1 if not self._real.is_dir(follow_symlinks=False) else 2 * (self.name == self._apart)
+        )
+        return SimpleNamespace(**{**fields, "st_dev": info.st_dev + shift})
+
+
+@pytest.fixture
+def overlay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An overlay with a folder and a file of other file systems."""
+    real = os.scandir
+
+    @contextmanager
+    def scandir(path: str) -> Iterator[Iterator[Entry]]:
+        with real(path) as entries:
+            yield (Entry(entry, "data set") for entry in entries)
+
+    (folder / "data set").mkdir()
+    (folder / "data set/libdata.so").write_bytes(OLD)
+    (folder / "mounted.so").write_bytes(OLD)
+    told = folder.parent / "mountinfo"
+    spelled = str(folder).replace(" ", "\\040")
+    told.write_text(
+        f"22 1 0:21 / / rw - overlay overlay rw\n"
+        f"23 22 0:22 / {spelled}/data\\040set rw,noatime shared:1 - ext4 /dev/sda rw\n"
+        f"24 22 0:22 /x {spelled}/mounted.so rw - ext4 /dev/sda rw\n"
+    )
+    monkeypatch.setattr(mounts, "_LIST", str(told))
+    monkeypatch.setattr(os, "scandir", scandir)
+    return folder
+
+
+def test_files_of_an_overlay_are_its_own_and_other_file_systems_are_told(overlay: Path) -> None:
+    report = tree.slim(str(overlay), FOR_90)
+    assert (overlay / "torch/lib/libtorch.so").read_bytes() == NEW
+    assert (overlay / "data set/libdata.so").read_bytes() == OLD
+    assert (overlay / "mounted.so").read_bytes() == OLD
+    apart = [str(overlay / "data set"), str(overlay / "mounted.so")]
+    assert report["not_entered"] == apart
+    told = [line for line in command.lines(report) if "not entered" in line]
+    assert told == [
+        f"  not entered: {name}: another file system is mounted there" for name in apart
+    ]
+
+
+def test_an_overlay_is_looked_into(overlay: Path) -> None:
+    files = {item.path for item in trees.of_folder(overlay) if item.disk}
+    assert files == {"torch/lib/libtorch.so", "torch/__init__.py", "empty.so", "objects.o"}
+
+
+def test_a_kernel_that_lists_no_mounts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts, "_LIST", str(folder / "no"))
+    assert tree.slim(str(folder), FOR_90)["total"]["changed"] == 1

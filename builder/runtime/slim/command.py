@@ -147,8 +147,7 @@ def lines(report: Dict[str, Any]) -> Iterator[str]:
         yield f"  {verb} dropped: {name}, {_mb(size)}: {whys[name]}"
     if total.get("linked"):
         yield f"  {verb} links to equal files: {_mb(total['linked'])}"
-    for name, why in report.get("left", {}).items():
-        yield f"  left as it is: {name}: {why}"
+    yield from _untouched(report)
     yield from _files(report["files"], verb)
     for name, why in report.get("records", {}).items():
         yield f"  no RECORD that we can read: {name}: {why}"
@@ -157,6 +156,13 @@ def lines(report: Dict[str, Any]) -> Iterator[str]:
         yield from (f"    {number} hold {names}" for names, number in _largest(counts))
     for why, number in total["strange"].items():
         yield f"  {number} containers stay as they are: {why}"
+
+
+def _untouched(report: Dict[str, Any]) -> Iterator[str]:
+    for name, why in report.get("left", {}).items():
+        yield f"  left as it is: {name}: {why}"
+    for name in report.get("not_entered", ()):
+        yield f"  not entered: {name}: another file system is mounted there"
 
 
 def _files(files: Sequence[Dict[str, Any]], verb: str) -> Iterator[str]:
