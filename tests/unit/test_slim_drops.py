@@ -334,6 +334,25 @@ def test_a_run_that_fails_leaves_records_true(
     assert found == {"made/a.so": told(NEW), "made/b.so": told(OLD)}
 
 
+@pytest.mark.parametrize("named", ["venv", "venv/lib/python3.11/site-packages/made", "venv/lib64"])
+def test_a_link_into_an_environment_is_the_environment(tmp_path: Path, named: str) -> None:
+    place = tmp_path / "venv/lib/python3.11/site-packages"
+    (place / "made-1.dist-info").mkdir(parents=True)
+    (place / "made").mkdir()
+    (place / "made/a.so").write_bytes(OLD)
+    (place / "sympy/core/tests").mkdir(parents=True)
+    (place / "sympy/core/tests/test_all.py").touch()
+    record = place / "made-1.dist-info/RECORD"
+    record.write_text(f"made/a.so,{','.join(told(OLD))}\n")
+    (tmp_path / "venv/lib64").symlink_to("lib")
+    link = tmp_path / "elsewhere"
+    link.symlink_to(named)
+    report = tree.slim(str(link), FOR_90)
+    assert report["path"] == str(link)
+    assert rows(record) == {"made/a.so": told(NEW)}
+    assert (place / "sympy").exists() is named.endswith("made")
+
+
 def test_the_next_run_mends_what_a_killed_one_left(site: Path) -> None:
     library = site / "torch/lib.so"
     library.write_bytes(NEW)

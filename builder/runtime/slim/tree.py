@@ -34,16 +34,17 @@ def slim(
     such GPU's host needs leave, and equal ones become one; RECORDs of installed packages then say
     what is there.
     """
-    with _locked(path, dry=dry) as alone:
-        work = run.Run(path, options, dry=dry, files=files)
+    root = os.path.realpath(path)  # as RECORDs and mounts are found by names of real folders
+    with _locked(root, dry=dry) as alone:
+        work = run.Run(root, options, dry=dry, files=files)
         try:
-            for first, others, links in inodes(path, since, alone, work.apart):
+            for first, others, links in inodes(root, since, alone, work.apart):
                 if work.slim([first, *others], links) and told:
                     told(work.seen, work.size)
             work.link()
         finally:  # also of a run that ends here: what it did is done
             work.mend()
-        return work.report()
+        return {**work.report(), "path": path}
 
 
 @contextlib.contextmanager
@@ -74,14 +75,14 @@ def inodes(
 ) -> Iterator[Tuple[str, List[str], int]]:
     """Each regular file as its first name, its other ones, and how many links it has in all.
 
-    `alone`: nobody else slims there, so that what a killed one left aside is removed. `apart` gets
-    what is of other file systems.
+    `path` is a real one. `alone`: nobody else slims there, so that what a killed one left aside is
+    removed. `apart` gets what is of other file systems.
     """
     info = os.stat(path)
     if not stat.S_ISDIR(info.st_mode):
         if not stat.S_ISREG(info.st_mode):
             raise OSError(0, "neither a file nor a folder", path)
-        yield os.path.realpath(path), [], info.st_nlink
+        yield path, [], info.st_nlink
         return
     linked: Dict[Tuple[int, int], List[str]] = {}
     counts: Dict[Tuple[int, int], int] = {}
