@@ -457,6 +457,31 @@ def test_rules_hold_below_a_target_and_within_a_package(site: Path, target: Path
     assert not (site / "sympy/core").exists()
 
 
+@pytest.mark.parametrize("written", ["a", "b", "b2"])
+def test_copies_of_which_one_changes_meanwhile_stay_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(bytes(copies.LEAST))
+    (tmp_path / "b2").hardlink_to(tmp_path / "b")
+    names = {name: str(tmp_path / name) for name in ("a", "b", "b2")}
+    real = copies._attributes
+
+    def meanwhile(name: str) -> Any:  # once its content is known
+        if name == names["b"]:
+            Path(names[written]).unlink()
+            Path(names[written]).write_bytes(b"mine".ljust(copies.LEAST))
+        return real(name)
+
+    monkeypatch.setattr(copies, "_attributes", meanwhile)
+    files = [copies.File([names["a"]], copies.LEAST, 0)]
+    files += [copies.File([names["b"], names["b2"]], copies.LEAST, 0)]
+    assert copies.link(files) == 0
+    assert Path(names[written]).read_bytes().startswith(b"mine")
+    others = {name for name in names if name != written}
+    assert {Path(names[name]).read_bytes() for name in others} == {bytes(copies.LEAST)}
+
+
 def test_copies_with_other_attributes_stay_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
