@@ -263,6 +263,15 @@ def test_frames_within_containers_are_theirs() -> None:
     assert not [name for name in report["removed"] if "zstd" in name]
 
 
+@needs_zstd
+def test_a_frame_that_spans_a_container_stays() -> None:
+    inner = container(entry(CUBIN, 90))
+    spanning = bytearray(packed(cubin(80)))
+    spanning[4096 : 4096 + len(inner)] = inner
+    report, pieces = one.examine(Library(containers=[bytes(spanning)]).made(), FOR_90)
+    assert (report["removed"], pieces) == ({}, None)
+
+
 def test_without_libzstd_a_library_with_frames_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "_library", lambda: None)
     data = b"\x28\xb5\x2f\xfd" + bytes(100)
