@@ -191,6 +191,56 @@ def test_what_a_killed_one_left_is_removed(folder: Path) -> None:
     assert library.read_bytes() == NEW
 
 
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_who_slims_a_folder_below_leaves_what_is_not_whole_yet(
+    folder: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = folder / "torch/lib/libtorch.so"
+    real = getattr(os, call)
+
+    def meanwhile(*args: Any) -> None:
+        monkeypatch.setattr(os, call, real)
+        tree.slim(str(folder / "torch"), FOR_90._replace(sms=(80, 90, 100), strip=False))
+        real(*args)
+
+    monkeypatch.setattr(os, call, meanwhile)
+    assert tree.slim(str(folder), FOR_90)["total"]["changed"] == 1
+    assert library.read_bytes() == NEW
+    assert [path.name for path in library.parent.iterdir()] == ["libtorch.so"]
+
+
+def test_a_link_that_is_not_whole_yet_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = folder / "torch/lib/libtorch.so"
+    other = folder / "torch/other.so"
+    other.write_bytes(b"other")
+    real = os.replace
+
+    def meanwhile(*args: str) -> None:
+        list(tree.inodes(str(folder), alone=True))
+        real(*args)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    aside.link(str(library), str(other))
+    assert other.samefile(library)
+    assert not any(aside.is_one(path.name) for path in other.parent.iterdir())
+
+
+def test_a_new_file_that_was_cleared_away_at_once_is_made_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
+
+    def late(handle: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        list(tree.inodes(str(folder), alone=True))
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    one.replaced(str(folder / "empty.so"), b"whole")
+    assert (folder / "empty.so").read_bytes() == b"whole"
+    assert not any(aside.is_one(path.name) for path in folder.iterdir())
+
+
 def test_two_do_not_slim_one_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     library = folder / "torch/lib/libtorch.so"
     handle = os.open(folder, os.O_RDONLY)

@@ -124,5 +124,4 @@ class _Walk:
             elif stat.S_ISREG(info.st_mode) and not aside.is_one(entry.name):
                 yield entry.path, info
             elif stat.S_ISREG(info.st_mode) and self._alone:
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
+                aside.clear(entry.path)
