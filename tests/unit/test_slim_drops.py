@@ -264,12 +264,13 @@ def test_frames_within_containers_are_theirs() -> None:
 
 
 @needs_zstd
-def test_a_frame_that_spans_a_container_stays() -> None:
-    inner = container(entry(CUBIN, 90))
+@pytest.mark.parametrize("inner", [container(entry(CUBIN, 90)), packed(b"\x7fELF"), b"\xff" * 8])
+def test_a_frame_without_an_end_is_refused(inner: bytes) -> None:
+    """What stands in it may be its own, or not: it spans a container, or its blocks are broken."""
     spanning = bytearray(packed(cubin(80)))
-    spanning[4096 : 4096 + len(inner)] = inner
-    report, pieces = one.examine(Library(containers=[bytes(spanning)]).made(), FOR_90)
-    assert (report["removed"], pieces) == ({}, None)
+    spanning[65536 + 9 : 65536 + 9 + len(inner)] = inner  # from its second block's head on
+    with pytest.raises(elf.Refused, match="has no end"):
+        one.examine(Library(containers=[bytes(spanning)]).made(), FOR_90)
 
 
 def test_without_libzstd_a_library_with_frames_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,8 +50,8 @@ class _Buffer(ctypes.Structure):
 def found(data: bytes, containers: Sequence[Container], stop: int) -> List[Frame] | None:
     """Those in a file's first `stop` bytes; None: there may be some, and no libzstd is here.
 
-    What would span a container is none: which of both it is, nobody knows. Raises Refused for a
-    file that is made of what only looks so.
+    Raises Refused for a file that is made of what only looks so, and where one has no end before a
+    container or the file's: what stands behind its head may be its own.
     """
     places = list(_places(data, containers, stop))
     if not places:
@@ -111,7 +111,7 @@ def _frame(library: Any, data: bytes, at: int, stop: int) -> Frame | None:
         size = library.ZSTD_findFrameCompressedSize(packed, len(packed))
         if not library.ZSTD_isError(size):
             return Frame(at, at + size, sm)
-    return None
+    raise elf.Refused("a zstd frame of GPU code has no end")
 
 
 def _head(library: Any, packed: bytes) -> bytes:
