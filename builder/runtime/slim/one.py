@@ -44,11 +44,7 @@ def examine(data: bytes, options: Options) -> Tuple[Report, List[layout.Piece] |
     links = options.linked and any(
         one.kind in targets.LINKED for each in found for one in each.entries
     )
-    report: Report = {
-        "before": file.size, "after": file.size, "kept": {}, "removed": {}, "debug": 0,
-        "containers": len(found), "uncovered": {}, "strange": {}, "refused": None,
-        "changed": False,
-    }  # fmt: skip
+    report = {**_blank(file.size), "containers": len(found)}
     edits = []
     for one in found:
         strange = one.strange or ("" if _mapped(file, one) else "it spans segments")
@@ -73,6 +69,14 @@ def examine(data: bytes, options: Options) -> Tuple[Report, List[layout.Piece] |
     report["changed"] = True
     report["after"] = sum(map(layout.size_of, pieces))
     return report, pieces
+
+
+def _blank(size: int) -> Report:
+    """Of a file in which nothing is found; all reports are of this shape."""
+    return {
+        "before": size, "after": size, "kept": {}, "removed": {}, "debug": 0, "containers": 0,
+        "uncovered": {}, "strange": {}, "refused": None, "changed": False,
+    }  # fmt: skip
 
 
 def _mapped(file: elf.Elf, one: Container | frames.Frame) -> bool:
@@ -165,8 +169,7 @@ def reported(path: str, data: bytes, options: Options) -> Tuple[Report, List[lay
     try:
         report, pieces = examine(data, options)
     except elf.Refused as refused:
-        size = len(data)
-        return {"path": path, "before": size, "after": size, "refused": str(refused)}, None
+        return {"path": path, **_blank(len(data)), "refused": str(refused)}, None
     return {"path": path, **report}, pieces
 
 
