@@ -130,11 +130,13 @@ def test_a_named_file_that_is_none_of_ours_is_left_and_that_is_said(
 ) -> None:
     file = tmp_path / name
     file.write_bytes(data)
-    assert command.main([str(file), "--sm", "90"]) == 0
-    (told,) = capsys.readouterr().out.splitlines()[1:]
+    assert command.main([str(file), "--sm", "90"]) == 1
+    said = capsys.readouterr()
+    (told,) = said.out.splitlines()[1:]
     assert told.startswith(f"  left as it is: {file}: ")
     assert why in told
-    assert command.main([str(file), "--sm", "90", "--json"]) == 0
+    assert said.err == told.replace("  left as it is: ", "slim: ") + "\n"
+    assert command.main([str(file), "--sm", "90", "--json"]) == 1
     (because,) = json.loads(capsys.readouterr().out)["left"].values()
     assert told.endswith(because)
     assert file.read_bytes() == data
@@ -148,6 +150,33 @@ def test_what_is_refused_stays_and_is_said(folder: Path) -> None:
     assert library.read_bytes() == OLD + b"an archive"
     assert report["total"]["refused"] == 1
     assert f"refused: {library}: data behind" in "\n".join(command.lines(report))
+
+
+@pytest.mark.parametrize("asked", [(), ("--json",), ("--dry-run",)])
+def test_a_named_file_that_is_refused_is_a_failure(
+    tmp_path: Path, asked: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = tmp_path / "lib.so"
+    library.write_bytes(OLD + b"an archive")
+    assert command.main([str(library), "--sm", "90", *asked]) == 1
+    assert capsys.readouterr().err.startswith(f"slim: {library}: data behind")
+    assert command.main([str(tmp_path), "--sm", "90", *asked]) == 0  # one of many
+    library.write_bytes(OLD)
+    assert command.main([str(library), "--sm", "90", *asked]) == 0
+    assert command.main([str(library), "--sm", "90", *asked]) == 0
+
+
+def test_names_do_not_make_lines_or_move_the_cursor(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "lib\n  forged: \x1b[31m\udcff.so"
+    (folder / name).write_bytes(OLD)
+    assert command.main([str(folder), "--sm", "90"]) == 0
+    out = capsys.readouterr().out
+    assert f"  {folder}/lib\\n  forged: \\x1b[31m\\udcff.so: 1.1 MB are" in out
+    assert not any(line.startswith("  forged") for line in out.splitlines())
+    assert command.main([str(folder / f"no{name}"), "--sm", "90"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["writev", "fsync", "fchmod", "replace"])
