@@ -2,39 +2,51 @@
 
     python -m bench.fuzz_slim [--count 10000] [--seed 1] [--minutes 10]
 
-Each mutant has faults of one kind, in its ELF headers or in its fatbin containers: it is cut short,
-its sizes lie, its parts overlap, or stand in one another. It is slimmed on a disk, beside another
+Each mutant has faults of one kind, in its ELF headers, in its fatbin containers or in its zstd
+frames of GPU code: it is cut short, its sizes lie, its parts overlap, or stand in one another. It
+is slimmed on a disk, beside another
 file. What is refused, or has nothing to lose, must be the same file with the same bytes afterwards;
 what is rewritten must have exactly the bytes that were announced, be an ELF file whose memory is
-what it was but for GPU code, and be what it is when it is slimmed a second time; nothing else may
-be there, or have changed. Prints what became of each kind, and each defect with the number by which
---seed makes it again; exit code 1 for a defect.
+what it was but for GPU code that leaves, whose GPU code that stays is the old file's byte for byte,
+and be what it is when it is slimmed a second time; nothing else may be there, or have changed; and
+it must come to an end. Prints what became of each kind, and each defect with the number by which
+--seed makes it again; exit code 1 for a defect. The run of `make fuzz` writes
+bench/results/fuzz_slim.json: mutants by their fault and what became of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import itertools
+import json
 import random
+import signal
 import struct
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from builder.runtime.slim import elf, fatbin, layout, one
+from bench.stamp import ROOT, stamp
+from builder.runtime.slim import elf, fatbin, frames, layout, one, targets
 from tests.oracle.memory import Memory
 from tests.oracle.pieces import joined
-from tests.unit.elves import CUBIN, LTO, PTX, Library, container, entry
+from tests.unit.elves import CUBIN, LTO, PTX, Library, container, entry, frame
 
 _KINDS = (PTX, CUBIN, CUBIN, CUBIN, LTO, 16)
 _SMS = (75, 80, 86, 87, 89, 90, 100, 101, 103, 110, 120)
-_SLOW = 2.0  # seconds that no file of a megabyte may take
+_SLOW = 2.0  # CPU seconds that no file of a megabyte may take
+_HANG = 60.0  # seconds after which a mutant is given up, on a busy machine, too
+_COUNT, _SEED = 10_000, 1  # of `make fuzz`
+_RESULT = ROOT / "bench/results/fuzz_slim.json"
 _EDGES = (0, 1, 8, 0x40, 0xFFF, 0x1000, 0xFFFF, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1)
 _ZEROS = 1 << 16  # bytes that are read of those behind a segment's own, of which some say terabytes
 _MAGIC = struct.pack("<I", 0xBA55ED50)
+_FRAME = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
 _HEADER, _SEGMENT, _SECTION = 64, 56, 64  # bytes
 # Where numbers stand, and their bytes: sizes, offsets, counts.
 _IN_HEADER = [(32, 8), (40, 8), (52, 2), (54, 2), (56, 2), (58, 2), (60, 2), (62, 2)]
@@ -48,6 +60,10 @@ class Defect(AssertionError):  # noqa: N818 - of the slimmer, and none of this p
     """What a slimmed mutant must not be."""
 
 
+class Hang(BaseException):
+    """A mutant took too long."""
+
+
 def library(chance: random.Random) -> bytearray:
     """A sound one."""
     containers = [
@@ -58,6 +74,10 @@ def library(chance: random.Random) -> bytearray:
             for _ in range(chance.randint(0, 4))))
         for _ in range(chance.randint(1, 4))
     ]  # fmt: skip
+    for _ in range(chance.choice((0, 0, 1, 3))):
+        size = chance.choice((8, 900, 20_000, 80_000))
+        made = frame(chance.choice(_SMS), size, new=chance.random() < 0.5)
+        containers.insert(chance.randint(0, len(containers)), made)
     return bytearray(Library(
         containers,
         debug=chance.choice((0, 4000)),
@@ -94,6 +114,20 @@ class _Parts:
                 self.entries.append((place, place + header + payload))
                 place += header + payload
             at = data.find(_MAGIC, end)
+        self.frames: list[tuple[int, int]] = []
+        at = data.find(_FRAME)
+        while at >= 0:
+            self.frames.append((at, _frame_end(data, at)))
+            at = data.find(_FRAME, at + 4)
+
+
+def _frame_end(data: bytearray, at: int) -> int:
+    """Of a sound frame of raw blocks."""
+    place, last = at + 6, 0
+    while not last:
+        head = int.from_bytes(data[place : place + 3], "little")
+        place, last = place + 3 + (head >> 3), head & 1
+    return place
 
 
 _Fault = Callable[[bytearray, _Parts, random.Random], None]
@@ -183,8 +217,49 @@ def _fatbin_nest(data: bytearray, parts: _Parts, chance: random.Random) -> None:
     data[begin : begin + len(new)] = new
 
 
+def _frame_of(data: bytearray, parts: _Parts, chance: random.Random) -> tuple[int, int]:
+    """One of its frames; where it has none, one that takes its first container's place."""
+    if parts.frames:
+        return chance.choice(parts.frames)
+    at, end = parts.containers[0]
+    made = frame(chance.choice(_SMS), max(end - at - 100, 0))[: end - at]
+    data[at:end] = made.ljust(end - at, b"\0")
+    return at, at + len(made)
+
+
+def _frame_cut(data: bytearray, parts: _Parts, chance: random.Random) -> None:
+    at, end = _frame_of(data, parts, chance)
+    stop = chance.choice((chance.randint(at, end), min(at + chance.randint(0, 80), end)))
+    data[stop:end] = bytes(end - stop)
+
+
+def _frame_lie(data: bytearray, parts: _Parts, chance: random.Random) -> None:
+    """Of its descriptor, its blocks' heads, or the ELF header in it."""
+    at, _ = _frame_of(data, parts, chance)
+    for _ in range(chance.randint(1, 3)):
+        place = at + chance.choice((4, 5, 6, 7, 8, 9 + 7, 9 + 16, 9 + 18, 9 + 48, 9 + 49))
+        data[place] = chance.choice((data[place] ^ 1 << chance.randrange(8), chance.randrange(256)))
+
+
+def _frame_overlap(data: bytearray, parts: _Parts, chance: random.Random) -> None:
+    """A frame that begins within another, or in a container, and ends behind it."""
+    at, end = chance.choice((_frame_of(data, parts, chance), chance.choice(parts.containers)))
+    begin = chance.randrange(at, max(end, at + 1))
+    new = frame(chance.choice(_SMS), end - begin + chance.choice((0, 8, 4096)))
+    data[begin : begin + len(new)] = new[: len(data) - begin]
+
+
+def _frame_nest(data: bytearray, parts: _Parts, chance: random.Random) -> None:
+    """A frame, a container, or many heads of frames in one."""
+    at, end = _frame_of(data, parts, chance)
+    begin = min(at + chance.choice((6, 9, 73, 200)), end)
+    inner = (frame(chance.choice(_SMS), 64), container(entry(CUBIN, chance.choice(_SMS), 64)))
+    new = chance.choice((*inner, _FRAME * 500, frame(80, 0)[:73] * 20))[: end - begin]
+    data[begin : begin + len(new)] = new
+
+
 def _any_flip(data: bytearray, parts: _Parts, chance: random.Random) -> None:
-    places = [(0, 64 + 400), *parts.containers, (0, len(data))]
+    places = [(0, 64 + 400), *parts.containers, *parts.frames, (0, len(data))]
     for _ in range(chance.randint(1, 6)):
         low, high = chance.choice(places)
         data[chance.randrange(low, min(high, len(data)))] ^= 1 << chance.randrange(8)
@@ -199,6 +274,10 @@ FAULTS: dict[str, _Fault] = {
     "fatbin sizes lie": _fatbin_lie,
     "fatbin overlap": _fatbin_overlap,
     "fatbin nested": _fatbin_nest,
+    "frame cut short": _frame_cut,
+    "frame sizes lie": _frame_lie,
+    "frame overlaps": _frame_overlap,
+    "frame nested": _frame_nest,
     "bits flipped": _any_flip,
 }
 
@@ -229,7 +308,7 @@ class Disk:
             raise Defect("other bytes are on the disk than are meant")
         if not report or wanted == data:
             return told if report else "(no library)"
-        _compare(data, wanted)
+        _compare(data, wanted, options)
         before = self._seen(self._file)
         self._run(options)
         if self._seen(self._file) != before:
@@ -267,8 +346,10 @@ class Disk:
         return info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_mode
 
 
-def _compare(old: bytes, new: bytes) -> None:
-    """Raises Defect where a process does not see the same of both, but for GPU code and headers."""
+def _compare(old: bytes, new: bytes, options: one.Options) -> None:
+    """Raises Defect where a process does not see the same of both, but for headers and GPU code
+    that leaves.
+    """
     file = elf.read(old)
     elf.read(new)
     try:
@@ -276,10 +357,10 @@ def _compare(old: bytes, new: bytes) -> None:
     except AssertionError:
         return  # the loader takes neither
     after = Memory(new)
-    may_differ = [(one.at, one.end) for one in fatbin.containers(old, file.head)]
-    may_differ += [(0, _HEADER), (file.phoff, file.phoff + _SEGMENT * len(file.segments))]
     if _mapped(before) != _mapped(after):
         raise Defect("other addresses are mapped")
+    may_differ = [(0, _HEADER), (file.phoff, file.phoff + _SEGMENT * len(file.segments))]
+    may_differ += _compare_code(old, file.head, (before, after), options)
     for load in before.loads:
         size = min(load.memsz, load.filesz + _ZEROS)
         old_bytes, new_bytes = (
@@ -293,6 +374,78 @@ def _compare(old: bytes, new: bytes) -> None:
                 memory[first:last] = bytes(max(last - first, 0))
         if old_bytes != new_bytes:
             raise Defect(f"what is at {load.vaddr:#x} in memory is not what it was")
+
+
+def _compare_code(
+    old: bytes, stop: int, memories: tuple[Memory, Memory], options: one.Options
+) -> list[tuple[int, int]]:
+    """Where GPU code may have left, as offsets in the old file; raises Defect for other changes."""
+    before, after = memories
+    may_differ: list[tuple[int, int]] = []
+    found = fatbin.containers(old, stop)
+    for each in found:
+        for address in () if each.strange else _addresses(before, each):
+            _compare_container(old, each, _less_table(after, address, each.size), options)
+            may_differ.append((each.at, each.end))
+    for packed in frames.found(old, found, stop) or ():
+        stays = any(targets.may_run(packed.sm, sm) for sm in options.sms)
+        for address in () if stays else _addresses(before, packed):
+            if any(_less_table(after, address, packed.end - packed.at)):
+                raise Defect("something is left of a frame for other GPUs")
+            may_differ.append((packed.at, packed.end))
+    return may_differ
+
+
+def _addresses(memory: Memory, what: fatbin.Container | frames.Frame) -> list[int]:
+    """Wherever the whole of it is mapped; what spans segments has to stay."""
+    return [
+        load.vaddr + what.at - load.offset
+        for load in memory.loads
+        if load.offset <= what.at and what.end <= load.offset + load.filesz
+    ]
+
+
+def _less_table(memory: Memory, address: int, size: int) -> bytes:
+    """What is there, without the program headers: these may stand where GPU code was."""
+    out = bytearray(memory.read(address, size))
+    (at,) = struct.unpack_from("<Q", memory.data, 32)
+    (number,) = struct.unpack_from("<H", memory.data, 56)
+    for load in memory.loads:
+        if load.offset <= at < load.offset + load.filesz:
+            begin = max(load.vaddr + at - load.offset - address, 0)
+            end = max(load.vaddr + at - load.offset + _SEGMENT * number - address, 0)
+            out[begin:end] = bytes(len(out[begin:end]))
+    return bytes(out)
+
+
+def _compare_container(old: bytes, was: fatbin.Container, new: bytes, options: one.Options) -> None:
+    """Raises Defect where one in memory has what is no entry of the old one, byte for byte, or not
+    all that a GPU takes. An entry that leaves may leave its header, and zeros.
+    """
+    end = fatbin.HEADER + int.from_bytes(new[8:16], "little")
+    if new[:8] != old[was.at : was.at + 8] or end > len(new) or any(new[end:]):
+        raise Defect("a container's head lies")
+    left = iter(was.entries)
+    whole: set[fatbin.Entry] = set()
+    at = fatbin.HEADER
+    while at < end:
+        header, payload = struct.unpack_from("<IQ", new, at + 4)
+        raw = new[at : at + header + payload]
+        for each in left:
+            head = old[each.at : each.at + each.header]
+            if raw == old[each.at : each.end]:
+                whole.add(each)
+                break
+            if raw in (head + bytes(each.payload), head[:8] + bytes(8) + head[16:]):
+                break
+        else:
+            raise Defect("GPU code that stays is not what it was")
+        at += len(raw)
+    if at != end:
+        raise Defect("a container's head lies")
+    for sm in options.sms:
+        if targets.serving(was.entries, sm) - whole:
+            raise Defect(f"GPU code for sm_{sm} is gone")
 
 
 def _mapped(memory: Memory) -> list[tuple[int, int]]:
@@ -320,10 +473,28 @@ def mutant(seed: int, index: int) -> tuple[str, bytes, one.Options]:
     return name, bytes(data), options
 
 
-def run(count: int, seed: int, *, until: float = float("inf")) -> Iterator[str]:
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Raises Hang in a block that takes too long."""
+
+    def ended(*_: object) -> None:
+        raise Hang(f"no end after {_HANG:g} s")
+
+    old = signal.signal(signal.SIGALRM, ended)
+    signal.setitimer(signal.ITIMER_REAL, _HANG)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+def run(
+    count: int, seed: int, *, until: float = float("inf"), output: Path | None = None
+) -> Iterator[str]:
     """Try so many, or until then on the monotonic clock; lines of what came of it, and of defects.
 
-    Raises Defect at the end if there was one.
+    `output` gets the same as JSON. Raises Defect at the end if there was one.
     """
     told: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in FAULTS}
     defects = tried = 0
@@ -334,18 +505,30 @@ def run(count: int, seed: int, *, until: float = float("inf")) -> Iterator[str]:
         for index in itertools.takewhile(lambda _: time.monotonic() < until, range(count)):
             name, data, options = mutant(seed, index)
             tried += 1
-            began = time.monotonic()
+            began = time.process_time()
             try:
-                told[name][disk.slimmed(data, options)] += 1
-            except Exception as error:
+                with _limited():
+                    told[name][disk.slimmed(data, options)] += 1
+            except (Exception, Hang) as error:
                 defects += 1
                 yield f"mutant {index}, {name}: {error!r}"
                 disk = Disk(Path(tempfile.mkdtemp(dir=folder)))
-            slowest = max(slowest, time.monotonic() - began)
+            slowest = max(slowest, time.process_time() - began)
     for name, counts in told.items():
         yield name
         yield from (f"{times:7} {what}" for what, times in counts.most_common())
     took = time.monotonic() - start
+    if output:
+        result: dict[str, Any] = {
+            **stamp(),
+            "seed": seed,
+            "mutants": tried,
+            "defects": defects,
+            "seconds": round(took, 1),
+            "slowest_cpu_ms": round(slowest * 1000, 1),
+            "faults": {name: dict(counts.most_common()) for name, counts in told.items()},
+        }
+        output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     yield f"{tried} mutants in {took:.0f} s, {defects} defects, slowest {slowest * 1000:.0f} ms"
     if defects or slowest > _SLOW:
         raise Defect(f"{defects} defects, slowest {slowest:.1f} s")
@@ -354,14 +537,16 @@ def run(count: int, seed: int, *, until: float = float("inf")) -> Iterator[str]:
 def main() -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(prog="bench.fuzz_slim", description=__doc__.partition("\n")[0])
-    parser.add_argument("--count", type=int, default=10_000, help="mutants (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of chance (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=_COUNT, help="mutants (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=_SEED, help="of chance (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="end after these")
     given = parser.parse_args()
     if given.count < 1 or not given.minutes > 0:
         parser.error("--count and --minutes: above 0")
+    until = time.monotonic() + 60 * given.minutes
+    usual = (given.count, given.seed, given.minutes) == (_COUNT, _SEED, float("inf"))
     try:
-        for line in run(given.count, given.seed, until=time.monotonic() + 60 * given.minutes):
+        for line in run(given.count, given.seed, until=until, output=_RESULT if usual else None):
             sys.stdout.write(f"{line}\n")
     except Defect as defect:
         sys.stderr.write(f"fuzz_slim: {defect}\n")

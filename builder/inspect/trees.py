@@ -12,6 +12,7 @@ from typing import IO, Any, cast
 
 from builder.inspect.damage import Zip
 from builder.inspect.stored import FOLDER, HARD, LINK, Item, Items
+from builder.runtime.slim import mounts
 
 
 def of_folder(root: Path) -> Items:
@@ -24,7 +25,9 @@ def of_folder(root: Path) -> Items:
         yield Item(path=root.name, size=info.st_size, disk=root)
         return
     seen: dict[tuple[int, int], str] = {}
+    root = root.resolve()
     pending = [root]
+    mounted = mounts.points()
     while pending:
         with os.scandir(pending.pop()) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
@@ -32,7 +35,7 @@ def of_folder(root: Path) -> Items:
             own = entry.stat(follow_symlinks=False)
             path = os.path.relpath(entry.path, root)
             key = (own.st_dev, own.st_ino)
-            if own.st_dev != info.st_dev:
+            if mounts.apart(entry, own, info.st_dev, mounted):
                 continue
             if stat.S_ISDIR(own.st_mode):
                 pending.append(Path(entry.path))

@@ -31,6 +31,23 @@ def container(*entries: bytes) -> bytes:
     return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body
 
 
+def frame(sm: int, size: int, *, new: bool = False) -> bytes:
+    """Machine code for a GPU as cuBLASLt 13 holds it: a zstd frame (RFC 8878) of raw blocks.
+
+    `new`: with the ELF header of CUDA 13's cubins.
+    """
+    head = bytearray(b"\x7fELF\x02\x01\x01" + (b"\x41" if new else b"\x33") + bytes(56))
+    head[18:20] = (190).to_bytes(2, "little")
+    head[48:52] = (0x6000002 | sm << 8 if new else sm << 16 | 0x500 | sm).to_bytes(4, "little")
+    text = f"frame/{sm}/{size}/".encode()
+    data = bytes(head) + (text * (size // len(text) + 1))[:size]
+    out = b"\x28\xb5\x2f\xfd\x00\x58"  # no size, a window of 2 MiB
+    for at in range(0, len(data), 65536):
+        part = data[at : at + 65536]
+        out += (len(part) << 3 | int(at + len(part) == len(data))).to_bytes(3, "little") + part
+    return out
+
+
 @dataclass
 class Library:
     """A shared object to be. Its containers stand 8-aligned in one section, with a word between."""

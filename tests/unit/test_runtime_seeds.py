@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder.runtime import seeds
+from builder.runtime.slim import tree
 
 ROWS = [
     {"variable": "HF_HOME", "folder": "huggingface"},
@@ -150,3 +151,16 @@ def test_two_starts_at_once_are_both_done(
     seeds._plant(str(seed), str(tmp_path / "cache/vllm"))
     wanted = {"llama.json": "of the image", ".imgbuild-0123456789ab": ""}
     assert planted(tmp_path, image) == wanted
+
+
+def test_who_slims_the_folder_leaves_a_copy_that_is_not_whole_yet(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def slimmed(source: str, target: str) -> None:
+        list(tree.inodes(str(tmp_path), alone=True))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", slimmed)
+    assert planted(tmp_path, image)["llama.json"] == "of the image"

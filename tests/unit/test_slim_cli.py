@@ -46,3 +46,11 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         os.close(handle)
     assert raised.value.exit_code == 1
     assert library.read_bytes() == OLD
+
+
+def test_a_named_file_that_stays_is_a_failure_with_the_reason(tmp_path: Path) -> None:
+    library = tmp_path / "libtorch.so"
+    library.write_bytes(OLD + b"an archive")
+    with pytest.raises(ImgbuildError, match=rf"^{library}: data behind") as raised:
+        run(str(library), "--sm", "90")
+    assert raised.value.exit_code == 1

@@ -265,6 +265,16 @@ def test_frames_within_containers_are_theirs() -> None:
     assert not [name for name in report["removed"] if "zstd" in name]
 
 
+@needs_zstd
+@pytest.mark.parametrize("inner", [container(entry(CUBIN, 90)), packed(b"\x7fELF"), b"\xff" * 8])
+def test_a_frame_without_an_end_is_refused(inner: bytes) -> None:
+    """What stands in it may be its own, or not: it spans a container, or its blocks are broken."""
+    spanning = bytearray(packed(cubin(80)))
+    spanning[65536 + 9 : 65536 + 9 + len(inner)] = inner  # from its second block's head on
+    with pytest.raises(elf.Refused, match="has no end"):
+        one.examine(Library(containers=[bytes(spanning)]).made(), FOR_90)
+
+
 def test_without_libzstd_a_library_with_frames_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "_library", lambda: None)
     data = b"\x28\xb5\x2f\xfd" + bytes(100)
@@ -334,6 +344,25 @@ def test_a_run_that_fails_leaves_records_true(
         tree.slim(str(target), FOR_90)
     found = rows(target / "made-1.dist-info/RECORD")
     assert found == {"made/a.so": told(NEW), "made/b.so": told(OLD)}
+
+
+@pytest.mark.parametrize("named", ["venv", "venv/lib/python3.11/site-packages/made", "venv/lib64"])
+def test_a_link_into_an_environment_is_the_environment(tmp_path: Path, named: str) -> None:
+    place = tmp_path / "venv/lib/python3.11/site-packages"
+    (place / "made-1.dist-info").mkdir(parents=True)
+    (place / "made").mkdir()
+    (place / "made/a.so").write_bytes(OLD)
+    (place / "sympy/core/tests").mkdir(parents=True)
+    (place / "sympy/core/tests/test_all.py").touch()
+    record = place / "made-1.dist-info/RECORD"
+    record.write_text(f"made/a.so,{','.join(told(OLD))}\n")
+    (tmp_path / "venv/lib64").symlink_to("lib")
+    link = tmp_path / "elsewhere"
+    link.symlink_to(named)
+    report = tree.slim(str(link), FOR_90)
+    assert report["path"] == str(link)
+    assert rows(record) == {"made/a.so": told(NEW)}
+    assert (place / "sympy").exists() is named.endswith("made")
 
 
 def test_the_next_run_mends_what_a_killed_one_left(site: Path) -> None:
@@ -439,6 +468,31 @@ def test_rules_hold_below_a_target_and_within_a_package(site: Path, target: Path
     assert not (target / "sympy/core").exists()
     tree.slim(str(site / "sympy"), FOR_90)
     assert not (site / "sympy/core").exists()
+
+
+@pytest.mark.parametrize("written", ["a", "b", "b2"])
+def test_copies_of_which_one_changes_meanwhile_stay_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(bytes(copies.LEAST))
+    (tmp_path / "b2").hardlink_to(tmp_path / "b")
+    names = {name: str(tmp_path / name) for name in ("a", "b", "b2")}
+    real = copies._attributes
+
+    def meanwhile(name: str) -> Any:  # once its content is known
+        if name == names["b"]:
+            Path(names[written]).unlink()
+            Path(names[written]).write_bytes(b"mine".ljust(copies.LEAST))
+        return real(name)
+
+    monkeypatch.setattr(copies, "_attributes", meanwhile)
+    files = [copies.File([names["a"]], copies.LEAST, 0)]
+    files += [copies.File([names["b"], names["b2"]], copies.LEAST, 0)]
+    assert copies.link(files) == 0
+    assert Path(names[written]).read_bytes().startswith(b"mine")
+    others = {name for name in names if name != written}
+    assert {Path(names[name]).read_bytes() for name in others} == {bytes(copies.LEAST)}
 
 
 def test_copies_with_other_attributes_stay_apart(

@@ -249,6 +249,15 @@ def test_a_library_that_links_keeps_its_input(kind: int) -> None:
     assert report["removed"] == {"sm_80 cubin": 64}
 
 
+def test_lto_ir_for_newer_gpus_is_no_reason_to_take_the_rest_away() -> None:
+    old = Library([container(entry(LTO, 100, 100 * KB), entry(CUBIN, 80, 100 * KB))]).made()
+    report, pieces = one.examine(old, one.Options((90,)))
+    assert (report["removed"], pieces) == ({}, None)
+    assert report["uncovered"] == {"90": {"sm_100 lto, sm_80 cubin": 1}}
+    report, _ = one.examine(old, one.Options((90,), linked=False))  # a rule takes the LTO IR
+    assert report["removed"] == {"sm_100 lto": 100 * KB}
+
+
 def test_a_program_is_stripped_but_not_split() -> None:
     library = large()
     library.program = True

@@ -8,13 +8,17 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from builder.inspect import trees
 from builder.runtime import __main__ as runtime
-from builder.runtime.slim import aside, command, one, tree
+from builder.runtime.slim import aside, command, mounts, one, tree
 from tests.unit.elves import CUBIN, Library, container, entry
 from tests.unit.test_slim_rewrite import large, slimmed
 
@@ -126,11 +130,13 @@ def test_a_named_file_that_is_none_of_ours_is_left_and_that_is_said(
 ) -> None:
     file = tmp_path / name
     file.write_bytes(data)
-    assert command.main([str(file), "--sm", "90"]) == 0
-    (told,) = capsys.readouterr().out.splitlines()[1:]
+    assert command.main([str(file), "--sm", "90"]) == 1
+    said = capsys.readouterr()
+    (told,) = said.out.splitlines()[1:]
     assert told.startswith(f"  left as it is: {file}: ")
     assert why in told
-    assert command.main([str(file), "--sm", "90", "--json"]) == 0
+    assert said.err == told.replace("  left as it is: ", "slim: ") + "\n"
+    assert command.main([str(file), "--sm", "90", "--json"]) == 1
     (because,) = json.loads(capsys.readouterr().out)["left"].values()
     assert told.endswith(because)
     assert file.read_bytes() == data
@@ -144,6 +150,33 @@ def test_what_is_refused_stays_and_is_said(folder: Path) -> None:
     assert library.read_bytes() == OLD + b"an archive"
     assert report["total"]["refused"] == 1
     assert f"refused: {library}: data behind" in "\n".join(command.lines(report))
+
+
+@pytest.mark.parametrize("asked", [(), ("--json",), ("--dry-run",)])
+def test_a_named_file_that_is_refused_is_a_failure(
+    tmp_path: Path, asked: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = tmp_path / "lib.so"
+    library.write_bytes(OLD + b"an archive")
+    assert command.main([str(library), "--sm", "90", *asked]) == 1
+    assert capsys.readouterr().err.startswith(f"slim: {library}: data behind")
+    assert command.main([str(tmp_path), "--sm", "90", *asked]) == 0  # one of many
+    library.write_bytes(OLD)
+    assert command.main([str(library), "--sm", "90", *asked]) == 0
+    assert command.main([str(library), "--sm", "90", *asked]) == 0
+
+
+def test_names_do_not_make_lines_or_move_the_cursor(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "lib\n  forged: \x1b[31m\udcff.so"
+    (folder / name).write_bytes(OLD)
+    assert command.main([str(folder), "--sm", "90"]) == 0
+    out = capsys.readouterr().out
+    assert f"  {folder}/lib\\n  forged: \\x1b[31m\\udcff.so: 1.1 MB are" in out
+    assert not any(line.startswith("  forged") for line in out.splitlines())
+    assert command.main([str(folder / f"no{name}"), "--sm", "90"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["writev", "fsync", "fchmod", "replace"])
@@ -185,6 +218,56 @@ def test_what_a_killed_one_left_is_removed(folder: Path) -> None:
     assert tree.slim(str(folder), FOR_90)["total"]["elf"] == 1
     assert not left.exists()
     assert library.read_bytes() == NEW
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_who_slims_a_folder_below_leaves_what_is_not_whole_yet(
+    folder: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = folder / "torch/lib/libtorch.so"
+    real = getattr(os, call)
+
+    def meanwhile(*args: Any) -> None:
+        monkeypatch.setattr(os, call, real)
+        tree.slim(str(folder / "torch"), FOR_90._replace(sms=(80, 90, 100), strip=False))
+        real(*args)
+
+    monkeypatch.setattr(os, call, meanwhile)
+    assert tree.slim(str(folder), FOR_90)["total"]["changed"] == 1
+    assert library.read_bytes() == NEW
+    assert [path.name for path in library.parent.iterdir()] == ["libtorch.so"]
+
+
+def test_a_link_that_is_not_whole_yet_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = folder / "torch/lib/libtorch.so"
+    other = folder / "torch/other.so"
+    other.write_bytes(b"other")
+    real = os.replace
+
+    def meanwhile(*args: str) -> None:
+        list(tree.inodes(str(folder), alone=True))
+        real(*args)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    aside.link(str(library), str(other))
+    assert other.samefile(library)
+    assert not any(aside.is_one(path.name) for path in other.parent.iterdir())
+
+
+def test_a_new_file_that_was_cleared_away_at_once_is_made_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
+
+    def late(handle: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        list(tree.inodes(str(folder), alone=True))
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    one.replaced(str(folder / "empty.so"), b"whole")
+    assert (folder / "empty.so").read_bytes() == b"whole"
+    assert not any(aside.is_one(path.name) for path in folder.iterdir())
 
 
 def test_two_do_not_slim_one_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,3 +416,68 @@ def test_a_file_that_changes_meanwhile_stays(
         tree.slim(str(file), one.Options((90,)))
     assert file.read_bytes() == OLD + b"more"
     assert [each.name for each in tmp_path.iterdir()] == ["lib.so"]
+
+
+class Entry:
+    """Of an overlay: what is no folder has another device than its folders."""
+
+    def __init__(self, real: os.DirEntry[str], apart: str) -> None:
+        self._real, self._apart = real, apart
+        self.name, self.path = real.name, real.path
+        self.is_dir, self.is_symlink = real.is_dir, real.is_symlink
+
+    def stat(self, *, follow_symlinks: bool = True) -> SimpleNamespace:
+        info = self._real.stat(follow_symlinks=follow_symlinks)
+        fields = {name: getattr(info, name) for name in dir(info) if name.startswith("st_")}
+        shift = (
+            1 if not self._real.is_dir(follow_symlinks=False) else 2 * (self.name == self._apart)
+        )
+        return SimpleNamespace(**{**fields, "st_dev": info.st_dev + shift})
+
+
+@pytest.fixture
+def overlay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An overlay with a folder and a file of other file systems."""
+    real = os.scandir
+
+    @contextmanager
+    def scandir(path: str) -> Iterator[Iterator[Entry]]:
+        with real(path) as entries:
+            yield (Entry(entry, "data set") for entry in entries)
+
+    (folder / "data set").mkdir()
+    (folder / "data set/libdata.so").write_bytes(OLD)
+    (folder / "mounted.so").write_bytes(OLD)
+    told = folder.parent / "mountinfo"
+    spelled = str(folder).replace(" ", "\\040")
+    told.write_text(
+        f"22 1 0:21 / / rw - overlay overlay rw\n"
+        f"23 22 0:22 / {spelled}/data\\040set rw,noatime shared:1 - ext4 /dev/sda rw\n"
+        f"24 22 0:22 /x {spelled}/mounted.so rw - ext4 /dev/sda rw\n"
+    )
+    monkeypatch.setattr(mounts, "_LIST", str(told))
+    monkeypatch.setattr(os, "scandir", scandir)
+    return folder
+
+
+def test_files_of_an_overlay_are_its_own_and_other_file_systems_are_told(overlay: Path) -> None:
+    report = tree.slim(str(overlay), FOR_90)
+    assert (overlay / "torch/lib/libtorch.so").read_bytes() == NEW
+    assert (overlay / "data set/libdata.so").read_bytes() == OLD
+    assert (overlay / "mounted.so").read_bytes() == OLD
+    apart = [str(overlay / "data set"), str(overlay / "mounted.so")]
+    assert report["not_entered"] == apart
+    told = [line for line in command.lines(report) if "not entered" in line]
+    assert told == [
+        f"  not entered: {name}: another file system is mounted there" for name in apart
+    ]
+
+
+def test_an_overlay_is_looked_into(overlay: Path) -> None:
+    files = {item.path for item in trees.of_folder(overlay) if item.disk}
+    assert files == {"torch/lib/libtorch.so", "torch/__init__.py", "empty.so", "objects.o"}
+
+
+def test_a_kernel_that_lists_no_mounts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts, "_LIST", str(folder / "no"))
+    assert tree.slim(str(folder), FOR_90)["total"]["changed"] == 1

@@ -124,3 +124,16 @@ def test_a_wheel_needs_an_output(wheel: Path, capsys: pytest.CaptureFixture[str]
     assert "--output" in capsys.readouterr().err
     assert command.main([str(wheel.parent), "--sm", "90", "--output", "x.whl", "--dry-run"]) == 2
     assert "--output" in capsys.readouterr().err
+
+
+def test_rows_are_of_one_shape(wheel: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = wheel.parent / "folder"
+    folder.mkdir()
+    (folder / "refused.so").write_bytes(OLD + b"an archive")
+    (folder / "whole.so").write_bytes(OLD)
+    rows = []
+    for path in (folder, wheel):
+        assert command.main([str(path), "--sm", "90", "--dry-run", "--json"]) == 0
+        rows += json.loads(capsys.readouterr().out)["files"]
+    assert [bool(row["refused"]) for row in rows] == [True, False, False]
+    assert len({tuple(sorted(row)) for row in rows}) == 1

@@ -3,7 +3,8 @@
     slim PATH --sm 90[,80] [--dry-run] [--json] [--mode zero|compact]
 
 Shared objects keep their addresses and everything that runs there; a file that is not understood
-stays as it is, and is listed. Exit code 1: a file could not be read or written, 2: a wrong option.
+stays as it is, and is listed. Exit code 1: a file could not be read or written, or PATH is a file
+that was not understood, or none that can be slimmed (a static library, a cubin); 2: a wrong option.
 """
 
 from __future__ import annotations
@@ -83,14 +84,24 @@ def main(arguments: Sequence[str]) -> int:
             )  # fmt: skip
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"slim: {where}{error.strerror or error}", file=sys.stderr)
+        print(printable(f"slim: {where}{error.strerror or error}"), file=sys.stderr)
         return 1
     if given.json:
         print(json.dumps(report, indent=2))
     else:
         for line in lines(report):
             print(line)
-    return 0
+    stays = {} if packed or os.path.isdir(given.path) else _staying(report)
+    sys.stdout.flush()
+    for name, why in stays.items():
+        print(printable(f"slim: {name}: {why}"), file=sys.stderr)
+    return 1 if stays else 0
+
+
+def _staying(report: Dict[str, Any]) -> Dict[str, str]:
+    """Why a file that was named is not slimmed; empty if it is, or was."""
+    refused = {row["path"]: row["refused"] for row in report["files"] if row["refused"]}
+    return {**report["left"], **refused}
 
 
 def checked(path: str, sms: Sequence[int]) -> int:
@@ -107,7 +118,9 @@ def checked(path: str, sms: Sequence[int]) -> int:
         check=False, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     if not done.returncode:
-        print(f"{path}: {len(rules)} rules hold: {', '.join(rule.name for rule in rules)}")
+        print(
+            f"{printable(path)}: {len(rules)} rules hold: {', '.join(rule.name for rule in rules)}"
+        )
     return 1 if done.returncode else 0
 
 
@@ -128,8 +141,20 @@ class _Progress:
             print(f"slim: {files} files, {size / 1e6:.0f} MB of libraries", file=sys.stderr)
 
 
+def printable(text: str) -> str:
+    """What a terminal may be given: files' names may be no text, end lines, or move its cursor."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
+        for sign in text
+    )
+
+
 def lines(report: Dict[str, Any]) -> Iterator[str]:
     """The report as text."""
+    return map(printable, _lines(report))
+
+
+def _lines(report: Dict[str, Any]) -> Iterator[str]:
     total = report["total"]
     verb = "would be" if report["dry_run"] else "are"
     sms = ", ".join(f"sm_{sm}" for sm in report["sms"])
@@ -147,8 +172,7 @@ def lines(report: Dict[str, Any]) -> Iterator[str]:
         yield f"  {verb} dropped: {name}, {_mb(size)}: {whys[name]}"
     if total.get("linked"):
         yield f"  {verb} links to equal files: {_mb(total['linked'])}"
-    for name, why in report.get("left", {}).items():
-        yield f"  left as it is: {name}: {why}"
+    yield from _untouched(report)
     yield from _files(report["files"], verb)
     for name, why in report.get("records", {}).items():
         yield f"  no RECORD that we can read: {name}: {why}"
@@ -157,6 +181,13 @@ def lines(report: Dict[str, Any]) -> Iterator[str]:
         yield from (f"    {number} hold {names}" for names, number in _largest(counts))
     for why, number in total["strange"].items():
         yield f"  {number} containers stay as they are: {why}"
+
+
+def _untouched(report: Dict[str, Any]) -> Iterator[str]:
+    for name, why in report.get("left", {}).items():
+        yield f"  left as it is: {name}: {why}"
+    for name in report.get("not_entered", ()):
+        yield f"  not entered: {name}: another file system is mounted there"
 
 
 def _files(files: Sequence[Dict[str, Any]], verb: str) -> Iterator[str]:

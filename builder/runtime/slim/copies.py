@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, Iterable, List, Sequence, Tuple
 
+    _State = Tuple[int, int, int]  # inode, bytes, time of the last change in ns
+
 LEAST = 1 << 16  # bytes: below, a layer's archive hardly gains
 
 
@@ -31,7 +33,7 @@ def link(files: Iterable[File], *, dry: bool = False) -> int:
     """Make those of equal content, mode, owner and attributes one file; the bytes that it saves.
 
     The first keeps its bytes, and all names of another become its own. One that has names elsewhere
-    stays: it would take its room all the same. Raises OSError.
+    stays: it would take its room all the same; so does one that changes meanwhile. Raises OSError.
     """
     alike: Dict[Tuple[int, ...], List[File]] = {}
     for file in files:
@@ -42,16 +44,36 @@ def link(files: Iterable[File], *, dry: bool = False) -> int:
             alike.setdefault(key, []).append(file)
     saved = 0
     for some in alike.values():
-        first: Dict[Tuple[bytes, Tuple[Tuple[str, bytes], ...]], File] = {}
+        first: Dict[Tuple[bytes, Tuple[Tuple[str, bytes], ...]], Tuple[File, _State]] = {}
         for file in some if len(some) > 1 else ():
             name = file.names[0]
-            kept = first.setdefault((digest(name), _attributes(name)), file)
+            content, state = _read(name)
+            kept, whole = first.setdefault((content, _attributes(name)), (file, state))
             if kept is file or file.outside:
                 continue
-            saved += file.size
-            for other in () if dry else file.names:
-                aside.link(kept.names[0], other)
+            # Whoever writes to one meanwhile keeps it, and what he wrote.
+            same = [
+                dry or (_state(kept.names[0]) == whole and _linked(kept.names[0], other, state))
+                for other in file.names
+            ]
+            saved += file.size if all(same) else 0
     return saved
+
+
+def _linked(name: str, other: str, state: _State) -> bool:
+    """Whether `other` is one more name of a file now; not where it is no longer in this state."""
+    if _state(other) != state:
+        return False
+    aside.link(name, other)
+    return True
+
+
+def _state(name: str) -> _State:
+    return _told(os.stat(name, follow_symlinks=False))
+
+
+def _told(info: os.stat_result) -> _State:
+    return info.st_ino, info.st_size, info.st_mtime_ns
 
 
 def _attributes(name: str) -> Tuple[Tuple[str, bytes], ...]:
@@ -64,10 +86,16 @@ def _attributes(name: str) -> Tuple[Tuple[str, bytes], ...]:
 
 def digest(name: str) -> bytes:
     """SHA-256 of a file."""
+    return _read(name)[0]
+
+
+def _read(name: str) -> Tuple[bytes, _State]:
+    """A file's SHA-256, and the state that it was in before it was read."""
     found = hashlib.sha256()
     with open(name, "rb") as file:
+        state = _told(os.fstat(file.fileno()))
         while True:
             part = file.read(1 << 20)
             if not part:
-                return found.digest()
+                return found.digest(), state
             found.update(part)

@@ -14,7 +14,7 @@ from . import elf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator, List, Sequence
+    from typing import Any, Iterator, List, Sequence, Tuple
 
     from .fatbin import Container
 
@@ -50,7 +50,8 @@ class _Buffer(ctypes.Structure):
 def found(data: bytes, containers: Sequence[Container], stop: int) -> List[Frame] | None:
     """Those in a file's first `stop` bytes; None: there may be some, and no libzstd is here.
 
-    Raises Refused for a file that is made of what only looks so.
+    Raises Refused for a file that is made of what only looks so, and where one has no end before a
+    container or the file's: what stands behind its head may be its own.
     """
     places = list(_places(data, containers, stop))
     if not places:
@@ -60,10 +61,10 @@ def found(data: bytes, containers: Sequence[Container], stop: int) -> List[Frame
         return None
     frames: List[Frame] = []
     astray = 0
-    for at in places:
+    for at, before in places:
         if frames and at < frames[-1].end:
             continue
-        one = _frame(library, data, at, stop)
+        one = _frame(library, data, at, before)
         if one:
             frames.append(one)
             continue
@@ -73,11 +74,12 @@ def found(data: bytes, containers: Sequence[Container], stop: int) -> List[Frame
     return frames
 
 
-def _places(data: bytes, containers: Sequence[Container], stop: int) -> Iterator[int]:
+def _places(data: bytes, containers: Sequence[Container], stop: int) -> Iterator[Tuple[int, int]]:
+    """Where frames may begin, and where they end at the latest."""
     start = 0
     for at, end in [*((one.at, one.end) for one in containers), (stop, stop)]:
         for match in _MAGIC.finditer(data, start, at):
-            yield match.start()
+            yield match.start(), at
         start = end
 
 
@@ -109,7 +111,7 @@ def _frame(library: Any, data: bytes, at: int, stop: int) -> Frame | None:
         size = library.ZSTD_findFrameCompressedSize(packed, len(packed))
         if not library.ZSTD_isError(size):
             return Frame(at, at + size, sm)
-    return None
+    raise elf.Refused("a zstd frame of GPU code has no end")
 
 
 def _head(library: Any, packed: bytes) -> bytes:

@@ -44,11 +44,7 @@ def examine(data: bytes, options: Options) -> Tuple[Report, List[layout.Piece] |
     links = options.linked and any(
         one.kind in targets.LINKED for each in found for one in each.entries
     )
-    report: Report = {
-        "before": file.size, "after": file.size, "kept": {}, "removed": {}, "debug": 0,
-        "containers": len(found), "uncovered": {}, "strange": {}, "refused": None,
-        "changed": False,
-    }  # fmt: skip
+    report = {**_blank(file.size), "containers": len(found)}
     edits = []
     for one in found:
         strange = one.strange or ("" if _mapped(file, one) else "it spans segments")
@@ -75,6 +71,14 @@ def examine(data: bytes, options: Options) -> Tuple[Report, List[layout.Piece] |
     return report, pieces
 
 
+def _blank(size: int) -> Report:
+    """Of a file in which nothing is found; all reports are of this shape."""
+    return {
+        "before": size, "after": size, "kept": {}, "removed": {}, "debug": 0, "containers": 0,
+        "uncovered": {}, "strange": {}, "refused": None, "changed": False,
+    }  # fmt: skip
+
+
 def _mapped(file: elf.Elf, one: Container | frames.Frame) -> bool:
     return any(load.offset <= one.at and one.end <= load.end for load in file.loads)
 
@@ -99,7 +103,9 @@ def _staying(one: Container, options: Options, report: Report, *, links: bool) -
     for sm in missing:
         _count(report["uncovered"].setdefault(str(sm), {}), holding or "nothing", 1)
     if len(missing) == len(options.sms) and options.uncovered == KEEP:
-        return set(one.entries)
+        return {
+            entry for entry in one.entries if options.linked or entry.kind not in targets.LINKED
+        }
     return targets.kept(one, options.sms, links=links)
 
 
@@ -163,8 +169,7 @@ def reported(path: str, data: bytes, options: Options) -> Tuple[Report, List[lay
     try:
         report, pieces = examine(data, options)
     except elf.Refused as refused:
-        size = len(data)
-        return {"path": path, "before": size, "after": size, "refused": str(refused)}, None
+        return {"path": path, **_blank(len(data)), "refused": str(refused)}, None
     return {"path": path, **report}, pieces
 
 

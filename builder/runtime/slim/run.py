@@ -29,6 +29,7 @@ class Run:
         self._files = files and not self._named  # who names one file wants it to stay
         self._places = drops.Places(path, options.sms)
         self.seen = 0  # files
+        self.apart: List[str] = []  # what is of other file systems
         self.size = 0  # bytes of those that are libraries
         self._reports: List[Report] = []
         self._dropped: Dict[str, Dict[str, int]] = {}  # by rule and name, bytes
@@ -124,4 +125,5 @@ class Run:
         whole["total"]["linked"] = self._linked
         whole["records"] = self._bad
         whole["left"] = self._left
+        whole["not_entered"] = self.apart
         return whole

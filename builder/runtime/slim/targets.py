@@ -141,7 +141,13 @@ def kept(container: Container, sms: Sequence[int], *, links: bool) -> Set[Entry]
 
 
 def uncovered(container: Container, sms: Sequence[int]) -> List[int]:
-    """SMs that find nothing here. What is linked at run time serves all, as far as we see."""
-    if any(one.kind in LINKED for one in container.entries):
-        return []
-    return [sm for sm in sms if not covers(container.entries, sm)]
+    """SMs that find nothing here. LTO IR serves those that PTX of its SM would: it becomes their
+    machine code, and none of an older GPU.
+    """
+    linked = [one for one in container.entries if one.kind in LINKED]
+    return [
+        sm
+        for sm in sms
+        if not any(_own(one, sm) and _compiles(one, sm) for one in linked)
+        and not covers(container.entries, sm)
+    ]

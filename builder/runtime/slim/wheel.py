@@ -121,7 +121,8 @@ def _apart(member: zipfile.ZipInfo, record: str) -> bool:
 
 
 def _named(report: Report, path: str, member: zipfile.ZipInfo) -> Report:
-    return {**report, "path": f"{path}:{member.filename}", "links_outside": 0}
+    name = f"{path}:{member.filename}"
+    return {**report, "path": name, "names": [name], "links_outside": 0}
 
 
 def _opened(new: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
