@@ -244,7 +244,8 @@ def test_what_follows_a_layer_in_its_blob_is_of_its_digest(tmp_path: Path) -> No
     "config",
     [
         '{"rootfs": {"diff_ids": [1]}}', '{"rootfs": {"diff_ids": "abc"}}', '{"rootfs": [1]}',
-        '{"rootfs": {"diff_ids": {"a": 1}}}', '{"history": 1}', '{"history": [{"created_by": [1]}]}',
+        '{"rootfs": {"diff_ids": {"a": 1}}}', '{"history": 1}',
+        '{"history": [{"created_by": [1]}]}',
     ],
 )  # fmt: skip
 def test_a_config_of_other_types_is_none_that_is_known(config: str, tmp_path: Path) -> None:
