@@ -336,12 +336,26 @@ class DeviceChoice(Fact):
 
 
 class GpuCodeException(Fact):
-    """Libraries that need no GPU code for some GPUs, and why: `imgbuild inspect --sm` asks."""
+    """Libraries that need no code for some GPUs, and why: builds and `imgbuild inspect` ask."""
 
-    library: Text  # a glob of a path's end, as "vllm/_qutlass_C.abi3.so"
-    below: Version | None = None  # for GPUs of a lower compute capability; None: for any
+    # A glob of a path's end, as "vllm/_qutlass_C.abi3.so"; a build's shell reads it between commas.
+    library: Annotated[str, StringConstraints(pattern=r"^[\w.+*?\[\]!/-]+$")]
+    # For GPUs of a lower compute capability, and for those of a higher one; neither: for any.
+    below: Version | None = None
+    above: Version | None = None
     why: Text
     source: Text
+
+    def holds(self, sm: str) -> bool:
+        """Whether it does for a GPU of this compute capability, as "9.0"."""
+        own = _number(sm)
+        lower = self.below is not None and own < _number(self.below)
+        higher = self.above is not None and own > _number(self.above)
+        return lower or higher or (self.below is None and self.above is None)
+
+
+def _number(sm: str) -> tuple[int, ...]:
+    return tuple(map(int, sm.split(".")))
 
 
 class Tool(Fact):
@@ -374,6 +388,10 @@ class Matrix(Fact):
         """Megabytes (10^6) that a cell's image may have, compressed; None: nobody says."""
         found = (mb for cells, mb in self.budgets.items() if fnmatchcase(cell_id, cells))
         return next(found, None)
+
+    def excused(self, sm: str) -> tuple[str, ...]:
+        """Globs of libraries that need no code for a GPU of this compute capability, as "9.0"."""
+        return tuple(row.library for row in self.gpu_code_exceptions if row.holds(sm))
 
     def __hash__(self) -> int:
         """That of this one object: what is computed from it is cached by it."""

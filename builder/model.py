@@ -293,6 +293,8 @@ class Recipe:
     entrypoint: tuple[str, ...]
     health: tuple[str, ...]
     port: int
+    # Globs of libraries that need no code for the GPU that it is thinned for.
+    excused: tuple[str, ...] = ()
 
     @property
     def repository(self) -> str:

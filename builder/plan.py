@@ -78,11 +78,12 @@ def plan(
     manifest: str,
     kind: BaseKind,
     base_digest: str | None = None,
+    excused: tuple[str, ...] = (),
 ) -> Recipe:
     """Lay out the image of `cell` on a base of `kind`; `wheels` are of `cell.closure(kind)`.
 
     `manifest` is the file that it carries, below images/manifests; `base_digest` is what a
-    registry's base is pinned to.
+    registry's base is pinned to; `excused` are globs of libraries without code for its GPU.
     """
     os_name, os = cell.system(kind)
     wrap = cell.build.wrap
@@ -123,6 +124,7 @@ def plan(
         entrypoint=(*init, python, "-ES", RUNTIME, "start", *command, "--"),
         health=(python, "-ES", f"{RUNTIME}/health.py", str(server.port), server.health),
         port=server.port,
+        excused=excused,
     )
 
 

@@ -104,6 +104,7 @@ class Workbench:
             manifest=manifest.name(cell),
             kind=kind,
             base_digest=digest,
+            excused=self._matrix.excused(cell.slim_sm) if cell.slim_sm else (),
         )
 
     def _wheelhouse(self, cell: Cell, kind: BaseKind) -> Wheelhouse:

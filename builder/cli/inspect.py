@@ -92,6 +92,8 @@ def command(
             f"not all code of {_listed(paths)} is for sm_{one}"
             for one, paths in inspect.lacking(found).items()
         ]
+    if unread := inspect.unread(found):
+        without.append(f"GPU code stands in {_listed(unread)}, which cannot be read")
     if without:
         raise ImgbuildError(
             "; ".join(without),

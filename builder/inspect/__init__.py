@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from builder.inspect.coverage import sms
-from builder.inspect.report import Report, failing, lacking, report
+from builder.inspect.report import Report, failing, lacking, report, unread
 from builder.inspect.sources import Contents, read_image, read_path
 from builder.inspect.text import lines, printable
 
@@ -18,4 +18,5 @@ __all__ = [
     "read_path",
     "report",
     "sms",
+    "unread",
 ]

@@ -7,6 +7,7 @@ they are put in order afterwards.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import re
@@ -28,6 +29,7 @@ GZIP, TAR = b"\x1f\x8b", b"ustar"
 TAR_AT = 257
 _JSON_LONGEST = 16 << 20  # bytes
 _CHUNK = 1 << 20  # bytes
+_NAMED = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 _LOCK = re.compile(r"/run/lock-([0-9a-f]{12})")
 _RUNTIME = re.compile(r"/opt/imgbuild/")
 
@@ -48,7 +50,7 @@ class _Archive:
     def __init__(self, what: str) -> None:
         self.what = what
         self.texts: dict[str, Any] = {}
-        self.broken: dict[str, str] = {}  # path -> why it is no JSON
+        self.broken: dict[str, str] = {}  # path -> why it is no JSON, or not what its name says
         self.blobs: dict[str, _Blob] = {}
 
     def layers(self, names: Mapping[str, str]) -> list[Layer]:
@@ -57,13 +59,16 @@ class _Archive:
         config, paths = self._oci() if legacy is None else self._legacy(legacy)
         config = config if isinstance(config, dict) else {}
         history = [one for one in config.get("history") or () if not one.get("empty_layer")]
-        diffs = (config.get("rootfs") or {}).get("diff_ids") or []
+        diffs = _texts((config.get("rootfs") or {}).get("diff_ids") or [])
         out = []
         for index, path in enumerate(paths):
             blob = self.blobs.get(path)
             if blob is None:
                 raise UserError(f"{self.what}: the archive has no {path}, which is a layer")
-            made = str(history[index].get("created_by", "")) if index < len(history) else ""
+            if path in self.broken:
+                raise damaged(f"{self.what}: {path}", self.broken[path])
+            made = history[index].get("created_by") or "" if index < len(history) else ""
+            _texts([made])
             digest = diffs[index] if index < len(diffs) else ""
             if path.startswith("blobs/sha256/"):
                 digest = f"sha256:{path.rpartition('/')[2]}"
@@ -126,6 +131,13 @@ class _Archive:
                 yield (row.get("platform") or {}).get("architecture", ""), found
 
 
+def _texts(found: Any) -> list[str]:
+    """Strings of a list as JSON has it; raises TypeError for anything else."""
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise TypeError
+    return found
+
+
 def _path(digest: str) -> str:
     return f"blobs/{digest.replace(':', '/')}"
 
@@ -150,27 +162,70 @@ def read(found: Members, examiner: Examiner, names: Mapping[str, str], what: str
     """
     archive = _Archive(what)
     for path, size, content in found:
-        source = content if isinstance(content, io.BufferedReader) else io.BufferedReader(content)  # type: ignore[type-var]
-        head = source.peek(512)[:512]
-        if head[:1] in {b"{", b"["} and size <= _JSON_LONGEST:
-            try:
-                archive.texts[path] = json.loads(source.read())
-            except (ValueError, RecursionError) as error:  # of no account unless it is asked for
-                archive.broken[path] = str(error)
-        elif head[:4] == zstd.MAGIC:
-            with explained(f"{what}: {path}"):
-                archive.blobs[path] = _layer(zstd.reader(source), examiner, size, compressed=True)
-        elif head[:2] == GZIP:
-            with explained(f"{what}: {path}"):
-                unpacked = cast(IO[bytes], gzip.GzipFile(fileobj=source))
-                archive.blobs[path] = _layer(unpacked, examiner, size, compressed=True)
-        elif head[TAR_AT : TAR_AT + 5] == TAR or (head and not any(head)):
-            with explained(f"{what}: {path}"):
-                archive.blobs[path] = _layer(source, examiner, size, compressed=False)
+        named = _NAMED.fullmatch(path)
+        hashed = _Hashed(content) if named else None
+        source = _buffered(hashed or content)
+        _one(archive, path, size, source, examiner)
+        if named and hashed and (path in archive.blobs or path in archive.texts):
+            while source.read(_CHUNK):  # what a reader left
+                pass
+            if hashed.digest != named[1]:
+                archive.broken[path] = f"its bytes are sha256:{hashed.digest}"
     try:
         return archive.layers(names)
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
         raise UserError(f"{what}: its manifest is none that is known") from None
+
+
+def _one(
+    archive: _Archive, path: str, size: int, source: io.BufferedReader, examiner: Examiner
+) -> None:
+    """Read a member, if it is a text or a layer."""
+    head = source.peek(512)[:512]
+    if head[:1] in {b"{", b"["} and size <= _JSON_LONGEST:
+        try:
+            archive.texts[path] = json.loads(source.read())
+        except (ValueError, RecursionError) as error:  # of no account unless it is asked for
+            archive.broken[path] = str(error)
+        return
+    packed = head[:4] == zstd.MAGIC or head[:2] == GZIP
+    if packed or head[TAR_AT : TAR_AT + 5] == TAR or (head and not any(head)):
+        with explained(f"{archive.what}: {path}"):
+            archive.blobs[path] = _layer(_unpacked(source, head), examiner, size, compressed=packed)
+
+
+def _unpacked(source: io.BufferedReader, head: bytes) -> IO[bytes]:
+    """The tar in a layer, whichever way it is compressed."""
+    if head[:4] == zstd.MAGIC:
+        return zstd.reader(source)
+    return cast(IO[bytes], gzip.GzipFile(fileobj=source)) if head[:2] == GZIP else source
+
+
+def _buffered(content: Any) -> io.BufferedReader:
+    return content if isinstance(content, io.BufferedReader) else io.BufferedReader(content)
+
+
+class _Hashed(io.RawIOBase):
+    """A stream that hashes what is read of it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._hash = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As a file's."""
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        self._hash.update(data)
+        return len(data)
+
+    @property
+    def digest(self) -> str:
+        """In hexadecimal, of what has been read."""
+        return self._hash.hexdigest()
 
 
 class _Counted:

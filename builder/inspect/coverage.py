@@ -121,13 +121,9 @@ def excuse(path: str, sm: int, rows: Iterable[GpuCodeException]) -> GpuCodeExcep
     """The row by which a library needs no code for an SM."""
     for row in rows:
         named = fnmatchcase(path, row.library) or fnmatchcase(path, f"*/{row.library}")
-        if named and (row.below is None or sm < _number(row.below)):
+        if named and row.holds(f"{sm // 10}.{sm % 10}"):
             return row
     return None
-
-
-def _number(sm: str) -> int:
-    return int(sm.replace(".", ""))
 
 
 def _named(entries: Iterable[fatbin.Entry], kind: int) -> tuple[str, ...]:

@@ -105,6 +105,7 @@ class Examiner:
             spans, stored.containers, stored.frames = kinds.look(data)
         except elf.Refused as refused:
             spans, stored.refused = [(kinds.CODE, 0, size)], str(refused)
+            stored.unread = kinds.has_gpu_code(data)
         digest = hashlib.sha256()
         with memoryview(data) as view:
             for kind, begin, end in spans:

@@ -53,11 +53,17 @@ def _places(data: bytes, containers: Sequence[Container], stop: int) -> Iterator
 def _frame(data: bytes, at: int, stop: int) -> Frame | None:
     head = zstd.head(data[at : min(at + _BLOCK, stop)], elf.HEADER)
     whole = len(head) == elf.HEADER and elf.is_elf(head)
-    if not whole or int.from_bytes(head[18:20], "little") != _CUDA or head[7] not in _SHIFT:
-        return None
-    sm = int.from_bytes(head[48:52], "little") >> _SHIFT[head[7]] & 0xFF
-    if sm not in _SMS:
+    sm = sm_of(head) if whole else None
+    if sm is None:
         return None
     sizes = (zstd.frame_size(data[at : min(at + most, stop)]) for most in _SIZES)
     size = next(filter(None, sizes), None)
     return Frame(at, at + size, sm) if size else None
+
+
+def sm_of(head: bytes) -> int | None:
+    """90 for 9.0, by the ELF header of a cubin; None for other files, and for no SM that is."""
+    if int.from_bytes(head[18:20], "little") != _CUDA or head[7] not in _SHIFT:
+        return None
+    sm = int.from_bytes(head[48:52], "little") >> _SHIFT[head[7]] & 0xFF
+    return sm if sm in _SMS else None

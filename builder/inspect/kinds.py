@@ -49,9 +49,7 @@ def mapped(head: bytes) -> bool:
     """Whether a file that begins so holds more than one kind: it is worth looking into."""
     if head[:4] == fatbin_magic():
         return True
-    machine = int.from_bytes(head[18:20], "little")
-    program = elf.is_elf(head) and elf.kind_of(head) in {elf.EXEC, elf.DYN}
-    return program and machine != _CUDA
+    return elf.is_elf(head) and elf.kind_of(head) in {elf.EXEC, elf.DYN}
 
 
 def fatbin_magic() -> bytes:
@@ -64,12 +62,38 @@ def look(data: bytes) -> Mapped:
     if data[:4] == fatbin_magic():
         found = fatbin.containers(data, len(data))
         return Mapped(_filled(_gpu(found), len(data), DATA), _counted(found), {})
+    if _is_cubin(data):
+        return _cubin(data)
     file = elf.read(data)
     found = fatbin.containers(data, file.head)
     packed = frames.found(data, found, file.head)
     spans = [*_gpu(found), *_packed(packed), *_debug(file), *_code(file)]
     bare = _shares((one.sm, one.end - one.at) for one in packed)
     return Mapped(_filled(spans, file.size, TABLES), _counted(found), bare)
+
+
+def has_gpu_code(data: bytes) -> bool:
+    """Whether code for GPUs stands in a file (also an mmap) that `look` refuses."""
+    if data.find(fatbin.MAGIC) >= 0 or _is_cubin(data):
+        return True
+    try:
+        return bool(frames.found(data, (), len(data)))
+    except elf.Refused:
+        return True
+
+
+def _is_cubin(data: bytes) -> bool:
+    return elf.is_elf(data[: elf.HEADER]) and int.from_bytes(data[18:20], "little") == _CUDA
+
+
+def _cubin(data: bytes) -> Mapped:
+    """Machine code that is a file of its own: as a container of that alone."""
+    sm = frames.sm_of(data[: elf.HEADER])
+    if sm is None:
+        raise elf.Refused("a cubin, and its header names no SM that is known")
+    alone = Entry(0, 0, 0, fatbin.CUBIN, sm, "", blank=False)
+    share = {Container(0, 0, (alone,), ""): Share(1, len(data))}
+    return Mapped([(alone.name, 0, len(data))], share, {})
 
 
 def _gpu(found: list[Container]) -> Iterator[Region]:

@@ -65,6 +65,7 @@ def report(
             "libraries": [_library(one) for one in _by_code(libraries)],
             "failing": {str(sm): _failing(libraries, sm, exceptions) for sm in sms},
             "lacking": {str(sm): _lacking(libraries, sm, exceptions) for sm in sms},
+            "unread": {str(sm): _unread(files, sm, exceptions) for sm in sms},
             "excused": [
                 {"path": one.path, "sm": sm, "why": row.why, "source": row.source}
                 for sm in sms
@@ -83,6 +84,11 @@ def failing(found: Report) -> dict[int, list[str]]:
 def lacking(found: Report) -> dict[int, list[str]]:
     """SM -> paths of libraries that have code for it, but not in each container and frame."""
     return _asked(found, "lacking")
+
+
+def unread(found: Report) -> list[str]:
+    """Paths of files that cannot be read and hold GPU code, for whichever SM was asked."""
+    return sorted({path for paths in found["gpu"]["unread"].values() for path in paths})
 
 
 def _asked(found: Report, key: str) -> dict[int, list[str]]:
@@ -111,6 +117,13 @@ def _lacking(
         for one in sorted(some, key=lambda one: (-one.uncovered[sm].size, one.path))
         if not coverage.excuse(one.path, sm, exceptions)
     ]
+
+
+def _unread(
+    files: Iterable[tuple[str, Stored]], sm: int, exceptions: Sequence[GpuCodeException]
+) -> list[str]:
+    paths = sorted(path for path, stored in files if stored.unread)
+    return [path for path in paths if not coverage.excuse(path, sm, exceptions)]
 
 
 def _largest(counts: Counter[str]) -> list[tuple[str, int]]:

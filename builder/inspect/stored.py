@@ -51,6 +51,7 @@ class Stored:
     containers: Mapping[Container, Share] = field(default_factory=dict)
     frames: Mapping[int, Share] = field(default_factory=dict)  # in none: SM -> zstd frames
     refused: str = ""  # why its headers could not be read
+    unread: bool = False  # whether GPU code stands in what was refused
 
 
 @dataclass(slots=True)

@@ -149,10 +149,14 @@ def _gate(gpu: dict[str, Any]) -> Iterator[str]:
         excused = [row for row in gpu["excused"] if row["sm"] == sm]
         covered = every - len(without) - len(excused)
         yield ""
-        yield f"sm_{sm}: {covered} of {every} libraries with GPU code have some that runs there"
+        if every:
+            yield f"sm_{sm}: {covered} of {every} libraries with GPU code have some that runs there"
+        else:
+            yield f"sm_{sm}: no library with GPU code is there"
         yield from _partly(gpu, sm)
         yield from (f"  none in {row['path']}, and it needs none: {row['why']}" for row in excused)
         yield from (f"  none in {path}" for path in without)
+        yield from (f"  not read: {path}, and GPU code is in it" for path in gpu["unread"][str(sm)])
 
 
 def _partly(gpu: dict[str, Any], sm: int) -> Iterator[str]:

@@ -32,13 +32,17 @@ class Kept:
         self.folder = folder or host.cache_dir() / "layers"
 
     def find(self, diff_id: str, level: int) -> Blob | None:
-        """The layer that is `diff_id` unpacked, at this level; a file that was spoiled goes."""
+        """The layer that is `diff_id` unpacked, at this level; a file that was spoiled goes.
+
+        One that cannot be read is none: the layer is compressed anew.
+        """
         for file in sorted(self.folder.glob(f"{_stem(diff_id, level)}-*.zst")):
-            with suppress(FileNotFoundError):  # another host may remove it meanwhile
+            with suppress(OSError):  # another host may remove it meanwhile, or it is another user's
                 with file.open("rb") as source:
                     found = hashlib.file_digest(source, "sha256").hexdigest()
                 if file.stem.endswith(found):
-                    os.utime(file)  # it was of use today
+                    with suppress(PermissionError):
+                        os.utime(file)  # it was of use today
                     return Blob(file=file, digest=f"sha256:{found}", size=file.stat().st_size)
                 file.unlink()
         return None
@@ -64,8 +68,12 @@ class Kept:
         if not self.folder.is_dir():
             return []
         oldest = time.time() - _UNUSED_SECONDS
-        files = sorted(file for file in self.folder.iterdir() if file.is_file())
-        return [file for file in files if everything or file.stat().st_mtime < oldest]
+        found = []
+        for file in sorted(self.folder.iterdir()):
+            with suppress(OSError):  # it went meanwhile
+                if file.is_file() and (everything or file.stat().st_mtime < oldest):
+                    found.append(file)
+        return found
 
 
 def _stem(diff_id: str, level: int) -> str:

@@ -6,7 +6,8 @@ import gzip
 import hashlib
 import json
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -69,20 +70,43 @@ def _compressed(source: Path, diff_id: str, level: int, kept: Kept, on_line: OnL
 def _write(source: Path, target: Path, level: int, on_line: OnLine) -> tuple[str, str]:
     """Write `target`; returns the digests of what was unpacked and of what was written."""
     unpacked, packed = hashlib.sha256(), hashlib.sha256()
-    total, frame = source.stat().st_size, zstd.compressor(level)
-    with source.open("rb") as file, target.open("wb") as out:
+    frame = zstd.compressor(level)
+    with _reading(source):
+        total, file = source.stat().st_size, source.open("rb")
+    with file, target.open("wb") as out:
 
         def put(data: bytes) -> None:
             packed.update(data)
             out.write(data)
 
-        stream = _unpacked(file)
-        while chunk := stream.read(_CHUNK):
+        for chunk in _chunks(source, file):
             unpacked.update(chunk)
             put(frame.compress(chunk))
             on_line(f"{file.tell() / 1e6:.0f} of {total / 1e6:.0f} MB")
         put(frame.flush())
     return f"sha256:{unpacked.hexdigest()}", f"sha256:{packed.hexdigest()}"
+
+
+def _chunks(source: Path, file: IO[bytes]) -> Iterator[bytes]:
+    with _reading(source):
+        stream = _unpacked(file)
+    while True:
+        with _reading(source):
+            chunk = stream.read(_CHUNK)
+        if not chunk:
+            return
+        yield chunk
+
+
+@contextmanager
+def _reading(source: Path) -> Iterator[None]:
+    """Raises BuildError where a layer's file cannot be read; damage is told by who knows it."""
+    try:
+        yield
+    except _DAMAGED:
+        raise
+    except OSError as error:
+        raise BuildError(f"{source}: {error.strerror or error}") from None
 
 
 def _unpacked(file: IO[bytes]) -> IO[bytes]:

@@ -198,3 +198,59 @@ def test_of_a_layout_the_damaged_layer_is_named(tmp_path: Path) -> None:
     layout(tmp_path, [TREE], pack=lambda tar: gzip.compress(tar)[:-30])
     with pytest.raises(UserError, match=r": blobs/sha256/\w+: it is damaged: Compressed"):
         read(tmp_path)
+
+
+def lying(found: bytes, nth: int) -> bytes:
+    """An archive of which one blob's bytes are others: a layer's, the config's, the manifest's."""
+    out = io.BytesIO()
+    with (
+        tarfile.open(fileobj=io.BytesIO(found)) as old,
+        tarfile.open(fileobj=out, mode="w") as new,
+    ):
+        for index, member in enumerate(old):
+            content = old.extractfile(member)
+            assert content
+            data = content.read()
+            if index == nth:
+                data = layer({"b": b"x"}) if not data.startswith(b"{") else data + b" "
+                member.size = len(data)
+            new.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("nth", [0, 1, 2], ids=["layer", "config", "manifest"])
+def test_a_blob_that_is_not_what_its_name_says_is_damaged(
+    nth: int, last: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "image.tar"
+    file.write_bytes(lying(oci([TREE], last=last), nth if last else nth + 2))
+    with pytest.raises(
+        UserError, match=r"image.tar: blobs/sha256/\w+: it is damaged: its bytes are sha256:\w{64}$"
+    ):
+        read(file)
+
+
+def test_what_follows_a_layer_in_its_blob_is_of_its_digest(tmp_path: Path) -> None:
+    """Readers stop where a tar or a frame ends; nobody stores more, and a digest is of all."""
+    layout(tmp_path, [TREE])
+    (packed,) = (one for one in tmp_path.glob("blobs/sha256/*") if one.read_bytes()[:1] == b"\x1f")
+    packed.write_bytes(packed.read_bytes() + bytes(70_000))
+    with pytest.raises(UserError, match=r"/\w+: it is damaged: its bytes are sha256:"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"rootfs": {"diff_ids": [1]}}', '{"rootfs": {"diff_ids": "abc"}}', '{"rootfs": [1]}',
+        '{"rootfs": {"diff_ids": {"a": 1}}}', '{"history": 1}',
+        '{"history": [{"created_by": [1]}]}',
+    ],
+)  # fmt: skip
+def test_a_config_of_other_types_is_none_that_is_known(config: str, tmp_path: Path) -> None:
+    manifest = b'[{"Config": "c", "Layers": ["l"]}]'
+    file = tmp_path / "image.tar"
+    file.write_bytes(files({"manifest.json": manifest, "c": config.encode(), "l": layer(TREE)}))
+    with pytest.raises(UserError, match=r"image.tar: its manifest is none that is known$"):
+        read(file)

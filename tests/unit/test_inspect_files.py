@@ -359,4 +359,5 @@ def test_regions_cover_any_file_exactly_once(content: bytes, data: st.DataObject
 
 
 def test_exceptions_of_the_matrix_name_libraries_below_packages(matrix: Matrix) -> None:
-    assert all(row.library.endswith((".so", ".so*")) for row in matrix.gpu_code_exceptions)
+    ends = (".so", ".so*", ".cubin")
+    assert all(row.library.endswith(ends) for row in matrix.gpu_code_exceptions)

@@ -26,6 +26,7 @@ from builder.model import (
     Wheels,
 )
 from builder.project import Project
+from builder.render import Renderer
 from tests.unit.support import ROOT, recipe_of
 
 GOLDEN = ROOT / "tests/golden/plan"
@@ -119,6 +120,20 @@ def test_what_is_for_one_gpu_is_thinned_where_it_is_installed(
     whole = recipe_of(project, matrix, "cuda13.0-vllm")
     assert whole.cell.slim_sm is None
     assert not any(isinstance(step, Slim) for layer in whole.layers for step in layer.steps)
+
+
+@pytest.mark.parametrize("cell_id", ["cuda13.0-vllm-h100", "cuda13.0-vllm-a100"])
+def test_libraries_that_are_excused_stand_in_both_files(
+    project: Project, matrix: Matrix, cell_id: str
+) -> None:
+    recipe = recipe_of(project, matrix, cell_id)
+    assert recipe.excused == matrix.excused(recipe.cell.slim_sm or "")
+    texts = Renderer(project.template_dirs).render(recipe).files
+    for name, used in (("Dockerfile", '"$EXCUSED"'), ("apptainer.def", "'{{ EXCUSED }}'")):
+        assert f"EXCUSED={','.join(recipe.excused)}\n" in texts[name]
+        lines = [line for line in texts[name].splitlines() if "--uncovered empty" in line]
+        assert len(lines) == len(recipe.layers) - 2
+        assert all(f"--excuse {used} " in line for line in lines)
 
 
 def test_another_slimmer_is_another_image(

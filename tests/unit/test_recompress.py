@@ -262,3 +262,63 @@ def test_what_no_push_has_used_for_a_month_is_unused(tmp_path: Path) -> None:
     used = kept.find(digest_of(layer(TREES[0])), 3)
     assert used
     assert set(kept.unused()) == set(kept.folder.iterdir()) - {used.file}
+
+
+@pytest.mark.parametrize("failing", ["utime", "open", "unlink"])
+def test_a_kept_layer_that_is_not_ours_does_not_end_a_push(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a folder that users share, or of a file that is immutable."""
+    kept, name = Kept(tmp_path / "kept"), digest_of(b"a layer")
+    with kept.aside(name, 3) as aside:
+        aside.write_bytes(b"what it is" if failing == "utime" else b"spoiled")
+        blob = kept.keep(aside, name, 3, digest_of(b"what it is"))
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os if failing == "utime" else Path, failing, refused)
+    assert kept.find(name, 3) == (blob if failing == "utime" else None)
+
+
+def test_what_goes_while_unused_layers_are_listed_is_not_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept(tmp_path)
+    for name in ("a.zst", "b.zst"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+    stat = Path.stat
+
+    def late(file: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        found = stat(file, follow_symlinks=follow_symlinks)
+        if file.name == "a.zst":
+            file.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "stat", late)
+    assert kept.unused() == [tmp_path / "b.zst"]
+
+
+@pytest.mark.parametrize("failing", ["open", "read"])
+def test_a_layer_that_cannot_be_read_is_the_layouts_and_not_the_caches(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout(tmp_path, TREES, zstd_of)
+    kept = Kept(tmp_path / "kept")
+    source = blobs(tmp_path)[0][0]
+
+    class Broken:
+        def read(self, _size: int) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    if failing == "open":
+        source.unlink()
+        source.mkdir()
+    else:
+        monkeypatch.setattr(zstd, "reader", lambda _file: Broken())
+    with pytest.raises(BuildError) as raised:
+        recompress(tmp_path, 3, kept, QUIET)
+    why = "Is a directory" if failing == "open" else "Input/output error"
+    assert str(raised.value) == f"{source}: {why}"
+    assert list(kept.folder.iterdir()) == []

@@ -354,6 +354,7 @@ def test_a_link_into_an_environment_is_the_environment(tmp_path: Path, named: st
     (place / "made/a.so").write_bytes(OLD)
     (place / "sympy/core/tests").mkdir(parents=True)
     (place / "sympy/core/tests/test_all.py").touch()
+    (place / "sympy/__init__.py").touch()
     record = place / "made-1.dist-info/RECORD"
     record.write_text(f"made/a.so,{','.join(told(OLD))}\n")
     (tmp_path / "venv/lib64").symlink_to("lib")
@@ -362,7 +363,7 @@ def test_a_link_into_an_environment_is_the_environment(tmp_path: Path, named: st
     report = tree.slim(str(link), FOR_90)
     assert report["path"] == str(link)
     assert rows(record) == {"made/a.so": told(NEW)}
-    assert (place / "sympy").exists() is named.endswith("made")
+    assert (place / "sympy/core").exists() is named.endswith("made")
 
 
 def test_the_next_run_mends_what_a_killed_one_left(site: Path) -> None:

@@ -3,8 +3,9 @@
     slim PATH --sm 90[,80] [--dry-run] [--json] [--mode zero|compact]
 
 Shared objects keep their addresses and everything that runs there; a file that is not understood
-stays as it is, and is listed. Exit code 1: a file could not be read or written, or PATH is a file
-that was not understood, or none that can be slimmed (a static library, a cubin); 2: a wrong option.
+stays as it is, and is listed. Exit code 1: a file could not be read or written, PATH is a file that
+was not understood, or none that can be slimmed (a static library, a cubin), or a library that
+--excuse does not name has no code for the GPU; 2: a wrong option.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import time
 
-from . import drops, one, targets, tree, wheel
+from . import drops, gate, one, targets, tree, wheel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--check", action="store_true",
         help="PATH is a slimmed environment: import what rules say works without their files",
+    )  # fmt: skip
+    parser.add_argument(
+        "--excuse", metavar="GLOB[,GLOB]",
+        help="fail where a library has GPU code and none for these GPUs, unless its path ends so",
     )  # fmt: skip
     given = parser.parse_args(arguments)
     packed = given.path.endswith(".whl")
@@ -95,13 +100,21 @@ def main(arguments: Sequence[str]) -> int:
     sys.stdout.flush()
     for name, why in stays.items():
         print(printable(f"slim: {name}: {why}"), file=sys.stderr)
-    return 1 if stays else 0
+    return 1 if stays else gated(report, given.excuse)
 
 
 def _staying(report: Dict[str, Any]) -> Dict[str, str]:
     """Why a file that was named is not slimmed; empty if it is, or was."""
     refused = {row["path"]: row["refused"] for row in report["files"] if row["refused"]}
     return {**report["left"], **refused}
+
+
+def gated(report: Dict[str, Any], excused: str | None) -> int:
+    """Say which libraries fail, where that is asked for; returns the exit code."""
+    wrong = [] if excused is None else list(gate.wrong(report, excused.split(",")))
+    for line in wrong:
+        print(printable(f"slim: {line}"), file=sys.stderr)
+    return 1 if wrong else 0
 
 
 def checked(path: str, sms: Sequence[int]) -> int:
