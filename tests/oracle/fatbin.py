@@ -88,13 +88,21 @@ def taken(entries: Iterable[Entry], sm: int, *, linked: bool = False) -> list[in
     """Which of a container's entries a GPU of this SM takes, by their numbers.
 
     Machine code of its major version, the highest minor not above its own; without any, the
-    highest PTX. Code for a chip or a family beside code for all counts as taken, too, and all PTX
-    and LTO IR of a library that links at run time (`linked`).
+    highest PTX. Code for a chip or a family beside code for all counts as taken, too. So do, in a
+    library that links at run time (`linked`), LTO IR, PTX beside it, and PTX that is not for newer
+    GPUs, which no link for this one can take.
     """
     there = [(number, one) for number, one in enumerate(entries) if not one.empty]
     cubins = _highest([(n, one) for n, one in there if one.kind == "elf" and _runs(one, sm)])
     texts = _highest([(n, one) for n, one in there if one.kind == "ptx" and _compiles(one, sm)])
-    also = {n for n, one in there if one.kind != "elf"} if linked else set()
+    also: set[int] = set()
+    if linked:
+        beside = any(one.kind == "nvvm" for _, one in there)
+        also = {
+            number
+            for number, one in there
+            if one.kind != "elf" and (one.kind != "ptx" or beside or one.sm <= sm)
+        }
     return sorted((cubins or texts) | also)
 
 
