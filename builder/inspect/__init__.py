@@ -5,7 +5,8 @@ from __future__ import annotations
 from builder.inspect.coverage import sms
 from builder.inspect.report import Report, failing, lacking, report, unread
 from builder.inspect.sources import Contents, read_image, read_path
-from builder.inspect.text import lines, printable
+from builder.inspect.text import lines
+from builder.runtime.slim.command import printable
 
 __all__ = [
     "Contents",

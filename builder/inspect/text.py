@@ -8,6 +8,7 @@ from typing import Any
 
 from builder.errors import brief
 from builder.inspect.report import Report
+from builder.runtime.slim.command import printable
 
 _PREAMBLE = re.compile(
     r"^RUN |^(\|\d+ (\S+=\S* )*)?(/bin/)?sh -c |^/bin/bash .*? -c |#\(nop\) "
@@ -20,14 +21,6 @@ _SORTS = 3  # of containers without code for a GPU that are named; JSON has all
 def lines(found: Report, top: int) -> Iterator[str]:
     """Tables of at most `top` rows each; what is left out is summed."""
     return map(printable, _lines(found, top))
-
-
-def printable(text: str) -> str:
-    """What a terminal may be given: names in images may be no text, or move its cursor."""
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
-        for sign in text
-    )
 
 
 def _lines(found: Report, top: int) -> Iterator[str]:
