@@ -1,8 +1,9 @@
 """Whether a slimmed library serves a GPU as the whole one does, without that GPU.
 
-Each container is read in the whole library, and in the slimmed one at the same address, as the
-dynamic loader maps it: by ourselves, by the bytes that stand there, and by NVIDIA's cuobjdump, by
-what it extracts. What the GPU takes of the two must be the same for both readers.
+Each container is read in the whole library, and in the slimmed one at the same address, or where
+all that pointed to it points now, as the dynamic loader maps it: by ourselves, by the bytes that
+stand there, and by NVIDIA's cuobjdump, by what it extracts. What the GPU takes of the two must be
+the same for both readers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from tests.oracle import cuobjdump, fatbin
+from tests.oracle import cuobjdump, fatbin, pointers
 from tests.oracle.cuobjdump import Seen, Unread
 from tests.oracle.memory import Memory, entries
 
@@ -104,13 +105,16 @@ class Library:
 
     def __init__(self, tool: Path, path: Path, scratch: Path) -> None:
         """Raises Unread where cuobjdump does not read what we read."""
-        self._tool, self._scratch = tool, scratch
+        self._tool, self._scratch, self._path = tool, scratch, path
         self.containers = self.in_place = 0  # the latter: where cuobjdump itself looks for them
         with mapped(path) as data:
             found = list(fatbin.places(data))
             if found:
                 memory = Memory(data)  # type: ignore[arg-type]  # slices of an mmap are bytes
                 self._addresses = [memory.address(at) for at, _ in found]
+                self._sizes = {
+                    memory.address(at): spans[-1][1] - at for at, spans in found if spans
+                }
                 raw = [[data[at:end] for at, end in spans] for _, spans in found]
         self.containers = len(found)
         if found:
@@ -134,7 +138,8 @@ class Library:
         """What is taken by a GPU of this SM here and there."""
         with mapped(slimmed) as data:
             memory = Memory(data)  # type: ignore[arg-type]
-            raw = [entries(memory, address) for address in self._addresses]
+            places = self._places(memory)
+            raw = [entries(memory, places.get(address, address)) for address in self._addresses]
         carrier = self._scratch / "slim.o"
         after = Code(self._tool, raw, carrier)
         linked = self._code.linked
@@ -154,6 +159,13 @@ class Library:
                 out.differing.append(f"{address:#x}: {theirs or 'nothing'}, {their_new}")
         carrier.unlink()
         return out
+
+    def _places(self, slimmed: Memory) -> dict[int, int]:
+        if not pointers.may_move(self._path):
+            return {}
+        with mapped(self._path) as data:
+            whole = Memory(data)  # type: ignore[arg-type]
+            return pointers.followed(whole, self._path, slimmed, self._sizes)
 
 
 @contextlib.contextmanager

@@ -136,3 +136,97 @@ class Library:
 
     def _segment(self, flags: int, begin: int, end: int, bss: int = 0) -> None:
         self._segments.append((1, flags, begin, begin, begin, end - begin, end - begin + bss, 0))
+
+
+@dataclass
+class Large:
+    """A shared object whose containers stand 32-aligned in .ldata, as cuFFT's do.
+
+    An instruction or a relocation points to each; `coded` says of which it is an instruction.
+    """
+
+    containers: list[bytes]
+    coded: list[bool]
+    inside: dict[int, int] = field(default_factory=dict)  # container -> bytes behind its start
+    plain: set[int] = field(default_factory=set)  # containers that nothing points to
+    symbols: list[int] = field(default_factory=list)  # containers that a dynamic symbol names
+    words: dict[int, bytes] = field(default_factory=dict)  # what stands behind a container
+    flags: int = 0x10000003  # sh_flags of .ldata
+    name: bytes = b".ldata"
+    got: int = 0x2000  # address
+    away: int = 0x200000  # addresses between the file's offsets and those of .ldata
+    tags: dict[int, int] = field(default_factory=dict)  # more of .dynamic
+
+    def made(self) -> bytes:
+        """The file: relocations and code, then .dynamic, then .ldata."""
+        blob, places = bytearray(), []
+        for index, text in enumerate(self.containers):
+            blob += bytes(-len(blob) % 32)
+            places.append(len(blob))
+            blob += text + self.words.get(index, b"")
+        head = 64 + 56 * 4
+        pointed = [i for i in range(len(places)) if i not in self.plain]
+        rows = [i for i in pointed if not self.coded[i]] + list(self.inside)
+        code_size = 64 + 16 * sum(self.coded[i] for i in pointed)
+        relocations = head + 24 * len(self.symbols)
+        code = relocations + 24 * len(rows)
+        dynamic = (code + code_size + 15) & ~15
+        tags = {3: self.got, 7: relocations, 8: 24 * len(rows), **self.tags}
+        table = b"".join(struct.pack("<QQ", *pair) for pair in (*tags.items(), (0, 0)))
+        start = (dynamic + len(table) + PAGE - 1) & -PAGE
+        address = [start + self.away + place for place in places]
+        out = bytearray(head)
+        for index in self.symbols:
+            out += struct.pack("<IBBHQQ", 1, 1, 0, 5, address[index], 8)
+        for number, index in enumerate(rows):
+            extra = self.inside.get(index, 0) if number >= len(rows) - len(self.inside) else 0
+            out += struct.pack("<QQq", dynamic + 8, 8, address[index] + extra)
+        instructions = bytearray(b"\xc3" * 16)
+        for index in pointed:
+            if self.coded[index]:
+                instructions += (
+                    b"\x48\xb8" + struct.pack("<q", address[index] - self.got) + b"\x48\x01\xd8"
+                )
+                instructions += b"\x90" * 3
+        out += instructions.ljust(code_size, b"\xc3")
+        out += bytes(dynamic - len(out)) + table
+        shut = len(out)
+        out += bytes(start - len(out)) + blob
+        names = b"\0.dynsym\0.rela.dyn\0.text\0.dynamic\0" + self.name + b"\0.shstrtab\0"
+        strings, shoff = len(out), (len(out) + len(names) + 7) & ~7
+        out += names.ljust(shoff - strings, b"\0")
+        for name, *rest in (
+            (b".dynsym", 11, 2, head, head, 24 * len(self.symbols), 8),
+            (b".rela.dyn", 4, 2, relocations, relocations, 24 * len(rows), 8),
+            (b".text", 1, 6, code, code, code_size, 16),
+            (b".dynamic", 6, 3, dynamic, dynamic, len(table), 8),
+            (self.name, 1, self.flags, start + self.away, start, len(blob), 32),
+            (b".shstrtab", 3, 0, 0, strings, len(names), 1),
+        ):
+            at = names.index(b"\0" + name + b"\0") + 1
+            if name == b".dynsym":
+                out += bytes(64)  # the first is no section
+            out += struct.pack("<IIQQQQIIQQ", at, *rest[:5], 0, 0, rest[5], 0)
+        out[:64] = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack(
+            "<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, shoff, 0, 64, 56, 4, 64, 7, 6
+        )
+        size = len(table)
+        for index, one in enumerate(
+            (
+                (1, 5, 0, 0, 0, shut, shut, PAGE),
+                (
+                    1,
+                    6,
+                    start,
+                    start + self.away,
+                    start + self.away,
+                    len(blob),
+                    len(blob) + 100,
+                    PAGE,
+                ),
+                (2, 6, dynamic, dynamic, dynamic, size, size, 8),
+                (0x6474E551, 6, 0, 0, 0, 0, 0, 16),
+            )
+        ):
+            struct.pack_into("<IIQQQQQQ", out, 64 + 56 * index, *one)
+        return bytes(out)

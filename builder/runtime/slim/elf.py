@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 REL, EXEC, DYN = 1, 2, 3  # e_type
 LOAD, DYNAMIC, INTERP, PHDR = 1, 2, 3, 6  # p_type
 EXECUTE = 1  # p_flags
-NULL, PROGBITS, SYMTAB, STRTAB, RELA, NOBITS, RELOCATIONS = 0, 1, 2, 3, 4, 8, 9  # sh_type
+NULL, PROGBITS, SYMTAB, STRTAB, RELA, NOBITS, RELOCATIONS, DYNSYM = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    8,
+    9,
+    11,
+)  # sh_type
 ALLOC, INFO_LINK = 0x2, 0x40  # sh_flags
 HEADER = 64  # bytes of the file's header, and of one of a section
 _SEGMENT = struct.Struct("<IIQQQQQQ")

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from . import aside, debug, elf, fatbin, frames, layout, rewrite, targets
+from . import aside, debug, elf, fatbin, frames, gather, layout, rewrite, targets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Options(NamedTuple):
     strip: bool = True
     linked: bool = True  # whether a library's LTO IR is linked at run time, and has to stay
     least: int = rewrite.HOLE  # bytes of the smallest hole that is cut out of a file
+    apart: int = gather.LEAST  # bytes to free in a section for which containers are moved there
 
 
 def examine(data: bytes, options: Options) -> Tuple[Report, List[layout.Piece] | None]:
@@ -65,6 +66,8 @@ def examine(data: bytes, options: Options) -> Tuple[Report, List[layout.Piece] |
         return report, None
     # The kernel maps programs, and older ones take one segment with zero pages.
     split = options.mode == COMPACT and file.library
+    if split:
+        edits = gather.gathered(file, data, found, edits, gone, least=options.apart)
     pieces = rewrite.compose(file, data, edits, gone, split=split, least=options.least)
     report["changed"] = True
     report["after"] = sum(map(layout.size_of, pieces))

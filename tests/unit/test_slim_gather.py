@@ -1,0 +1,200 @@
+"""Containers that are brought together: whoever points to one finds the same there."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.runtime.slim import elf, fatbin, layout, one
+from tests.oracle.memory import Memory
+from tests.oracle.pieces import joined
+from tests.unit.elves import CUBIN, PTX, Large, container, entry
+
+KB = 1 << 10
+_SMALL = 5000  # bytes of an entry: less than two pages
+
+
+def slimmed(data: bytes, sm: int = 90, **options: int) -> bytes:
+    given_options = one.Options((sm,), apart=options.pop("apart", 16 * KB), **options)  # type: ignore[arg-type]
+    _, pieces = one.examine(data, given_options)
+    if pieces is None:
+        return data
+    out = joined(data, pieces)
+    assert len(out) == sum(map(layout.size_of, pieces))
+    return out
+
+
+def many(number: int = 60, **more: object) -> Large:
+    """Each of them keeps a little, which is another in each."""
+    texts = [
+        container(entry(CUBIN, 80, _SMALL), entry(CUBIN, 90, 100 + index), entry(PTX, 75, _SMALL))
+        for index in range(number)
+    ]
+    return Large(texts, [index % 3 > 0 for index in range(number)], **more)  # type: ignore[arg-type]
+
+
+def pointers(data: bytes, large: Large) -> list[int]:
+    """The addresses that relocations and instructions form, in order; read by the file's layout."""
+    file = elf.read(data)
+    by_name = dict(zip(file.names, file.sections, strict=True))
+    table, code = by_name[b".rela.dyn"], by_name[b".text"]
+    out = [struct.unpack_from("<q", data, at + 16)[0] for at in range(table.offset, table.end, 24)]
+    text = data[code.offset + 16 : code.end]
+    while text[:2] == b"\x48\xb8":
+        out.append(struct.unpack_from("<q", text, 2)[0] + large.got)
+        text = text[16:]
+    return out
+
+
+def found_by(data: bytes, large: Large) -> list[list[bytes]]:
+    """What each pointer leads to: the entries that a GPU of SM 9.0 takes."""
+    memory = Memory(data)
+    out = []
+    for address in pointers(data, large):
+        size = struct.unpack("<Q", memory.read(address + 8, 8))[0]
+        text = memory.read(address, 16 + size)
+        (each,) = fatbin.containers(text, len(text))
+        out.append([text[e.at : e.end] for e in each.entries if e.name == "sm_90 cubin"])
+    return out
+
+
+def test_small_ones_are_brought_together() -> None:
+    large = many()
+    old = large.made()
+    new = slimmed(old)
+    assert len(old) - len(new) > 0.9 * 60 * 2 * _SMALL
+    assert len(old) - len(slimmed(old, apart=1 << 30)) == 0  # each less than a page
+    assert found_by(new, large) == found_by(old, large)
+    assert all(found_by(new, large))
+    assert pointers(new, large) != pointers(old, large)
+    assert all(address % 32 == 0 for address in pointers(new, large))
+    assert slimmed(new) == new
+
+
+def test_memory_is_as_large_as_it_was() -> None:
+    old, new = many().made(), slimmed(many().made())
+    before, after = Memory(old).spans(), Memory(new).spans()
+    assert before[0] == after[0]
+    assert (before[1][0], before[-1][1]) == (after[1][0], after[-1][1])
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        many(flags=3, name=b".other"),  # code may reach it by 32 bits
+        many(flags=0x10000001),  # not mapped
+        many(tags={36: 0x100}),  # relative relocations of the packed form
+        many(tags={17: 0x100}),
+        many(tags={8: 23}),
+        many(tags={7: 1 << 40}),
+        many(plain=set(range(60))),
+        many(symbols=list(range(60))),
+        many(inside=dict.fromkeys(range(60), 16)),
+    ],
+)
+def test_what_is_not_known_stays(large: Large) -> None:
+    old = large.made()
+    new = slimmed(old)
+    assert pointers(new, large) == pointers(old, large)
+
+
+def test_a_section_of_that_name_without_the_flag_is_large() -> None:
+    large = many(flags=3)
+    assert len(slimmed(large.made())) < 0.3 * len(large.made())
+
+
+def test_what_stands_between_stays() -> None:
+    large = many(words={20: b"a word!!", 40: bytes(32)})
+    old = large.made()
+    new = slimmed(old)
+    file = elf.read(old)
+    section = file.sections[file.names.index(b".ldata")]
+    for index in (20, 40):
+        at = old.index(large.containers[index]) + len(large.containers[index])
+        address = section.addr + at - section.offset
+        size = len(large.words[index])
+        assert Memory(new).read(address, size) == large.words[index]
+        # The next one begins no earlier than what stands between ends.
+        later = [a for a, b in zip(pointers(new, large), pointers(old, large), strict=True)
+                 if b >= address]  # fmt: skip
+        assert min(later) >= address + size
+    assert found_by(new, large) == found_by(old, large)
+
+
+def test_one_that_a_symbol_names_stays_and_others_move() -> None:
+    large = many(symbols=[30])
+    old = large.made()
+    new = slimmed(old)
+    file = elf.read(old)
+    symbol = file.sections[file.names.index(b".dynsym")]
+    address = struct.unpack_from("<Q", old, symbol.offset + 8)[0]
+    assert struct.unpack_from("<Q", new, symbol.offset + 8)[0] == address
+    assert address in pointers(new, large)
+    assert len(new) < 0.4 * len(old)
+    assert found_by(new, large) == found_by(old, large)
+
+
+def test_an_address_of_32_bits_is_left_what_it_reaches() -> None:
+    large = many()
+    data = bytearray(large.made())
+    file = elf.read(bytes(data))
+    code = file.sections[file.names.index(b".text")]
+    target = pointers(bytes(data), large)[5]
+    away = target - (code.addr + 7)
+    data[code.offset : code.offset + 7] = b"\x48\x8d\x05" + struct.pack("<i", away)
+    new = slimmed(bytes(data))
+    assert pointers(new, large)[5] == target
+    assert pointers(new, large) != pointers(bytes(data), large)
+    assert found_by(new, large) == found_by(bytes(data), large)
+
+
+@given(
+    st.lists(st.sampled_from([40, 900, 5000, 70_000]), min_size=5, max_size=40),
+    st.integers(0, 2**32),
+    st.sampled_from([0x1000, 0x10000]),
+)
+def test_whoever_points_to_one_finds_the_same(sizes: list[int], seed: int, least: int) -> None:
+    chance = random.Random(seed)
+    texts = [
+        container(
+            *(
+                entry(CUBIN, sm, size + chance.randrange(50))
+                for sm in (80, 90, 120)
+                if sm == 90 or chance.random() < 0.7
+            )
+        )
+        for size in sizes
+    ]
+    few = [i for i in range(len(texts)) if chance.random() < 0.1]
+    large = Large(
+        texts,
+        [chance.random() < 0.5 for _ in texts],
+        plain={i for i in range(len(texts)) if chance.random() < 0.1},
+        words={i: chance.choice((b"word", bytes(8))) for i in few},
+        got=chance.choice((0x2000, 1 << 40)),
+    )
+    old = large.made()
+    new = slimmed(old, apart=1, least=least)
+    assert found_by(new, large) == found_by(old, large)
+    assert len(new) <= len(old)
+    assert slimmed(new, apart=1, least=least) == new
+
+
+@given(st.integers(0, 2**32))
+def test_broken_ones_are_refused_or_whole(seed: int) -> None:
+    chance = random.Random(seed)
+    data = bytearray(many(20).made())
+    for _ in range(chance.randint(1, 8)):
+        at = chance.choice((chance.randrange(min(4 * KB, len(data))), chance.randrange(len(data))))
+        data[at] = chance.randrange(256)
+    old = bytes(data)
+    try:
+        new = slimmed(old, apart=1)
+    except elf.Refused:
+        return
+    elf.read(new)
+    assert len(new) <= len(old) + 64 * KB
