@@ -161,8 +161,6 @@ class Library:
         return out
 
     def _places(self, slimmed: Memory) -> dict[int, int]:
-        if not pointers.may_move(self._path):
-            return {}
         with mapped(self._path) as data:
             whole = Memory(data)  # type: ignore[arg-type]
             return pointers.followed(whole, self._path, slimmed, self._sizes)

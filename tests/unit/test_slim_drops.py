@@ -510,9 +510,13 @@ def test_copies_with_other_attributes_stay_apart(
 
 # A module, or a folder of `where`, and the distribution that brings it where it is not its name.
 BROUGHT_BY = {
+    "cuda": "cuda-core",
     "cutlass": "nvidia-cutlass-dsl",
+    "flashinfer": "flashinfer-python",
+    "mistral_common": "mistral-common",
     "nccl": "nccl4py",
     "nvidia_cutlass_dsl": "nvidia-cutlass-dsl",
+    "pydantic_extra_types": "pydantic-extra-types",
     "PyNvVideoCodec": "pynvvideocodec",
     "tokenspeed_mla": "tokenspeed-mla",
     "z3": "z3-solver",

@@ -25,7 +25,7 @@ NULL, PROGBITS, SYMTAB, STRTAB, RELA, NOBITS, RELOCATIONS, DYNSYM = (
     9,
     11,
 )  # sh_type
-ALLOC, INFO_LINK = 0x2, 0x40  # sh_flags
+ALLOC, EXECUTED, INFO_LINK = 0x2, 0x4, 0x40  # sh_flags
 HEADER = 64  # bytes of the file's header, and of one of a section
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _SECTION = struct.Struct("<IIQQQQIIQQ")

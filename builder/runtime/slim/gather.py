@@ -1,15 +1,15 @@
 """GPU code moved together within a section, so that whole pages between become free.
 
-Tens of thousands of small containers, as cuFFT has them, each lose less than a page, and nothing of
-that can leave the file. A container moves if all that finds it is known and can be made to find it
-elsewhere: relocations that the loader applies, and instructions that hold 64 bits of an address. In
-a section that is marked as large there is no third way for code to reach it, since displacements of
-32 bits are not for such sections. What is reached otherwise, or by nothing that we see, stays, and
-so does all that stands between containers.
+Containers that lose less than some pages each, as the 23,984 of cuFFT do, leave nothing that can be
+cut out of the file. A container moves if all that finds it is known and can be made to find it
+elsewhere: relocations that the loader applies, and instructions that hold 64 bits of an address,
+as code of the medium and large models does. What is reached otherwise - by a symbol, by an
+instruction with 32 bits, or by nothing that we see - stays, and so does all that stands between
+containers.
 
-Source: System V ABI, AMD64 supplement: "Large Code Model", "Medium position independent code
-model (PIC)", SHF_X86_64_LARGE; Intel's manual, MOV: no other instruction has an immediate of 64
-bits.
+Source: System V ABI, AMD64 supplement: "Position-Independent Function and Data Access", "Medium
+position independent code model (PIC)"; Intel's manual: no instruction but MOV has 64 bits of an
+immediate, and LEA is what forms an address from 32.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from __future__ import annotations
 import re
 import struct
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 from . import elf
 from .layout import size_of
-from .rewrite import Edit
+from .rewrite import HOLE, Edit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,17 +32,14 @@ if TYPE_CHECKING:
     from .layout import Piece
 
 # Bytes that have to become free for it to be worth other addresses.
-LEAST = 1 << 22
+LEAST = 1 << 20
 _NEAR = 1 << 12  # bytes
 _X86_64 = 62
-_LARGE = 0x10000000  # SHF_X86_64_LARGE
-_NAMES = (b".ldata", b".lrodata")
 _RELATIVE = 8  # R_X86_64_RELATIVE
 _PLTGOT, _RELA, _RELASZ, _REL, _RELR = 3, 7, 8, 17, 36  # d_tag
 _RELOCATION = 24  # bytes of an Elf64_Rela
 _SYMBOL = struct.Struct("<IBBHQQ")
 _MOVE = re.compile(rb"[\x48\x49][\xb8-\xbf]")  # REX.W and the register; then come the 64 bits
-# LEA of what is 32 bits away: code is not to reach large sections so, and what it does reach stays.
 _LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]")
 
 
@@ -60,17 +57,20 @@ def gathered(
     `gone`: sections that leave, whose symbols nobody reads.
     """
     new = {one.at: one for one in edits}
-    tables = _dynamic(file, data) if file.machine == _X86_64 else None
+    inside = {
+        section: some
+        for section in file.sections
+        if section.kind == elf.PROGBITS and section.flags & elf.ALLOC
+        for some in [[one for one in found if section.offset <= one.at and one.end <= section.end]]
+        if sum(_wasted(one, new) for one in some) >= least
+    }
+    tables = _dynamic(file, data) if inside and file.machine == _X86_64 else None
     if tables is None:
         return list(edits)
+    known = _Known(file, data, list(inside), tables, gone)
     pointers: Dict[int, int] = {}
-    for section, name in zip(file.sections, file.names):
-        inside = [one for one in found if section.offset <= one.at and one.end <= section.end]
-        freed = sum(one.size - sum(map(size_of, _pieces(one, new))) for one in inside)
-        if not _is_large(section, name) or freed < least:
-            continue
-        known = _Known(file, data, section, tables, gone)
-        for run in _runs(data, section, [one for one in inside if known.moves(one)], known):
+    for section, some in inside.items():
+        for run in _runs(data, section, [one for one in some if known.moves(one)], known):
             edit = _moved(run, section, new, known, pointers)
             for one in run:
                 new.pop(one.at, None)
@@ -79,10 +79,10 @@ def gathered(
     return together if _apart(together) else list(edits)
 
 
-def _is_large(section: elf.Section, name: bytes) -> bool:
-    # Linkers lose the flag where a section of that name comes without it, too.
-    marked = section.flags & _LARGE or name in _NAMES
-    return section.kind == elf.PROGBITS and bool(section.flags & elf.ALLOC and marked)
+def _wasted(one: Container, new: Dict[int, Edit]) -> int:
+    """Bytes that it loses and that cannot leave the file where it stands."""
+    freed = one.size - sum(map(size_of, _pieces(one, new)))
+    return freed if freed < HOLE else 0
 
 
 def _pieces(one: Container, new: Dict[int, Edit]) -> Sequence[Piece]:
@@ -92,7 +92,7 @@ def _pieces(one: Container, new: Dict[int, Edit]) -> Sequence[Piece]:
 class _Tables(NamedTuple):
     """Of what the loader reads."""
 
-    got: int  # the address that code adds its 64 bits to
+    got: int  # the address to which code adds its 64 bits
     at: int  # relocations, bytes from the file's start
     end: int
 
@@ -118,26 +118,34 @@ def _dynamic(file: elf.Elf, data: bytes) -> _Tables | None:
 
 
 class _Known:
-    """All of a section that relocations, symbols and instructions speak of, as the file's bytes."""
+    """All of some sections that relocations, symbols and instructions speak of.
+
+    By the offsets in the file of what is spoken of.
+    """
 
     def __init__(
         self,
         file: elf.Elf,
         data: bytes,
-        section: elf.Section,
+        sections: Sequence[elf.Section],
         tables: _Tables,
         gone: Set[int],
     ) -> None:
-        self._addresses = range(section.addr, section.addr + section.size)
-        self._shift = section.offset - section.addr
-        self._got = tables.got
+        self._sections = sorted(sections, key=lambda one: one.addr)
+        self._starts = [one.addr for one in self._sections]
+        self._low = self._starts[0]
+        self._high = max(one.addr + one.size for one in self._sections)
+        self.got = tables.got
         # Where the pointers to something stand, each of eight bytes.
         self.relocated: Dict[int, List[int]] = {}
         self.coded: Dict[int, List[int]] = {}
-        self._fixed = {at for index in range(len(file.sections)) if index not in gone
-                       for at in self._symbols(data, file.sections[index])}  # fmt: skip
+        self._fixed: Set[int] = set()
+        for index, one in enumerate(file.sections):
+            if one.kind in {elf.SYMTAB, elf.DYNSYM} and index not in gone:
+                self._symbols(data[one.offset : one.end - one.size % _SYMBOL.size])
+            if one.kind == elf.PROGBITS and one.flags & elf.EXECUTED:
+                self._instructions(data, one)
         self._relocations(data, tables)
-        self._instructions(file, data)
         self._all = sorted({*self._fixed, *self.relocated, *self.coded})
 
     def moves(self, one: Container) -> bool:
@@ -149,46 +157,46 @@ class _Known:
         """Whether any of these bytes is reached."""
         return bisect_left(self._all, at) != bisect_left(self._all, end)
 
-    def value(self, at: int, *, coded: bool) -> int:
-        """What a pointer to these bytes holds."""
-        return at - self._shift - (self._got if coded else 0)
+    def _place(self, address: int) -> int:
+        """Where an address of these sections stands in the file, -1: in none of them."""
+        if not self._low <= address < self._high:
+            return -1
+        section = self._sections[bisect_right(self._starts, address) - 1]
+        inside = address - section.addr < section.size
+        return address - section.addr + section.offset if inside else -1
 
-    def _symbols(self, data: bytes, section: elf.Section) -> Iterator[int]:
-        if section.kind not in {elf.SYMTAB, elf.DYNSYM}:
-            return
-        end = section.end - section.size % _SYMBOL.size
-        for symbol in _SYMBOL.iter_unpack(data[section.offset : end]):
-            if symbol[4] in self._addresses:
-                yield symbol[4] + self._shift
+    def _symbols(self, table: bytes) -> None:
+        places = (self._place(symbol[4]) for symbol in _SYMBOL.iter_unpack(table))
+        self._fixed |= {place for place in places if place >= 0}
 
     def _relocations(self, data: bytes, tables: _Tables) -> None:
         words = array("Q", bytes(data[tables.at : tables.end]))
-        for index, address in enumerate(words[2::3]):
-            if address in self._addresses and words[3 * index + 1] == _RELATIVE:
+        low, high = self._low, self._high
+        for index in [n for n, address in enumerate(words[2::3]) if low <= address < high]:
+            place = self._place(words[3 * index + 2])
+            if place >= 0 and words[3 * index + 1] == _RELATIVE:
                 at = tables.at + index * _RELOCATION + 16
-                self.relocated.setdefault(address + self._shift, []).append(at)
-            elif address in self._addresses:
-                self._fixed.add(address + self._shift)
+                self.relocated.setdefault(place, []).append(at)
+            elif place >= 0:
+                self._fixed.add(place)
         # What the loader writes to is no GPU code, whatever it looks like.
-        self._fixed |= {address + self._shift for address in words[::3]
-                        if address in self._addresses}  # fmt: skip
+        written = (self._place(address) for address in words[::3] if low <= address < high)
+        self._fixed |= {place for place in written if place >= 0}
 
-    def _instructions(self, file: elf.Elf, data: bytes) -> None:
-        for load in file.loads:
-            if not load.flags & elf.EXECUTE:
-                continue
-            for found in _LEA.finditer(data, load.offset, load.end - 4):
-                end = found.end() + 4
-                away = int.from_bytes(data[found.end() : end], "little", signed=True)
-                reached = end - load.offset + load.vaddr + away
-                if reached in self._addresses:
-                    self._fixed.add(reached + self._shift)
-            for found in _MOVE.finditer(data, load.offset, load.end - 8):
-                at = found.end()
-                away = int.from_bytes(data[at : at + 8], "little", signed=True)
-                if away + self._got in self._addresses:
-                    place = away + self._got + self._shift
-                    self.coded.setdefault(place, []).append(at)
+    def _instructions(self, data: bytes, code: elf.Section) -> None:
+        low, high = self._low - self.got, self._high - self.got
+        for found in _MOVE.finditer(data, code.offset, code.end - 8):
+            at = found.end()
+            away = int.from_bytes(data[at : at + 8], "little", signed=True)
+            place = self._place(away + self.got) if low <= away < high else -1
+            if place >= 0:
+                self.coded.setdefault(place, []).append(at)
+        for found in _LEA.finditer(data, code.offset, code.end - 4):
+            end = found.end() + 4
+            away = int.from_bytes(data[found.end() : end], "little", signed=True)
+            place = self._place(end - code.offset + code.addr + away)
+            if place >= 0:
+                self._fixed.add(place)
 
 
 def _runs(
@@ -225,10 +233,10 @@ def _moved(
         if gap:
             pieces.append(gap)
         place += gap
-        for at in known.relocated.get(one.at, ()) if place != one.at else ():
-            pointers[at] = known.value(place, coded=False)
-        for at in known.coded.get(one.at, ()) if place != one.at else ():
-            pointers[at] = known.value(place, coded=True)
+        if place != one.at:
+            moved = place - section.offset + section.addr
+            pointers.update(dict.fromkeys(known.relocated.get(one.at, ()), moved))
+            pointers.update(dict.fromkeys(known.coded.get(one.at, ()), moved - known.got))
         own = _pieces(one, new)
         pieces += own
         place += sum(map(size_of, own))
