@@ -150,6 +150,7 @@ class Large:
     inside: dict[int, int] = field(default_factory=dict)  # container -> bytes behind its start
     plain: set[int] = field(default_factory=set)  # containers that nothing points to
     symbols: list[int] = field(default_factory=list)  # containers that a dynamic symbol names
+    named: dict[int, int] = field(default_factory=dict)  # as `inside`, from the first of `symbols`
     words: dict[int, bytes] = field(default_factory=dict)  # what stands behind a container
     flags: int = 0x10000003  # sh_flags of .ldata
     name: bytes = b".ldata"
@@ -169,9 +170,9 @@ class Large:
         rows = [i for i in pointed if not self.coded[i]] + list(self.inside)
         code_size = 64 + 16 * sum(self.coded[i] for i in pointed)
         relocations = head + 24 * len(self.symbols)
-        code = relocations + 24 * len(rows)
+        code = relocations + 24 * (len(rows) + len(self.named))
         dynamic = (code + code_size + 15) & ~15
-        tags = {3: self.got, 7: relocations, 8: 24 * len(rows), **self.tags}
+        tags = {3: self.got, 6: head, 7: relocations, 8: code - relocations, **self.tags}
         table = b"".join(struct.pack("<QQ", *pair) for pair in (*tags.items(), (0, 0)))
         start = (dynamic + len(table) + PAGE - 1) & -PAGE
         address = [start + self.away + place for place in places]
@@ -181,6 +182,9 @@ class Large:
         for number, index in enumerate(rows):
             extra = self.inside.get(index, 0) if number >= len(rows) - len(self.inside) else 0
             out += struct.pack("<QQq", dynamic + 8, 8, address[index] + extra)
+        for index, extra in self.named.items():
+            away = address[index] + extra - address[self.symbols[1]]
+            out += struct.pack("<QQq", dynamic + 8, 1 << 32 | 1, away)
         instructions = bytearray(b"\xc3" * 16)
         for index in pointed:
             if self.coded[index]:
@@ -197,7 +201,7 @@ class Large:
         out += names.ljust(shoff - strings, b"\0")
         for name, *rest in (
             (b".dynsym", 11, 2, head, head, 24 * len(self.symbols), 8),
-            (b".rela.dyn", 4, 2, relocations, relocations, 24 * len(rows), 8),
+            (b".rela.dyn", 4, 2, relocations, relocations, code - relocations, 8),
             (b".text", 1, 6, code, code, code_size, 16),
             (b".dynamic", 6, 3, dynamic, dynamic, len(table), 8),
             (self.name, 1, self.flags, start + self.away, start, len(blob), 32),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.runtime.slim import elf, fatbin, layout, one
-from tests.oracle.memory import Memory
+from tests.oracle.memory import Memory, entries
 from tests.oracle.pieces import joined
 from tests.unit.elves import CUBIN, PTX, Large, container, entry
 
@@ -92,6 +92,7 @@ def test_memory_is_as_large_as_it_was() -> None:
         many(tags={7: 1 << 40}),
         many(plain=set(range(60))),
         many(symbols=list(range(60))),
+        many(tags={6: 1 << 40}),
         many(inside=dict.fromkeys(range(60), 16)),
     ],
 )
@@ -136,6 +137,17 @@ def test_one_that_a_symbol_names_stays_and_others_move() -> None:
     assert address in pointers(new, large)
     assert len(new) < 0.4 * len(old)
     assert found_by(new, large) == found_by(old, large)
+
+
+@pytest.mark.parametrize("behind", [0, 40])
+def test_one_that_lies_so_far_behind_a_symbol_stays(behind: int) -> None:
+    large = many(symbols=[0, 1], named={30: behind})
+    old = large.made()
+    new = slimmed(old)
+    address = Memory(old).address(old.index(large.containers[30]))
+    (kept,) = entries(Memory(new), address)
+    assert kept in large.containers[30]
+    assert len(new) < 0.4 * len(old)
 
 
 def test_an_address_of_32_bits_is_left_what_it_reaches() -> None:

@@ -36,7 +36,8 @@ LEAST = 1 << 20
 _NEAR = 1 << 12  # bytes
 _X86_64 = 62
 _RELATIVE = 8  # R_X86_64_RELATIVE
-_PLTGOT, _RELA, _RELASZ, _REL, _RELR = 3, 7, 8, 17, 36  # d_tag
+_PLTGOT, _SYMTAB, _RELA, _RELASZ, _REL, _RELR = 3, 6, 7, 8, 17, 36  # d_tag
+_ADDRESS = (1 << 64) - 1
 _RELOCATION = 24  # bytes of an Elf64_Rela
 _SYMBOL = struct.Struct("<IBBHQQ")
 _MOVE = re.compile(rb"[\x48\x49][\xb8-\xbf]")  # REX.W and the register; then come the 64 bits
@@ -95,6 +96,7 @@ class _Tables(NamedTuple):
     got: int  # the address to which code adds its 64 bits
     at: int  # relocations, bytes from the file's start
     end: int
+    symbols: int  # those that relocations name, bytes from the file's start
 
 
 def _dynamic(file: elf.Elf, data: bytes) -> _Tables | None:
@@ -107,14 +109,22 @@ def _dynamic(file: elf.Elf, data: bytes) -> _Tables | None:
         if not tag:
             break
         tags[tag] = value
-    if not {_PLTGOT, _RELA, _RELASZ} <= tags.keys() or {_REL, _RELR} & tags.keys():
+    if not {_PLTGOT, _SYMTAB, _RELA, _RELASZ} <= tags.keys() or {_REL, _RELR} & tags.keys():
         return None
     size = tags[_RELASZ]
+    at, symbols = _offset(file, tags[_RELA], size), _offset(file, tags[_SYMTAB], _SYMBOL.size)
+    if at < 0 or symbols < 0 or size % _RELOCATION:
+        return None
+    return _Tables(tags[_PLTGOT], at, at + size, symbols)
+
+
+def _offset(file: elf.Elf, address: int, size: int) -> int:
+    """Where bytes of these addresses stand in the file, -1: not as a whole."""
     for one in file.loads:
-        at = tags[_RELA] - one.vaddr + one.offset
-        if one.offset <= at and at + size <= one.end and not size % _RELOCATION:
-            return _Tables(tags[_PLTGOT], at, at + size)
-    return None
+        at = address - one.vaddr + one.offset
+        if one.offset <= at and at + size <= one.end:
+            return at
+    return -1
 
 
 class _Known:
@@ -146,6 +156,7 @@ class _Known:
             if one.kind == elf.PROGBITS and one.flags & elf.EXECUTED:
                 self._instructions(data, one)
         self._relocations(data, tables)
+        self._fixed.discard(-1)
         self._all = sorted({*self._fixed, *self.relocated, *self.coded})
 
     def moves(self, one: Container) -> bool:
@@ -166,8 +177,7 @@ class _Known:
         return address - section.addr + section.offset if inside else -1
 
     def _symbols(self, table: bytes) -> None:
-        places = (self._place(symbol[4]) for symbol in _SYMBOL.iter_unpack(table))
-        self._fixed |= {place for place in places if place >= 0}
+        self._fixed |= {self._place(symbol[4]) for symbol in _SYMBOL.iter_unpack(table)}
 
     def _relocations(self, data: bytes, tables: _Tables) -> None:
         words = array("Q", bytes(data[tables.at : tables.end]))
@@ -179,9 +189,14 @@ class _Known:
                 self.relocated.setdefault(place, []).append(at)
             elif place >= 0:
                 self._fixed.add(place)
+        for index, info in enumerate(words[1::3]):
+            if info >> 32:  # a symbol's address, and so far behind it
+                at = tables.symbols + (info >> 32) * _SYMBOL.size
+                if at + _SYMBOL.size <= len(data):
+                    value = _SYMBOL.unpack_from(data, at)[4] + words[3 * index + 2]
+                    self._fixed.add(self._place(value & _ADDRESS))
         # What the loader writes to is no GPU code, whatever it looks like.
-        written = (self._place(address) for address in words[::3] if low <= address < high)
-        self._fixed |= {place for place in written if place >= 0}
+        self._fixed |= {self._place(address) for address in words[::3] if low <= address < high}
 
     def _instructions(self, data: bytes, code: elf.Section) -> None:
         low, high = self._low - self.got, self._high - self.got
@@ -194,9 +209,7 @@ class _Known:
         for found in _LEA.finditer(data, code.offset, code.end - 4):
             end = found.end() + 4
             away = int.from_bytes(data[found.end() : end], "little", signed=True)
-            place = self._place(end - code.offset + code.addr + away)
-            if place >= 0:
-                self._fixed.add(place)
+            self._fixed.add(self._place(end - code.offset + code.addr + away))
 
 
 def _runs(
