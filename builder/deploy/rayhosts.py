@@ -23,8 +23,9 @@ TOKEN = "/run/secrets/ray-token"  # noqa: S105 - where it is mounted
 # All fixed, so that a firewall can name them; Ray picks any otherwise.
 NODE, OBJECTS, ENVIRONMENTS, AGENT_GRPC, METRICS = 6380, 6381, 6382, 6383, 6384
 WORKERS = (11000, 11999)  # a process of Ray's has one: workers, replicas, Serve's own actors
-# Ray's documentation asks for as many; it opens several for each process that it talks to.
-_FILES = 65536
+# Ray's documentation asks for as many open files; it opens several for each process that it talks
+# to. Asked for inside: an engine whose own limit is lower would refuse `--ulimit`, and start nothing.
+_START = 'ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)"; exec "$@"'
 _TOKENS = (2, 52)  # the first release with tokens (docs.ray.io, Ray security)
 _MOST = 1000  # hosts
 _HOST = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
@@ -221,7 +222,8 @@ def _node(
     }
     fixed = [word for name, number in ports.items() for word in (name, str(number))]
     store = ["--object-store-memory", str(rayapp.OBJECT_STORE)]
-    command = ["ray", "start", "--block", *start, *hands, *store, *fixed]
+    raised = ["sh", "-c", _START, "imgbuild"]
+    command = [*raised, "ray", "start", "--block", *start, *hands, *store, *fixed]
     gpus = cuda and computes
     if wanted.engine is Engine.APPTAINER:
         return [*_apptainer(wanted, "run", gpus=gpus), *command]
@@ -250,7 +252,6 @@ def _container(served: Served, wanted: Hosts, role: str, *, gpus: bool) -> list[
         made += every if wanted.engine is Engine.PODMAN else ["--gpus", str(wanted.gpus)]
     size = quantity.in_bytes(wanted.shm)
     made += ["--shm-size", f"{size >> 20}m" if size % (1 << 20) == 0 else f"{size}b"]
-    made += ["--ulimit", f"nofile={_FILES}:{_FILES}"]
     if gpus and wanted.spread:
         made += ["--ulimit", "memlock=-1:-1"]  # NCCL pins what network cards read
     made += ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]

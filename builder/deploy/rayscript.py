@@ -58,7 +58,10 @@ def script(served: Served, wanted: Hosts) -> str:
         "server": lines(made["server"]),
         **{f"stop-{role}": lines(command) for role, command in made["stop"].items() if command},
     }
-    text = ["#!/bin/sh", *_says(served, wanted, list(parts)), "set -eu", "", 'case "${1-}" in']
+    text = ["#!/bin/sh", *_says(served, wanted, list(parts))]
+    if wanted.engine is Engine.APPTAINER:  # of Docker and Podman it knows that they start shells
+        text.append("# shellcheck disable=SC2016 # the container's shell is to expand it")
+    text += ["set -eu", "", 'case "${1-}" in']
     for part, body in parts.items():
         text += [f"{part})", *(f"  {line}" if line else "" for line in body), "  ;;"]
     usage = shlex.quote(f"one of: {' '.join(parts)}")

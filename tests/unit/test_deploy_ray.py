@@ -196,6 +196,20 @@ def test_nodes_know_the_token_and_show_it_nobody(name: str) -> None:
         assert "--dashboard-host 0.0.0.0" not in text
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_no_limit_is_asked_for_that_an_engine_may_not_give(name: str) -> None:
+    """An engine with a lower one of its own starts no container with `--ulimit nofile`."""
+    image, hosts = case(name)
+    for command_ in (rayhosts.head(image, hosts), rayhosts.worker(image, hosts, 1)):
+        assert not any(word.startswith("nofile") for word in command_)
+        at = command_.index("ray", command_.index("sh"))
+        shell, option, raised, _ = command_[at - 4 : at]
+        assert (shell, option) == ("sh", "-c")
+        assert raised.startswith("ulimit -S -n 65536 ")
+        assert raised.endswith('; exec "$@"')
+        assert command_[at : at + 3] == ["ray", "start", "--block"]
+
+
 def test_a_head_that_computes_nothing_has_no_gpu() -> None:
     image, hosts = case("podman")
     head = rayhosts.head(image, hosts)

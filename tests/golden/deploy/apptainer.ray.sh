@@ -18,6 +18,7 @@
 #   6384         every node  metrics                  asked by Prometheus
 #   11000-11999  every node  processes                asked by all nodes
 #   8000         every node  server                   asked by clients
+# shellcheck disable=SC2016 # the container's shell is to expand it
 set -eu
 
 case "${1-}" in
@@ -33,23 +34,25 @@ head)
     APPTAINERENV_PYTHONPATH=/opt/imgbuild apptainer run --cleanenv --no-eval --no-home --nv \
     --mount type=bind,source=/models/mine,destination=/model,ro \
     --mount type=bind,source=/etc/imgbuild-ray/token,destination=/run/secrets/ray-token,ro \
-    /images/cuda12.8-ray.sif ray start --block --head --node-ip-address 10.0.0.1 --port 6379 \
-    --dashboard-host 127.0.0.1 --dashboard-port 8265 --ray-client-server-port 10001 --num-gpus 1 \
-    --object-store-memory 104857600 --node-manager-port 6380 --object-manager-port 6381 \
-    --runtime-env-agent-port 6382 --dashboard-agent-grpc-port 6383 \
-    --dashboard-agent-listen-port 52365 --metrics-export-port 6384 --min-worker-port 11000 \
-    --max-worker-port 11999
+    /images/cuda12.8-ray.sif sh -c \
+    'ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)"; exec "$@"' imgbuild ray start \
+    --block --head --node-ip-address 10.0.0.1 --port 6379 --dashboard-host 127.0.0.1 \
+    --dashboard-port 8265 --ray-client-server-port 10001 --num-gpus 1 --object-store-memory 104857600 \
+    --node-manager-port 6380 --object-manager-port 6381 --runtime-env-agent-port 6382 \
+    --dashboard-agent-grpc-port 6383 --dashboard-agent-listen-port 52365 --metrics-export-port 6384 \
+    --min-worker-port 11000 --max-worker-port 11999
   ;;
 worker-1)
   env APPTAINERENV_RAY_AUTH_MODE=token APPTAINERENV_RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
     APPTAINERENV_PYTHONPATH=/opt/imgbuild apptainer run --cleanenv --no-eval --no-home --nv \
     --mount type=bind,source=/models/mine,destination=/model,ro \
     --mount type=bind,source=/etc/imgbuild-ray/token,destination=/run/secrets/ray-token,ro \
-    /images/cuda12.8-ray.sif ray start --block --address 10.0.0.1:6379 --num-gpus 1 \
-    --object-store-memory 104857600 --node-manager-port 6380 --object-manager-port 6381 \
-    --runtime-env-agent-port 6382 --dashboard-agent-grpc-port 6383 \
-    --dashboard-agent-listen-port 52365 --metrics-export-port 6384 --min-worker-port 11000 \
-    --max-worker-port 11999
+    /images/cuda12.8-ray.sif sh -c \
+    'ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)"; exec "$@"' imgbuild ray start \
+    --block --address 10.0.0.1:6379 --num-gpus 1 --object-store-memory 104857600 \
+    --node-manager-port 6380 --object-manager-port 6381 --runtime-env-agent-port 6382 \
+    --dashboard-agent-grpc-port 6383 --dashboard-agent-listen-port 52365 --metrics-export-port 6384 \
+    --min-worker-port 11000 --max-worker-port 11999
   ;;
 status)
   env APPTAINERENV_RAY_AUTH_MODE=token APPTAINERENV_RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \

@@ -29,14 +29,14 @@ token)
   ;;
 head)
   podman run --detach --name ray-head --restart unless-stopped --network host --shm-size 2048m \
-    --ulimit nofile=65536:65536 --read-only --cap-drop ALL --security-opt no-new-privileges \
-    --volume /tmp --volume /home/imgbuild \
+    --read-only --cap-drop ALL --security-opt no-new-privileges --volume /tmp --volume /home/imgbuild \
     --mount type=bind,source=/models/mine,target=/model,readonly \
     --mount type=bind,source=/etc/imgbuild-ray/token,target=/run/secrets/ray-token,readonly \
     --env RAY_AUTH_MODE=token --env RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
     --env PYTHONPATH=/opt/imgbuild \
     registry.example.org/llm/ray@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef \
-    ray start --block --head --node-ip-address 10.0.0.1 --port 6379 --dashboard-host 127.0.0.1 \
+    sh -c 'ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)"; exec "$@"' imgbuild ray \
+    start --block --head --node-ip-address 10.0.0.1 --port 6379 --dashboard-host 127.0.0.1 \
     --dashboard-port 8265 --ray-client-server-port 10001 --num-cpus 0 --num-gpus 0 \
     --object-store-memory 104857600 --node-manager-port 6380 --object-manager-port 6381 \
     --runtime-env-agent-port 6382 --dashboard-agent-grpc-port 6383 \
@@ -45,14 +45,15 @@ head)
   ;;
 worker-1)
   podman run --detach --name ray-worker-1 --restart unless-stopped --network host \
-    --device nvidia.com/gpu=all --shm-size 2048m --ulimit nofile=65536:65536 --read-only \
-    --cap-drop ALL --security-opt no-new-privileges --volume /tmp --volume /home/imgbuild \
+    --device nvidia.com/gpu=all --shm-size 2048m --read-only --cap-drop ALL \
+    --security-opt no-new-privileges --volume /tmp --volume /home/imgbuild \
     --mount type=bind,source=/models/mine,target=/model,readonly \
     --mount type=bind,source=/etc/imgbuild-ray/token,target=/run/secrets/ray-token,readonly \
     --env RAY_AUTH_MODE=token --env RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
     --env PYTHONPATH=/opt/imgbuild \
     registry.example.org/llm/ray@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef \
-    ray start --block --address 10.0.0.1:6379 --num-gpus 1 --object-store-memory 104857600 \
+    sh -c 'ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)"; exec "$@"' imgbuild ray \
+    start --block --address 10.0.0.1:6379 --num-gpus 1 --object-store-memory 104857600 \
     --node-manager-port 6380 --object-manager-port 6381 --runtime-env-agent-port 6382 \
     --dashboard-agent-grpc-port 6383 --dashboard-agent-listen-port 52365 --metrics-export-port 6384 \
     --min-worker-port 11000 --max-worker-port 11999
