@@ -24,7 +24,7 @@ TOKEN = "/run/secrets/ray-token"  # noqa: S105 - where it is mounted
 NODE, OBJECTS, ENVIRONMENTS, AGENT_GRPC, METRICS = 6380, 6381, 6382, 6383, 6384
 WORKERS = (11000, 11999)  # a process of Ray's has one: workers, replicas, Serve's own actors
 # Ray's documentation asks for as many open files; it opens several for each process that it talks
-# to. Asked for inside: an engine whose own limit is lower would refuse `--ulimit`, and start nothing.
+# to. Asked for inside: an engine whose own limit is lower refuses `--ulimit`, and starts nothing.
 _START = 'ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)"; exec "$@"'
 _TOKENS = (2, 52)  # the first release with tokens (docs.ray.io, Ray security)
 _MOST = 1000  # hosts

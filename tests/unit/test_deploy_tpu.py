@@ -315,8 +315,12 @@ def test_what_tpus_compute_in() -> None:
 
 
 def test_a_host_whose_chips_hang_on_two_nodes_is_not_bound_to_one() -> None:
-    assert "--env=IMGBUILD_TUNE=off" in docker(a_vm(accelerator="v5litepod-8"))
-    assert "--env=IMGBUILD_TUNE=off" not in docker(a_vm(accelerator="v5litepod-4"))
+    """By the image's own start, which counts the chips: it stays tuned otherwise."""
+    for accelerator in ("v5litepod-8", "v5litepod-4", "tpu7x-8"):
+        assert "IMGBUILD_TUNE" not in " ".join(docker(a_vm(accelerator=accelerator)))
+    for accelerator, node in (("v5litepod-8", "both"), ("v5p-8", "the one")):
+        (told, *_) = hosts.notes(served(VLLM), a_vm(accelerator=accelerator).tpus)
+        assert node in told
     own = docker(a_vm(env=("IMGBUILD_TUNE=explain",)))
     assert [word for word in own if "IMGBUILD_TUNE" in word] == ["--env=IMGBUILD_TUNE=explain"]
 

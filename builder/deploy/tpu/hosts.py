@@ -47,14 +47,7 @@ def shm(served: Served, wanted: Slice) -> str:
 
 def environment(wanted: Slice) -> dict[str, str]:
     """What the slice asks for of an image's start and of vLLM's TPU backend."""
-    made: dict[str, str] = {}
-    if (
-        wanted.hosts == 1 and wanted.machine.spread
-    ):  # the start binds to NUMA node 0, where only half of the chips are
-        made["IMGBUILD_TUNE"] = "off"
-    if wanted.hosts > 1:
-        made |= {"TPU_MULTIHOST_BACKEND": "ray", "JAX_PLATFORMS": ""}
-    return made
+    return {"TPU_MULTIHOST_BACKEND": "ray", "JAX_PLATFORMS": ""} if wanted.hosts > 1 else {}
 
 
 def precision(served: Served, own: tuple[str, ...]) -> tuple[str, ...]:
@@ -86,14 +79,13 @@ def notes(served: Served, wanted: Slice) -> list[str]:
         )
     elif wanted.machine.spread:
         made.append(
-            "The chips of such a host hang on both of its NUMA nodes: nothing is bound to one "
-            "(IMGBUILD_TUNE=off)."
+            "The chips of such a host hang on both of its NUMA nodes: nothing is bound to one."
         )
     else:
         made.append(
-            "Where a host has several NUMA nodes the image's start binds itself to node 0, as "
-            "`numactl --cpunodebind=0 --membind=0` would (memory: only with --privileged or "
-            "SYS_NICE); IMGBUILD_TUNE=explain says what was done."
+            "Where a host has several NUMA nodes the image's start binds itself to the one that "
+            "its chips hang on, as `numactl --cpunodebind=0 --membind=0` would (memory: only with "
+            "--privileged or SYS_NICE); IMGBUILD_TUNE=explain says what was done."
         )
     if not served.flags.parallel and served.framework == "torch-xla" and wanted.chips > 1:
         made.append(f"{served.title}'s server uses one device of the {wanted.devices}.")

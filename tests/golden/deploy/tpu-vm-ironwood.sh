@@ -1,8 +1,7 @@
 #!/bin/sh
 # tpu-vllm-ubuntu24.04: vLLM 0.32.0 on TPU7x (Ironwood), 2x2x1: 4 chips in one host.
 # Made by `imgbuild deploy tpu-vm`; docs/tpu.md says why. It asks for what costs money.
-# The chips of such a host hang on both of its NUMA nodes: nothing is bound to one
-# (IMGBUILD_TUNE=off).
+# The chips of such a host hang on both of its NUMA nodes: nothing is bound to one.
 # Not verified: Google Cloud's documentation says that the Cloud TPU API does not support TPU7x;
 # projects that are let use it all the same name the type and the runtime version so (public
 # scripts of vLLM's TPU project), which was not tried here. On GKE it is supported: imgbuild
@@ -43,7 +42,7 @@ gcloud compute tpus tpu-vm ssh vllm \
 gcloud compute tpus tpu-vm ssh vllm \
   --project=my-project \
   --zone=us-east5-b \
-  --worker=0 '--command=sudo docker run --detach --name=vllm --privileged --net=host --ulimit=memlock=-1:-1 --shm-size=536870912b --restart=unless-stopped --health-start-period=1800s --volume=vllm-home:/home/imgbuild --env=IMGBUILD_TUNE=off registry.example.org/llm/vllm@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef --model org/model --host 127.0.0.1 --port 8000 --tensor-parallel-size 8 --dtype bfloat16'
+  --worker=0 '--command=sudo docker run --detach --name=vllm --privileged --net=host --ulimit=memlock=-1:-1 --shm-size=536870912b --restart=unless-stopped --health-start-period=1800s --volume=vllm-home:/home/imgbuild registry.example.org/llm/vllm@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef --model org/model --host 127.0.0.1 --port 8000 --tensor-parallel-size 8 --dtype bfloat16'
 
 # status: of the request, of each host's container, and of the server
 # gcloud compute tpus queued-resources describe vllm --project=my-project --zone=us-east5-b

@@ -1,9 +1,9 @@
 #!/bin/sh
 # tpu-jax: JAX on TPU 0.10.2 on TPU v5p, 2x2x1: 4 chips in one host.
 # Made by `imgbuild deploy tpu-vm`; docs/tpu.md says why. It asks for what costs money.
-# Where a host has several NUMA nodes the image's start binds itself to node 0, as `numactl
-# --cpunodebind=0 --membind=0` would (memory: only with --privileged or SYS_NICE);
-# IMGBUILD_TUNE=explain says what was done.
+# Where a host has several NUMA nodes the image's start binds itself to the one that its chips
+# hang on, as `numactl --cpunodebind=0 --membind=0` would (memory: only with --privileged or
+# SYS_NICE); IMGBUILD_TUNE=explain says what was done.
 set -eu
 
 # create: the VMs at once, or an error where there is no capacity
