@@ -14,10 +14,12 @@ Object = dict[str, Any]
 
 _WIDTH = 96
 # A folder closed to others, and in it a file that any user of a container may read.
+# One that is there keeps its mode: it may be somebody's.
 _MADE = (
-    "mkdir -p {folder}",
-    "chmod 0700 {folder}",
+    "(umask 077 && mkdir -p {folder})",
+    'test -z "$(find {folder} -prune -perm /0077)" || {{ echo {open} >&2; exit 1; }}',
     "test -s {token} || od -An -v -tx1 -N32 /dev/urandom | tr -d ' \\n' > {token}",
+    "test -s {token}",
     "chmod 0444 {token}",
 )
 
@@ -99,7 +101,11 @@ def _units(command: list[str]) -> list[str]:
 
 def _token(wanted: Hosts) -> list[str]:
     folder, _, _ = wanted.token.rpartition("/")
-    named = {"folder": shlex.quote(folder), "token": shlex.quote(wanted.token)}
+    opened = (
+        f"{folder} is open to others; take one for the token alone (--token-folder), or close it"
+    )
+    named = {"folder": folder, "token": wanted.token, "open": opened}
+    named = {name: shlex.quote(text) for name, text in named.items()}
     return [step.format(**named) for step in _MADE]
 
 

@@ -24,9 +24,10 @@ set -eu
 case "${1-}" in
 token)
   # Once; then copy the folder to the same place on all hosts, closed as it is.
-  mkdir -p /etc/imgbuild-ray
-  chmod 0700 /etc/imgbuild-ray
+  (umask 077 && mkdir -p /etc/imgbuild-ray)
+  test -z "$(find /etc/imgbuild-ray -prune -perm /0077)" || { echo '/etc/imgbuild-ray is open to others; take one for the token alone (--token-folder), or close it' >&2; exit 1; }
   test -s /etc/imgbuild-ray/token || od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n' > /etc/imgbuild-ray/token
+  test -s /etc/imgbuild-ray/token
   chmod 0444 /etc/imgbuild-ray/token
   ;;
 head)
@@ -67,7 +68,7 @@ server)
     --mount type=bind,source=/models/mine,destination=/model,ro \
     --mount type=bind,source=/etc/imgbuild-ray/token,destination=/run/secrets/ray-token,ro \
     /images/cuda12.8-ray.sif serve deploy --name imgbuild servers.on_ray:application \
-    'arguments=--model /model --replicas 2'
+    'arguments=--model /model --replicas 2 --replicas-per-node 1'
   ;;
 *)
   echo 'one of: token head worker-1 status server' >&2

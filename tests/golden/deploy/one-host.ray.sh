@@ -22,15 +22,18 @@ set -eu
 case "${1-}" in
 token)
   # Once; then copy the folder to the same place on all hosts, closed as it is.
-  mkdir -p /srv/ray
-  chmod 0700 /srv/ray
+  (umask 077 && mkdir -p /srv/ray)
+  test -z "$(find /srv/ray -prune -perm /0077)" || { echo '/srv/ray is open to others; take one for the token alone (--token-folder), or close it' >&2; exit 1; }
   test -s /srv/ray/token || od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n' > /srv/ray/token
+  test -s /srv/ray/token
   chmod 0444 /srv/ray/token
   ;;
 head)
   docker run --detach --name ray-head --restart unless-stopped --network ray --hostname ray-head \
-    --shm-size 2048m --read-only --cap-drop ALL --security-opt no-new-privileges --volume /tmp \
-    --volume /home/imgbuild --mount type=bind,source=/models/mine,target=/model,readonly \
+    --shm-size 2048m --read-only --cap-drop ALL --security-opt no-new-privileges \
+    --health-cmd '/opt/venv/bin/python3 -ES /opt/imgbuild/runtime/health.py 52365 /api/healthz' \
+    --volume /tmp --volume /home/imgbuild \
+    --mount type=bind,source=/models/mine,target=/model,readonly \
     --mount type=bind,source=/srv/ray/token,target=/run/secrets/ray-token,readonly \
     --env RAY_AUTH_MODE=token --env RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
     --env PYTHONPATH=/opt/imgbuild \
@@ -45,7 +48,9 @@ head)
 worker-1)
   docker run --detach --name ray-worker-1 --restart unless-stopped --network ray \
     --hostname ray-worker-1 --shm-size 2048m --read-only --cap-drop ALL \
-    --security-opt no-new-privileges --volume /tmp --volume /home/imgbuild \
+    --security-opt no-new-privileges \
+    --health-cmd '/opt/venv/bin/python3 -ES /opt/imgbuild/runtime/health.py 52365 /api/healthz' \
+    --volume /tmp --volume /home/imgbuild \
     --mount type=bind,source=/models/mine,target=/model,readonly \
     --mount type=bind,source=/srv/ray/token,target=/run/secrets/ray-token,readonly \
     --env RAY_AUTH_MODE=token --env RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
@@ -60,7 +65,9 @@ worker-1)
 worker-2)
   docker run --detach --name ray-worker-2 --restart unless-stopped --network ray \
     --hostname ray-worker-2 --shm-size 2048m --read-only --cap-drop ALL \
-    --security-opt no-new-privileges --volume /tmp --volume /home/imgbuild \
+    --security-opt no-new-privileges \
+    --health-cmd '/opt/venv/bin/python3 -ES /opt/imgbuild/runtime/health.py 52365 /api/healthz' \
+    --volume /tmp --volume /home/imgbuild \
     --mount type=bind,source=/models/mine,target=/model,readonly \
     --mount type=bind,source=/srv/ray/token,target=/run/secrets/ray-token,readonly \
     --env RAY_AUTH_MODE=token --env RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
@@ -77,7 +84,7 @@ status)
   ;;
 server)
   docker exec ray-head serve deploy --name imgbuild servers.on_ray:application \
-    'arguments=--model /model --replicas 2'
+    'arguments=--model /model --replicas 2 --replicas-per-node 1'
   ;;
 stop-head)
   docker rm --force --volumes ray-head

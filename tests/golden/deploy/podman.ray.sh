@@ -22,14 +22,17 @@ set -eu
 case "${1-}" in
 token)
   # Once; then copy the folder to the same place on all hosts, closed as it is.
-  mkdir -p /etc/imgbuild-ray
-  chmod 0700 /etc/imgbuild-ray
+  (umask 077 && mkdir -p /etc/imgbuild-ray)
+  test -z "$(find /etc/imgbuild-ray -prune -perm /0077)" || { echo '/etc/imgbuild-ray is open to others; take one for the token alone (--token-folder), or close it' >&2; exit 1; }
   test -s /etc/imgbuild-ray/token || od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n' > /etc/imgbuild-ray/token
+  test -s /etc/imgbuild-ray/token
   chmod 0444 /etc/imgbuild-ray/token
   ;;
 head)
   podman run --detach --name ray-head --restart unless-stopped --network host --shm-size 2048m \
-    --read-only --cap-drop ALL --security-opt no-new-privileges --volume /tmp --volume /home/imgbuild \
+    --read-only --cap-drop ALL --security-opt no-new-privileges \
+    --health-cmd '/opt/venv/bin/python3 -ES /opt/imgbuild/runtime/health.py 52365 /api/healthz' \
+    --volume /tmp --volume /home/imgbuild \
     --mount type=bind,source=/models/mine,target=/model,readonly \
     --mount type=bind,source=/etc/imgbuild-ray/token,target=/run/secrets/ray-token,readonly \
     --env RAY_AUTH_MODE=token --env RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
@@ -46,7 +49,9 @@ head)
 worker-1)
   podman run --detach --name ray-worker-1 --restart unless-stopped --network host \
     --device nvidia.com/gpu=all --shm-size 2048m --read-only --cap-drop ALL \
-    --security-opt no-new-privileges --volume /tmp --volume /home/imgbuild \
+    --security-opt no-new-privileges \
+    --health-cmd '/opt/venv/bin/python3 -ES /opt/imgbuild/runtime/health.py 52365 /api/healthz' \
+    --volume /tmp --volume /home/imgbuild \
     --mount type=bind,source=/models/mine,target=/model,readonly \
     --mount type=bind,source=/etc/imgbuild-ray/token,target=/run/secrets/ray-token,readonly \
     --env RAY_AUTH_MODE=token --env RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
@@ -63,7 +68,7 @@ status)
   ;;
 server)
   podman exec ray-head serve deploy --name imgbuild servers.on_ray:application \
-    'arguments=--model /model --replicas 1'
+    'arguments=--model /model --replicas 1 --replicas-per-node 1'
   ;;
 stop-head)
   podman rm --force --volumes ray-head

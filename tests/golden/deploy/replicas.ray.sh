@@ -22,15 +22,18 @@ set -eu
 case "${1-}" in
 token)
   # Once; then copy the folder to the same place on all hosts, closed as it is.
-  mkdir -p /etc/imgbuild-ray
-  chmod 0700 /etc/imgbuild-ray
+  (umask 077 && mkdir -p /etc/imgbuild-ray)
+  test -z "$(find /etc/imgbuild-ray -prune -perm /0077)" || { echo '/etc/imgbuild-ray is open to others; take one for the token alone (--token-folder), or close it' >&2; exit 1; }
   test -s /etc/imgbuild-ray/token || od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n' > /etc/imgbuild-ray/token
+  test -s /etc/imgbuild-ray/token
   chmod 0444 /etc/imgbuild-ray/token
   ;;
 head)
   docker run --detach --name ray-head --restart unless-stopped --network host --gpus 8 \
-    --shm-size 2048m --read-only --cap-drop ALL --security-opt no-new-privileges --volume /tmp \
-    --volume /home/imgbuild --mount type=bind,source=/models/mine,target=/model,readonly \
+    --shm-size 2048m --read-only --cap-drop ALL --security-opt no-new-privileges \
+    --health-cmd '/opt/venv/bin/python3 -ES /opt/imgbuild/runtime/health.py 52365 /api/healthz' \
+    --volume /tmp --volume /home/imgbuild \
+    --mount type=bind,source=/models/mine,target=/model,readonly \
     --mount type=bind,source=/etc/imgbuild-ray/token,target=/run/secrets/ray-token,readonly \
     --env RAY_AUTH_MODE=token --env RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
     --env PYTHONPATH=/opt/imgbuild --env 'PRICE=5$ or $(HOME)' \
@@ -44,8 +47,10 @@ head)
   ;;
 worker-1)
   docker run --detach --name ray-worker-1 --restart unless-stopped --network host --gpus 8 \
-    --shm-size 2048m --read-only --cap-drop ALL --security-opt no-new-privileges --volume /tmp \
-    --volume /home/imgbuild --mount type=bind,source=/models/mine,target=/model,readonly \
+    --shm-size 2048m --read-only --cap-drop ALL --security-opt no-new-privileges \
+    --health-cmd '/opt/venv/bin/python3 -ES /opt/imgbuild/runtime/health.py 52365 /api/healthz' \
+    --volume /tmp --volume /home/imgbuild \
+    --mount type=bind,source=/models/mine,target=/model,readonly \
     --mount type=bind,source=/etc/imgbuild-ray/token,target=/run/secrets/ray-token,readonly \
     --env RAY_AUTH_MODE=token --env RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
     --env PYTHONPATH=/opt/imgbuild --env 'PRICE=5$ or $(HOME)' \
@@ -58,8 +63,10 @@ worker-1)
   ;;
 worker-2)
   docker run --detach --name ray-worker-2 --restart unless-stopped --network host --gpus 8 \
-    --shm-size 2048m --read-only --cap-drop ALL --security-opt no-new-privileges --volume /tmp \
-    --volume /home/imgbuild --mount type=bind,source=/models/mine,target=/model,readonly \
+    --shm-size 2048m --read-only --cap-drop ALL --security-opt no-new-privileges \
+    --health-cmd '/opt/venv/bin/python3 -ES /opt/imgbuild/runtime/health.py 52365 /api/healthz' \
+    --volume /tmp --volume /home/imgbuild \
+    --mount type=bind,source=/models/mine,target=/model,readonly \
     --mount type=bind,source=/etc/imgbuild-ray/token,target=/run/secrets/ray-token,readonly \
     --env RAY_AUTH_MODE=token --env RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
     --env PYTHONPATH=/opt/imgbuild --env 'PRICE=5$ or $(HOME)' \
@@ -75,7 +82,7 @@ status)
   ;;
 server)
   docker exec ray-head serve deploy --name imgbuild servers.on_ray:application \
-    'arguments=--model /model --replicas 3 --tensor-parallel-size 8 --max-model-len 8192 --served-model-name '"'"'it'"'"'"'"'"'"'"'"'s'"'"''
+    'arguments=--model /model --replicas 3 --replicas-per-node 1 --tensor-parallel-size 8 --max-model-len 8192 --served-model-name '"'"'it'"'"'"'"'"'"'"'"'s'"'"''
   ;;
 stop-head)
   docker rm --force --volumes ray-head
