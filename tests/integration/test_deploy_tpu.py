@@ -35,7 +35,11 @@ if words[:3] == ["secrets", "versions", "access"]:
     print("hf_secret")
 if "--format=value(state.state)" in words:
     count = sum(1 for line in open(os.environ["NOTED"]) if "value(state.state)" in line)
+    if count <= int(os.environ.get("MISSED", "0")):
+        sys.exit(1)
     print(os.environ.get("STATE") or ("ACTIVE" if count > 1 else "WAITING_FOR_RESOURCES"))
+elif "describe" in words:
+    sys.exit("FOUND" not in os.environ)
 remote = [word for word in words if word.startswith("--command=")]
 if remote:
     sys.exit(subprocess.run(["sh", "-c", remote[0].removeprefix("--command=")]).returncode)
@@ -119,6 +123,42 @@ def test_a_request_that_has_failed_ends_the_script(
     monkeypatch.setenv("STATE", "FAILED")
     told = run(outputs.script(served(), vm_of("tpu-vm-one")))
     assert (told.returncode, told.stderr) == (1, "it is FAILED\n")
+    assert calls(noted, "docker") == []
+
+
+def verbs(noted: Path) -> list[str]:
+    return [words[3] for words in calls(noted, "gcloud") if words[:2] == ["compute", "tpus"]]
+
+
+@pytest.mark.parametrize("name", ["tpu-vm-one", "tpu-vm-jax"])
+def test_who_runs_it_again_asks_for_no_second_vm(
+    name: str, noted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_ = outputs.script(served(VMS[name][0]), vm_of(name))
+    assert run(script_).returncode == 0
+    assert verbs(noted)[:2] == ["describe", "create"]
+    noted.unlink()
+    monkeypatch.setenv("FOUND", "1")
+    assert run(script_).returncode == 0
+    assert verbs(noted)[0] == "describe"
+    assert "create" not in verbs(noted)
+    assert [words[0] for words in calls(noted, "docker")] == ["pull", "run"]
+
+
+def test_a_wait_of_days_stands_a_bad_minute(noted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISSED", "19")
+    told = run(outputs.script(served(), vm_of("tpu-vm-one")))
+    assert told.returncode == 0, told.stderr
+    assert len(calls(noted, "token")) == 1
+
+
+def test_who_is_not_let_in_does_not_wait_for_ever(
+    noted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MISSED", "1000")
+    told = run(outputs.script(served(), vm_of("tpu-vm-one")))
+    assert told.returncode == 1
+    assert verbs(noted).count("describe") == 21
     assert calls(noted, "docker") == []
 
 

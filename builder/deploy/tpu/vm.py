@@ -174,7 +174,9 @@ def _create(wanted: Vm) -> Step:
         why = "the VMs at once, or an error where there is no capacity"
     if wanted.spot:
         why += "; Spot: they may be taken back at any time, and do not come again by themselves"
-    return Step(name="create", why=why, commands=((*command, *options, version),))
+    kind = "queued-resources" if wanted.queued else "tpu-vm"
+    there = _tpus(kind, "describe", wanted.name, *_where(wanted))
+    return Step(name="create", why=why, commands=((*command, *options, version),), unless=there)
 
 
 def _tpus(*words: str) -> Command:

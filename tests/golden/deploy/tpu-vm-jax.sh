@@ -7,16 +7,18 @@
 set -eu
 
 # create: the VMs at once, or an error where there is no capacity
-gcloud compute tpus tpu-vm create llama \
-  --project=my-project \
-  --zone=us-east5-b \
-  --accelerator-type=v5p-8 \
-  --reserved \
-  --network=net \
-  --subnetwork=sub \
-  --service-account=a@p.iam.gserviceaccount.com \
-  --scopes=https://www.googleapis.com/auth/cloud-platform \
-  --version=v2-alpha-tpuv5
+if ! gcloud compute tpus tpu-vm describe llama --project=my-project --zone=us-east5-b > /dev/null 2>&1; then
+  gcloud compute tpus tpu-vm create llama \
+    --project=my-project \
+    --zone=us-east5-b \
+    --accelerator-type=v5p-8 \
+    --reserved \
+    --network=net \
+    --subnetwork=sub \
+    --service-account=a@p.iam.gserviceaccount.com \
+    --scopes=https://www.googleapis.com/auth/cloud-platform \
+    --version=v2-alpha-tpuv5
+fi
 
 # pull: the image, on each host, before any of them starts
 gcloud compute tpus tpu-vm ssh llama \

@@ -10,18 +10,26 @@ set -eu
 
 # create: a place in the queue for capacity; the VMs come when it is there; Spot: they may be
 # taken back at any time, and do not come again by themselves
-gcloud compute tpus queued-resources create vllm \
-  --node-id=vllm \
-  --project=my-project \
-  --zone=us-east5-b \
-  --accelerator-type=v5litepod-16 \
-  --spot \
-  --runtime-version=v2-alpha-tpuv5-lite
+if ! gcloud compute tpus queued-resources describe vllm --project=my-project --zone=us-east5-b > /dev/null 2>&1; then
+  gcloud compute tpus queued-resources create vllm \
+    --node-id=vllm \
+    --project=my-project \
+    --zone=us-east5-b \
+    --accelerator-type=v5litepod-16 \
+    --spot \
+    --runtime-version=v2-alpha-tpuv5-lite
+fi
 
 # wait: until the queue has given them; this may take days
 state=
+missed=0
 while [ "$state" != ACTIVE ]; do
-  state=$(gcloud compute tpus queued-resources describe vllm --project=my-project --zone=us-east5-b '--format=value(state.state)')
+  if state=$(gcloud compute tpus queued-resources describe vllm --project=my-project --zone=us-east5-b '--format=value(state.state)'); then
+    missed=0
+  else
+    missed=$((missed + 1))
+    [ "$missed" -lt 20 ] || exit 1
+  fi
   case "$state" in
     ACTIVE) ;;
     FAILED|SUSPENDED)
