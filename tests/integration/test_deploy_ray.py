@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.unit.deployed import IMAGE, served
 
 
 def token(folder: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    wishes = {"model": "/models/mine", "image": IMAGE, "head": "10.0.0.1"}
+    wishes: dict[str, Any] = {"model": "/models/mine", "image": IMAGE, "head": "10.0.0.1"}
     image = served("cuda13.0-ray")
     script = tmp_path / "ray.sh"
     script.write_text(

@@ -175,6 +175,16 @@ def test_a_server_on_several_hosts(noted: Path) -> None:
     assert server[-2:] == ["--served-model-name", "it's $HOME"]
 
 
+def test_hosts_of_a_slice_read_rays_token(noted: Path) -> None:
+    wanted = vm_of("tpu-vm-several", ray_token="ray", hf_token="hub")
+    told = run(outputs.script(served(), wanted))
+    assert told.returncode == 0, told.stderr
+    secrets = [words[-2] for words in calls(noted, "gcloud") if words[0] == "secrets"]
+    assert secrets == ["--secret=hub", "--secret=ray"] * 2
+    assert len(calls(noted, "vllm")) == 1
+    assert calls(noted, "ray")[-1] == ["start", "--address", "10.0.0.7:6379", "--block"]
+
+
 def test_node_pools(noted: Path) -> None:
     image, wanted, pool = gke_of("gke-tpu-ironwood")
     told = run(script(pools.steps(wanted, pool), pools.says(image, wanted)))

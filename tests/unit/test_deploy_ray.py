@@ -225,8 +225,8 @@ def test_nodes_of_one_host_have_gpus_of_their_own() -> None:
     image = served("cuda13.0-ray")
 
     def given_(engine: str, *, head_only: bool) -> list[str]:
-        wishes = {"network": "ray", "head": None, "gpus": 2, "count": 3, "engine": engine}
-        hosts = wanted(**wishes, head_only=head_only)
+        wishes: dict[str, Any] = {"network": "ray", "head": None, "gpus": 2, "count": 3}
+        hosts = wanted(**wishes, engine=engine, head_only=head_only)
         nodes = [rayhosts.head(image, hosts)]
         nodes += [rayhosts.worker(image, hosts, number) for number in (1, 2)]
         options = ("--gpus", "--device")

@@ -3,6 +3,8 @@
 # Made by `imgbuild deploy tpu-vm`; docs/tpu.md says why. It asks for what costs money.
 # vLLM over several hosts runs below Ray: nothing is bound to a NUMA node, and the image's
 # preflight does not look.
+# Ray has no login here: who reaches its ports from the VMs' network runs code on them.
+# --ray-token-secret gives it one.
 # gcloud asks several hosts at once, and then wants its key in an agent: `ssh-add
 # ~/.ssh/google_compute_engine` first.
 # shellcheck disable=SC2016 # the worker's shell is to expand it, not this one
