@@ -109,13 +109,17 @@ def _token(wanted: Hosts) -> list[str]:
     return [step.format(**named) for step in _MADE]
 
 
+def _engines(count: int) -> str:
+    return "one engine" if count == 1 else f"{count} engines, one a host,"
+
+
 def _says(served: Served, wanted: Hosts, parts: list[str]) -> list[str]:
     """What it is, how it is used, and the table of ports; values of a user's are not in it."""
     what = (
         f"one engine over {wanted.count} hosts: tensor parallel {wanted.gpus}, pipeline "
         f"parallel {wanted.count}"
         if wanted.spread
-        else f"{wanted.computing} engines behind Ray Serve, one a host"
+        else f"{_engines(wanted.computing)} behind Ray Serve"
     )
     made = [f"{served.cell_id}: {served.title} {served.version}, {what}."]
     made += [

@@ -22,6 +22,7 @@ from builder.deploy.tpu.steps import script
 from tests.unit.deployed import IMAGE
 from tests.unit.test_deploy_tpu import VMS, WHERE, gke_of, served
 
+_STORE = f"--object-store-memory={8 << 30}"
 _NOTE = f"""\
 #!{sys.executable}
 import json, os, subprocess, sys
@@ -166,9 +167,9 @@ def test_a_server_on_several_hosts(noted: Path) -> None:
     told = run(outputs.script(served(), vm_of("tpu-vm-several")))
     assert told.returncode == 0, told.stderr
     assert calls(noted, "ray") == [
-        ["start", "--head", "--port=6379"],
+        ["start", _STORE, "--head", "--port=6379"],
         ["health-check", "--address", "10.0.0.7:6379"],
-        ["start", "--address", "10.0.0.7:6379", "--block"],
+        ["start", _STORE, "--address", "10.0.0.7:6379", "--block"],
     ]
     (server,) = calls(noted, "vllm")
     assert server[:3] == ["serve", "--model", "/model"]
@@ -182,7 +183,7 @@ def test_hosts_of_a_slice_read_rays_token(noted: Path) -> None:
     secrets = [words[-2] for words in calls(noted, "gcloud") if words[0] == "secrets"]
     assert secrets == ["--secret=hub", "--secret=ray"] * 2
     assert len(calls(noted, "vllm")) == 1
-    assert calls(noted, "ray")[-1] == ["start", "--address", "10.0.0.7:6379", "--block"]
+    assert calls(noted, "ray")[-1] == ["start", _STORE, "--address", "10.0.0.7:6379", "--block"]
 
 
 def test_node_pools(noted: Path) -> None:

@@ -318,6 +318,18 @@ def test_several_hosts_join_a_head_that_waits_for_them() -> None:
     assert "--env=JAX_PLATFORMS=" in docker(wanted, "join")
 
 
+@pytest.mark.parametrize(("shm", "store"), [(None, 8 << 30), ("4Gi", 2 << 30)])
+def test_rays_objects_fit_into_shm(shm: str | None, store: int) -> None:
+    """Of a host's memory it takes 30 %, and puts them on a disk where /dev/shm has less."""
+    wanted = a_vm(accelerator="v6e-16", shm=shm)
+    for name in ("run", "join"):
+        told = docker(wanted, name)
+        assert f"ray start --object-store-memory={store} " in told[told.index("-c") + 1]
+    made = pods(values(("v6e", "4x4"), **({} if shm is None else {"shm": shm})))
+    for pod in made:
+        assert f"--object-store-memory={store} " in pod["spec"]["containers"][0]["args"][2]
+
+
 def test_a_server_of_one_host_is_given_one() -> None:
     for cell_id in (JAX, XLA):
         with pytest.raises(UserError, match=r"v6e-16 is 4 hosts, and .*'s server uses one"):
@@ -460,7 +472,7 @@ def test_a_group_is_told_what_the_user_wrote(argument: str) -> None:
     known = {"LWS_LEADER_ADDRESS": "leader"}
     leader, worker = (made["spec"]["containers"][0]["args"] for made in pods(wanted))
     assert expanded(leader[-1], known) == argument
-    assert tuple(expanded(word, known) for word in worker) == (*hosts.join(), "leader")
+    assert tuple(expanded(word, known) for word in worker) == (*hosts.join("16Gi"), "leader")
     document = yaml.safe_load_all(outputs.stream(served(), wanted))
     (group,) = (made for made in document if made["kind"] == "LeaderWorkerSet")
     read = group["spec"]["leaderWorkerTemplate"]["leaderTemplate"]["spec"]["containers"][0]["args"]

@@ -246,11 +246,11 @@ def _run(served: Served, wanted: Vm) -> list[Step]:
     if wanted.tpus.hosts == 1:
         command = _token(wanted, _docker(served, wanted, told))
         return [Step(name="run", why=why, commands=(_ssh(wanted, "0", command),))]
-    starts = hosts.head(served, wanted.tpus, told)
+    starts = hosts.head(served, wanted.tpus, told, wanted.shm)
     command = _token(wanted, _docker(served, wanted, starts))
     find = f"curl -fsS -H 'Metadata-Flavor: Google' {_ENDPOINTS} | cut -d, -f1 | cut -d: -f3"
     # Its last word is the head's address, which the worker's shell has found.
-    joins = _docker(served, wanted, hosts.join(), answers=False)
+    joins = _docker(served, wanted, hosts.join(wanted.shm), answers=False)
     joining = f'head=$({find}) && {_token(wanted, joins)} "$head"'
     others = f"1-{wanted.tpus.hosts - 1}" if wanted.tpus.hosts > 2 else "1"
     return [

@@ -1,5 +1,5 @@
 #!/bin/sh
-# cuda12.8-ray: Ray with vLLM 2.55.1, 2 engines behind Ray Serve, one a host.
+# cuda12.8-ray: Ray with vLLM 2.55.1, 2 engines, one a host, behind Ray Serve.
 # Made by `imgbuild deploy ray`; docs/ray.md says why. Run `sh FILE PART` in this order:
 #   token head worker-1 status server
 # Nodes and `vllm serve` stay in the foreground: start them under what watches them.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# cuda13.0-ray: Ray with vLLM 2.59.0, 1 engines behind Ray Serve, one a host.
+# cuda13.0-ray: Ray with vLLM 2.59.0, one engine behind Ray Serve.
 # Made by `imgbuild deploy ray`; docs/ray.md says why. Run `sh FILE PART` in this order:
 #   token head worker-1 status server stop-head stop-worker-1
 # The model is in the same folder on all hosts.

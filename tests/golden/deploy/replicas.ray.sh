@@ -1,5 +1,5 @@
 #!/bin/sh
-# cuda13.0-ray: Ray with vLLM 2.59.0, 3 engines behind Ray Serve, one a host.
+# cuda13.0-ray: Ray with vLLM 2.59.0, 3 engines, one a host, behind Ray Serve.
 # Made by `imgbuild deploy ray`; docs/ray.md says why. Run `sh FILE PART` in this order:
 #   token head worker-1 worker-2 status server stop-head stop-worker-1 stop-worker-2
 # The model is in the same folder on all hosts.

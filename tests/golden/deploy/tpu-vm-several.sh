@@ -60,7 +60,7 @@ gcloud compute tpus tpu-vm ssh vllm \
 gcloud compute tpus tpu-vm ssh vllm \
   --project=my-project \
   --zone=us-east5-b \
-  --worker=0 '--command=sudo docker run --detach --name=vllm --privileged --net=host --ulimit=memlock=-1:-1 --shm-size=17179869184b --restart=unless-stopped --health-start-period=600s --volume=vllm-home:/home/imgbuild --volume=/models/mine:/model:ro --env=TPU_MULTIHOST_BACKEND=ray --env=JAX_PLATFORMS= --env=HF_HUB_OFFLINE=1 '"'"'--env=PRICE=5$ or $(HOME)'"'"' us-docker.pkg.dev/my-project/llm/vllm:0.32.0-tpu sh -c '"'"'ray start --head --port=6379 && python3 -c "$1" "$2" && shift 2 && exec "$@"'"'"' imgbuild '"'"'import ray, sys, time
+  --worker=0 '--command=sudo docker run --detach --name=vllm --privileged --net=host --ulimit=memlock=-1:-1 --shm-size=17179869184b --restart=unless-stopped --health-start-period=600s --volume=vllm-home:/home/imgbuild --volume=/models/mine:/model:ro --env=TPU_MULTIHOST_BACKEND=ray --env=JAX_PLATFORMS= --env=HF_HUB_OFFLINE=1 '"'"'--env=PRICE=5$ or $(HOME)'"'"' us-docker.pkg.dev/my-project/llm/vllm:0.32.0-tpu sh -c '"'"'ray start --object-store-memory=8589934592 --head --port=6379 && python3 -c "$1" "$2" && shift 2 && exec "$@"'"'"' imgbuild '"'"'import ray, sys, time
 ray.init(address="auto")
 while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[1]):
     time.sleep(2)
@@ -70,7 +70,7 @@ while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[1]):
 gcloud compute tpus tpu-vm ssh vllm \
   --project=my-project \
   --zone=us-east5-b \
-  --worker=1-3 '--command=head=$(curl -fsS -H '"'"'Metadata-Flavor: Google'"'"' http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints | cut -d, -f1 | cut -d: -f3) && sudo docker run --detach --name=vllm --privileged --net=host --ulimit=memlock=-1:-1 --shm-size=17179869184b --restart=unless-stopped --no-healthcheck --volume=vllm-home:/home/imgbuild --volume=/models/mine:/model:ro --env=TPU_MULTIHOST_BACKEND=ray --env=JAX_PLATFORMS= --env=HF_HUB_OFFLINE=1 '"'"'--env=PRICE=5$ or $(HOME)'"'"' us-docker.pkg.dev/my-project/llm/vllm:0.32.0-tpu sh -c '"'"'until ray health-check --address "$1:6379"; do sleep 5; done; exec ray start --address "$1:6379" --block'"'"' imgbuild "$head"'
+  --worker=1-3 '--command=head=$(curl -fsS -H '"'"'Metadata-Flavor: Google'"'"' http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints | cut -d, -f1 | cut -d: -f3) && sudo docker run --detach --name=vllm --privileged --net=host --ulimit=memlock=-1:-1 --shm-size=17179869184b --restart=unless-stopped --no-healthcheck --volume=vllm-home:/home/imgbuild --volume=/models/mine:/model:ro --env=TPU_MULTIHOST_BACKEND=ray --env=JAX_PLATFORMS= --env=HF_HUB_OFFLINE=1 '"'"'--env=PRICE=5$ or $(HOME)'"'"' us-docker.pkg.dev/my-project/llm/vllm:0.32.0-tpu sh -c '"'"'until ray health-check --address "$1:6379"; do sleep 5; done; exec ray start --object-store-memory=8589934592 --address "$1:6379" --block'"'"' imgbuild "$head"'
 
 # status: of the request, of each host's container, and of the server
 # gcloud compute tpus queued-resources describe vllm --project=my-project --zone=us-east5-b
