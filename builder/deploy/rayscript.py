@@ -49,13 +49,15 @@ def script(served: Served, wanted: Hosts) -> str:
     """For `sh FILE PART` on each host; shellcheck has nothing to say of it."""
     made = data(served, wanted)
     workers = {f"worker-{n}": command for n, command in enumerate(made["workers"], start=1)}
+    # In the shell's place, so that who ends what he has started ends the node.
+    stays = ["exec"] if wanted.engine is Engine.APPTAINER else []
     parts = {
         "token": [
             "# Once; then copy the folder to the same place on all hosts, closed as it is.",
             *made["token"]["shell"],
         ],
-        "head": lines(made["head"]),
-        **{role: lines(command) for role, command in workers.items()},
+        "head": lines([*stays, *made["head"]]),
+        **{role: lines([*stays, *command]) for role, command in workers.items()},
         "status": lines(made["status"]),
         "server": lines(made["server"]),
         **{f"stop-{role}": lines(command) for role, command in made["stop"].items() if command},

@@ -31,7 +31,7 @@ token)
   chmod 0444 /etc/imgbuild-ray/token
   ;;
 head)
-  env APPTAINERENV_RAY_AUTH_MODE=token APPTAINERENV_RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
+  exec env APPTAINERENV_RAY_AUTH_MODE=token APPTAINERENV_RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
     APPTAINERENV_PYTHONPATH=/opt/imgbuild apptainer run --cleanenv --no-eval --no-home --nv \
     --mount type=bind,source=/models/mine,destination=/model,ro \
     --mount type=bind,source=/etc/imgbuild-ray/token,destination=/run/secrets/ray-token,ro \
@@ -44,7 +44,7 @@ head)
     --min-worker-port 11000 --max-worker-port 11999
   ;;
 worker-1)
-  env APPTAINERENV_RAY_AUTH_MODE=token APPTAINERENV_RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
+  exec env APPTAINERENV_RAY_AUTH_MODE=token APPTAINERENV_RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
     APPTAINERENV_PYTHONPATH=/opt/imgbuild apptainer run --cleanenv --no-eval --no-home --nv \
     --mount type=bind,source=/models/mine,destination=/model,ro \
     --mount type=bind,source=/etc/imgbuild-ray/token,destination=/run/secrets/ray-token,ro \
