@@ -108,7 +108,9 @@ def hosts(
     named = checked.name(served.framework if name is None else name)
     kind = Engine(engine)
     if not 1 <= count <= _MOST or (head_only and count < 2):
-        raise UserError(f"--hosts: {count} is no number of hosts", hint="2 or more, with the head")
+        least = 2 if head_only else 1
+        hint = f"{least} to {_MOST}, the head's among them"
+        raise UserError(f"--hosts: {count} is no number of hosts", hint=hint)
     number = gpus_of(served, gpus, None, ())
     _spreads(served, spread=spread, head_only=head_only)
     if network is not None and kind is Engine.APPTAINER:
