@@ -48,6 +48,12 @@ _ARGUMENTS = click.argument(
 @click.option(
     "--hf-token-secret", "hf_token", metavar="SECRET", help="Of Secret Manager: the hub's token."
 )
+@click.option(
+    "--ray-token-secret",
+    "ray_token",
+    metavar="SECRET",
+    help="Of Secret Manager: Ray's token, where there are several hosts.",
+)
 @deploy_options.SHM
 @click.option("--listen", metavar="ADDRESS", default="127.0.0.1", show_default=True)
 @deploy_options.ENV
@@ -179,6 +185,13 @@ def gke_tpu(
         tpus=slices.by_topology(accelerator, topology, machine_type),
         **wishes,
     )
+    if as_json and (output is not None or check):
+        raise UserError("--json with --output or --check", hint="it goes to stdout")
+    if cluster is not None and output is None and not as_json:
+        raise UserError(
+            "--cluster: the commands of its node pools are a file beside the objects",
+            hint="name a folder with --output, or ask for --json",
+        )
     pool = pools.pool(
         cluster=cluster,
         project=project,
@@ -186,6 +199,7 @@ def gke_tpu(
         location=location,
         reservation=reservation,
         spot=values.spot,
+        replicas=values.replicas,
     )
     if as_json:
         click.echo(json.dumps(outputs.data_of_gke(served, values, pool), indent=2))

@@ -6,6 +6,8 @@ image can neither start a node nor join one.
 
 from __future__ import annotations
 
+import re
+
 from builder.deploy.served import Served
 from builder.errors import UserError
 
@@ -20,6 +22,7 @@ GCS, DASHBOARD, CLIENT, AGENT, SERVE = 6379, 8265, 10001, 52365, 8000
 OBJECT_STORE = 100 << 20
 # Answers without a token (ray/dashboard/http_server_agent.py); Serve's proxy has the other.
 NODE_HEALTH, PROXY_HEALTH = "/api/healthz", "/-/healthz"
+_GLUED = re.compile(r"^(-[a-z]+)[0-9]+\Z")
 
 
 def of_ray(served: Served) -> Served:
@@ -34,8 +37,12 @@ def of_ray(served: Served) -> Served:
 def arguments(
     served: Served, model: str, *, replicas: int, gpus: int, own: tuple[str, ...]
 ) -> list[str]:
-    """Of the application: an engine a replica, over the GPUs of one node; the user's own win."""
-    made = ["--model", model, "--replicas", str(replicas)]
+    """Of the application: an engine a replica, over the GPUs of one node; the user's own win.
+
+    One a node: Serve would put that of a node that died beside another, where they share CPUs, and
+    leave it there when the node is back, so that the next node to die may take all of them along.
+    """
+    made = ["--model", model, "--replicas", str(replicas), "--replicas-per-node", "1"]
     if gpus > 1:
         made += [served.flags.parallel or "", str(gpus)]
     return [*made, *own]
@@ -47,6 +54,8 @@ def free(served: Served, own: tuple[str, ...]) -> tuple[str, ...]:
     ours = {*flags.parallel_also, *flags.spreading, *flags.hosts, flags.parallel or ""}
     for argument in own:
         flag = argument.partition("=")[0].replace("_", "-")
+        if found := _GLUED.match(flag):  # -tp2 is -tp 2
+            flag = found[1]
         if flag in ours:
             raise UserError(
                 f"argument: {flag} is for the cluster to say, which is made for it",

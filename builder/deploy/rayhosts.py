@@ -16,6 +16,7 @@ from builder.deploy.served import Served
 from builder.deploy.values import further, given, gpus_of, shm_of
 from builder.errors import UserError, quoted
 from builder.facts import Accelerator, version_key
+from builder.plan import RUNTIME, VENV
 
 Object = dict[str, Any]
 
@@ -23,11 +24,15 @@ TOKEN = "/run/secrets/ray-token"  # noqa: S105 - where it is mounted
 # All fixed, so that a firewall can name them; Ray picks any otherwise.
 NODE, OBJECTS, ENVIRONMENTS, AGENT_GRPC, METRICS = 6380, 6381, 6382, 6383, 6384
 WORKERS = (11000, 11999)  # a process of Ray's has one: workers, replicas, Serve's own actors
-# Ray's documentation asks for as many; it opens several for each process that it talks to.
-_FILES = 65536
+# Ray's documentation asks for as many open files; it opens several for each process that it talks
+# to. Asked for inside: an engine whose own limit is lower refuses `--ulimit`, and starts nothing.
+_START = 'ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)"; exec "$@"'
+_HEALTH = f"{VENV}/bin/python3 -ES {RUNTIME}/health.py {rayapp.AGENT} {rayapp.NODE_HEALTH}"
 _TOKENS = (2, 52)  # the first release with tokens (docs.ray.io, Ray security)
 _MOST = 1000  # hosts
-_HOST = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
+_NAME_OF_HOST = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")  # each part
+# Of Docker's and Podman's own, on which containers do not find one another by name.
+_NAMELESS = ("host", "none", "bridge", "default", "podman", "private", "pasta", "slirp4netns")
 _NETWORK = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 # A file beside where it is run; Apptainer reads others as addresses.
 _SIF = re.compile(r"^[A-Za-z0-9_./@%+=,~ -]+\.sif\Z")
@@ -103,13 +108,20 @@ def hosts(
     named = checked.name(served.framework if name is None else name)
     kind = Engine(engine)
     if not 1 <= count <= _MOST or (head_only and count < 2):
-        raise UserError(f"--hosts: {count} is no number of hosts", hint="2 or more, with the head")
+        least = 2 if head_only else 1
+        hint = f"{least} to {_MOST}, the head's among them"
+        raise UserError(f"--hosts: {count} is no number of hosts", hint=hint)
     number = gpus_of(served, gpus, None, ())
     _spreads(served, spread=spread, head_only=head_only)
     if network is not None and kind is Engine.APPTAINER:
         raise UserError("--network with apptainer, which has the host's network")
     if network is not None and not _NETWORK.match(network):
         raise UserError(f"--network: {quoted(network)} is no network's name")
+    if network in _NAMELESS:
+        raise UserError(
+            f"--network: on {network} containers do not find one another by name",
+            hint=f"one of your own, as by `{kind} network create ray`",
+        )
     if shm is not None and kind is Engine.APPTAINER:
         raise UserError("--shm with apptainer, which has the host's /dev/shm")
     closed = f"/etc/imgbuild-{named}" if token_folder is None else token_folder
@@ -117,7 +129,7 @@ def hosts(
         name=named,
         engine=kind,
         image=_image(image, kind),
-        head=_head(head, f"{named}-head" if network else None),
+        head=_head(head, f"{named}-head" if network else None, alone=count == 1),
         count=count,
         head_only=head_only,
         spread=spread,
@@ -154,21 +166,33 @@ def _image(text: str, engine: Engine) -> str:
     raise UserError(f"--image: {quoted(text)} is no SIF", hint="as /images/cuda13.0-ray.sif")
 
 
-def _head(text: str | None, default: str | None) -> str:
+def _head(text: str | None, default: str | None, *, alone: bool) -> str:
     address = default if text is None else text
     if address is None:
         raise UserError("--head says at which address workers find the head", hint="an IP address")
-    if _HOST.match(address) or _is_ip(address):
+    if ip := _ip(address):
+        here = ip.is_loopback and not alone
+        if here or ip.is_unspecified or ip.is_multicast or ip == _BROADCAST:
+            raise UserError(
+                f"--head: at {address} no other host finds it", hint="its address on your network"
+            )
         return address
-    raise UserError(f"--head: {quoted(address)} is no address of a host", hint="without a port")
+    *_, last = parts = address.split(".")
+    named = len(address) <= 253 and all(_NAME_OF_HOST.match(part) for part in parts)
+    if named and not last.isdigit() and (alone or address.lower() != "localhost"):
+        return address
+    hint = "an IPv4 address, or a name, without a port"
+    raise UserError(f"--head: {quoted(address)} is no address of a host", hint=hint)
 
 
-def _is_ip(text: str) -> bool:
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+
+
+def _ip(text: str) -> ipaddress.IPv4Address | None:
     try:
-        ipaddress.IPv4Address(text)
+        return ipaddress.IPv4Address(text)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _variables(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -186,7 +210,7 @@ _IN_A_FILE = "{} belongs into a file that only the server may read; models are f
 def head(served: Served, wanted: Hosts) -> list[str]:
     """The command of the head's host."""
     # Ray takes the address of the way out otherwise, which may be another network's.
-    at = ["--node-ip-address", wanted.head] if _is_ip(wanted.head) else []
+    at = ["--node-ip-address", wanted.head] if _ip(wanted.head) else []
     start = ["--head", *at, "--port", str(rayapp.GCS)]
     # For this node alone: who may ask it runs code on all of them.
     start += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(rayapp.DASHBOARD)]
@@ -221,7 +245,8 @@ def _node(
     }
     fixed = [word for name, number in ports.items() for word in (name, str(number))]
     store = ["--object-store-memory", str(rayapp.OBJECT_STORE)]
-    command = ["ray", "start", "--block", *start, *hands, *store, *fixed]
+    raised = ["sh", "-c", _START, "imgbuild"]
+    command = [*raised, "ray", "start", "--block", *start, *hands, *store, *fixed]
     gpus = cuda and computes
     if wanted.engine is Engine.APPTAINER:
         return [*_apptainer(wanted, "run", gpus=gpus), *command]
@@ -245,15 +270,14 @@ def _container(served: Served, wanted: Hosts, role: str, *, gpus: bool) -> list[
     made += ["--network", wanted.network or "host"]
     if wanted.network:
         made += ["--hostname", f"{wanted.name}-{role}"]
-    if gpus:
-        every = ["--device", "nvidia.com/gpu=all"]
-        made += every if wanted.engine is Engine.PODMAN else ["--gpus", str(wanted.gpus)]
+    made += _gpus(wanted, role) if gpus else []
     size = quantity.in_bytes(wanted.shm)
     made += ["--shm-size", f"{size >> 20}m" if size % (1 << 20) == 0 else f"{size}b"]
-    made += ["--ulimit", f"nofile={_FILES}:{_FILES}"]
     if gpus and wanted.spread:
         made += ["--ulimit", "memlock=-1:-1"]  # NCCL pins what network cards read
     made += ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    # Of the node, by Ray's own agent: the image's check asks the server, which is not on each node.
+    made += ["--health-cmd", _HEALTH]
     # Fresh volumes take over the owners of what they cover: /tmp is anybody's, the home the user's.
     made += ["--volume", "/tmp", "--volume", served.home]  # noqa: S108
     for source, target in ((wanted.model, MODEL), (wanted.token, TOKEN)):
@@ -261,6 +285,20 @@ def _container(served: Served, wanted: Hosts, role: str, *, gpus: bool) -> list[
     for key, value in _env(wanted):
         made += ["--env", f"{key}={value}"]
     return [*made, wanted.image]
+
+
+def _gpus(wanted: Hosts, role: str) -> list[str]:
+    """All that a host has, or for one of several nodes on a host those that no other has."""
+    podman = wanted.engine is Engine.PODMAN
+    if not wanted.network:
+        every = ["--device", "nvidia.com/gpu=all"]
+        return every if podman else ["--gpus", str(wanted.gpus)]
+    before = int(role.rpartition("-")[2]) - wanted.head_only if role != "head" else 0
+    mine = [str(number + before * wanted.gpus) for number in range(wanted.gpus)]
+    if podman:
+        return [word for number in mine for word in ("--device", f"nvidia.com/gpu={number}")]
+    named = f"device={','.join(mine)}"
+    return ["--gpus", f'"{named}"' if len(mine) > 1 else named]  # CSV, as --mount
 
 
 def _source(path: str) -> str:

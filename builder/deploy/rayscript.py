@@ -14,10 +14,12 @@ Object = dict[str, Any]
 
 _WIDTH = 96
 # A folder closed to others, and in it a file that any user of a container may read.
+# One that is there keeps its mode: it may be somebody's.
 _MADE = (
-    "mkdir -p {folder}",
-    "chmod 0700 {folder}",
+    "(umask 077 && mkdir -p {folder})",
+    'test -z "$(find {folder} -prune -perm /0077)" || {{ echo {open} >&2; exit 1; }}',
     "test -s {token} || od -An -v -tx1 -N32 /dev/urandom | tr -d ' \\n' > {token}",
+    "test -s {token}",
     "chmod 0444 {token}",
 )
 
@@ -47,18 +49,23 @@ def script(served: Served, wanted: Hosts) -> str:
     """For `sh FILE PART` on each host; shellcheck has nothing to say of it."""
     made = data(served, wanted)
     workers = {f"worker-{n}": command for n, command in enumerate(made["workers"], start=1)}
+    # In the shell's place, so that who ends what he has started ends the node.
+    stays = ["exec"] if wanted.engine is Engine.APPTAINER else []
     parts = {
         "token": [
             "# Once; then copy the folder to the same place on all hosts, closed as it is.",
             *made["token"]["shell"],
         ],
-        "head": lines(made["head"]),
-        **{role: lines(command) for role, command in workers.items()},
+        "head": lines([*stays, *made["head"]]),
+        **{role: lines([*stays, *command]) for role, command in workers.items()},
         "status": lines(made["status"]),
         "server": lines(made["server"]),
         **{f"stop-{role}": lines(command) for role, command in made["stop"].items() if command},
     }
-    text = ["#!/bin/sh", *_says(served, wanted, list(parts)), "set -eu", "", 'case "${1-}" in']
+    text = ["#!/bin/sh", *_says(served, wanted, list(parts))]
+    if wanted.engine is Engine.APPTAINER:  # of Docker and Podman it knows that they start shells
+        text.append("# shellcheck disable=SC2016 # the container's shell is to expand it")
+    text += ["set -eu", "", 'case "${1-}" in']
     for part, body in parts.items():
         text += [f"{part})", *(f"  {line}" if line else "" for line in body), "  ;;"]
     usage = shlex.quote(f"one of: {' '.join(parts)}")
@@ -96,8 +103,16 @@ def _units(command: list[str]) -> list[str]:
 
 def _token(wanted: Hosts) -> list[str]:
     folder, _, _ = wanted.token.rpartition("/")
-    named = {"folder": shlex.quote(folder), "token": shlex.quote(wanted.token)}
+    opened = (
+        f"{folder} is open to others; take one for the token alone (--token-folder), or close it"
+    )
+    named = {"folder": folder, "token": wanted.token, "open": opened}
+    named = {name: shlex.quote(text) for name, text in named.items()}
     return [step.format(**named) for step in _MADE]
+
+
+def _engines(count: int) -> str:
+    return "one engine" if count == 1 else f"{count} engines, one a host,"
 
 
 def _says(served: Served, wanted: Hosts, parts: list[str]) -> list[str]:
@@ -106,7 +121,7 @@ def _says(served: Served, wanted: Hosts, parts: list[str]) -> list[str]:
         f"one engine over {wanted.count} hosts: tensor parallel {wanted.gpus}, pipeline "
         f"parallel {wanted.count}"
         if wanted.spread
-        else f"{wanted.computing} engines behind Ray Serve, one a host"
+        else f"{_engines(wanted.computing)} behind Ray Serve"
     )
     made = [f"{served.cell_id}: {served.title} {served.version}, {what}."]
     made += [

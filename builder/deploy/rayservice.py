@@ -20,19 +20,22 @@ Object = dict[str, Any]
 
 VERSIONS = ("1.4", "1.5", "1.6", "1.7")
 DEFAULT = "1.6"
-# apis/ray/v1: authOptions came with 1.5, its secretName with 1.6.
+# apis/ray/v1: authOptions came with 1.5.1, its secretName with 1.6.
 _OPTIONS, _SECRET = "1.5", "1.6"
+_SINCE = {_OPTIONS: "1.5.1"}
 _TOKEN_KEY = "auth_token"  # noqa: S105 - the key that KubeRay reads
 _LONGEST = 47  # utils/constant.go, MaxRayServiceNameLength
 _OVERWRITE = "ray.io/overwrite-container-cmd"
 # As KubeRay starts it, behind the image's own entrypoint; `exec` gives Ray the signals.
 _START = "ulimit -n ${RAY_START_ULIMIT_OPEN_FILES:-65536}; exec $KUBERAY_GEN_RAY_START_CMD"
-_OURS = ("PYTHONPATH", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS")
+_OURS = ("PYTHONPATH", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
 _HEAD, _WORKER = "ray-head", "ray-worker"
 _METRICS = 8080  # KubeRay's own default
 _OPERATOR = {"app.kubernetes.io/name": "kuberay-operator"}  # its chart's label
 _STARTED = 600  # seconds that a node may take to start, and to be deaf: KubeRay's own 120 x 5 s
-_REDIS = re.compile(r"^(rediss?://)?[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?:([0-9]{1,5})\Z")
+_REDIS = re.compile(
+    r"^(rediss?://)?[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?:(?P<port>[0-9]{1,5})\Z"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +76,10 @@ def kuberay(
     rayapp.free(served, made.arguments)
     if cluster_only and made.arguments:
         raise UserError("--cluster-only serves nothing that arguments were for")
-    if redis is not None and not _REDIS.match(redis):
-        raise UserError(f"--redis: {quoted(redis)} is no address", hint="as redis:6379")
+    if redis is not None:
+        found = _REDIS.match(redis)
+        if not found or not 0 < int(found["port"]) < 1 << 16:
+            raise UserError(f"--redis: {quoted(redis)} is no address", hint="as redis:6379")
     if redis_password is not None and redis is None:
         raise UserError("--redis-password-secret without --redis says nothing", hint="add --redis")
     for name, _ in (*made.env, *made.secret_env):
@@ -114,7 +119,7 @@ def _logs_in(version: str, *, cluster_only: bool, auth_secret: str | None) -> No
     if not cluster_only:
         raise UserError(
             f"KubeRay {version} sends no token, and so cannot start an application",
-            hint=f"--kuberay {_OPTIONS} or newer; --cluster-only works with {version}",
+            hint=f"--kuberay {_OPTIONS} (1.5.1 or newer); --cluster-only works with {version}",
         )
     if auth_secret is None:
         raise UserError(
@@ -141,8 +146,9 @@ def objects(served: Served, wanted: Kuberay) -> dict[str, Object]:
 def stream(served: Served, wanted: Kuberay) -> str:
     """All objects as one YAML stream, for `kubectl apply -f -`."""
     made = objects(served, wanted).values()
+    since = _SINCE.get(wanted.version, wanted.version)
     says = [
-        f"{served.cell_id}: {served.title} {served.version}; for KubeRay {wanted.version} on.",
+        f"{served.cell_id}: {served.title} {served.version}; for KubeRay {since} on.",
         "Made by `imgbuild deploy kuberay`; docs/ray.md says why.",
     ]
     return yamltext.documents(

@@ -81,7 +81,8 @@ def discover(root: Root, gpus: Facts | None = None, *, tpus: bool = True) -> Fac
         "memory": _memory(root),
         "numa": _numa(root),
         "gpus": _gpus(root, gpus if gpus is not None else root.told("gpus")),
-        "tpus": _tpus(root) if tpus else 0,
+        "tpus": len(_tpus(root)) if tpus else 0,
+        "tpu_nodes": _tpu_nodes(root) if tpus else [],
         "shm": _shm(root),
         "limits": _limits(root),
         "kernel": _kernel(root),
@@ -90,8 +91,26 @@ def discover(root: Root, gpus: Facts | None = None, *, tpus: bool = True) -> Fac
     }
 
 
-def _tpus(root: Root) -> int:
-    return len(root.names("/dev/accel[0-9]*")) or len(root.names("/dev/vfio/[0-9]*"))
+def _tpus(root: Root) -> List[str]:
+    return root.names("/dev/accel[0-9]*") or root.names("/dev/vfio/[0-9]*")
+
+
+def _tpu_nodes(root: Root) -> List[int]:
+    """The NUMA nodes that TPUs hang on; [] where that is not known of one."""
+    found: Set[int] = set()
+    for device in _tpus(root):
+        kind, name = device.split("/")[-2:]
+        # A file below /dev/vfio is an IOMMU group (docs.kernel.org/driver-api/vfio.html).
+        where = (
+            f"kernel/iommu_groups/{name}/devices/*"
+            if kind == "vfio"
+            else f"class/accel/{name}/device"
+        )
+        told = {root.number(path) for path in root.names(f"/sys/{where}/numa_node")} - {None}
+        if not told:
+            return []
+        found |= {node for node in told if node is not None}
+    return sorted(found)
 
 
 def _status(root: Root) -> Dict[str, str]:

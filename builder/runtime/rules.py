@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     Facts = Dict[str, Any]
 
 _GIB = 1 << 30
+_TPUS_OF_A_NODE = 4  # cloud.google.com/tpu/docs/v5e and v6e, VM types
 
 
 def _limited(facts: Facts) -> int | None:
@@ -106,15 +107,21 @@ def _gpu_memory(facts: Facts, _: Facts) -> int | None:
 
 
 def _tpu_node(facts: Facts) -> Facts | None:
-    """The first NUMA node, on which TPUs hang, where there are some and the host has several."""
-    return _node(facts, 0) if facts["tpus"] and len(facts["numa"]) > 1 else None
+    """The NUMA node that all TPUs hang on, where the host has several.
+
+    Where it does not say: the first of up to four, as Google has it; eight hang on both nodes.
+    """
+    if not facts["tpus"] or len(facts["numa"]) < 2:
+        return None
+    nodes = facts["tpu_nodes"] or ([0] if facts["tpus"] <= _TPUS_OF_A_NODE else [])
+    return _node(facts, nodes[0]) if len(nodes) == 1 else None
 
 
-def _node0_cpus(facts: Facts, _: Facts) -> str | None:
+def _tpu_cpus(facts: Facts, _: Facts) -> str | None:
     return _narrowed(facts, _tpu_node(facts))
 
 
-def _node0_memory(facts: Facts, _: Facts) -> int | None:
+def _tpu_memory(facts: Facts, _: Facts) -> int | None:
     node = _tpu_node(facts)
     return node["node"] if node and _narrowed(facts, node) else None
 
@@ -155,8 +162,8 @@ RULES: Dict[str, Callable[[Facts, Facts], Any]] = {
     "jobs": _jobs,
     "gpu-cpus": _gpu_cpus,
     "gpu-memory": _gpu_memory,
-    "node0-cpus": _node0_cpus,
-    "node0-memory": _node0_memory,
+    "tpu-cpus": _tpu_cpus,
+    "tpu-memory": _tpu_memory,
     "tensor-parallel": _tensor_parallel,
     "kv-cache-gib": _kv_cache_gib,
 }

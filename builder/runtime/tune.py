@@ -48,6 +48,8 @@ _RECORDED = (
     "/sys/devices/system/node/node[0-9]*/cpulist",
     "/sys/kernel/mm/transparent_hugepage/enabled",
     "/sys/bus/pci/devices/*/numa_node",
+    "/sys/kernel/iommu_groups/*/devices/*/numa_node",
+    "/sys/class/accel/accel[0-9]*/device/numa_node",
     "/etc/ld.so.conf",
     "/etc/ld.so.conf.d/*.conf",
 )

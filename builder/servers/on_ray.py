@@ -64,6 +64,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Our options, and those left for vLLM's engine, which knows them where it runs."""
     parser = launch.parser("ray", "Serve vLLM through Ray. All other options are vLLM's own.")
     parser.add_argument("--replicas", type=int, default=1, metavar="N", help="engines side by side")
+    parser.add_argument("--replicas-per-node", type=int, metavar="N", help="at most; default: any")
     for name, short in _PARALLEL.items():
         parser.add_argument(name, short, dest=name, type=int, metavar="N", help="as in vLLM")
     for name in (_EXECUTOR, _COPIER):
@@ -71,6 +72,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options, engine = parser.parse_known_args([spelled(word) for word in arguments])
     if options.replicas < 1:
         raise ServerError(f"--replicas {options.replicas}: at least 1")
+    if options.replicas_per_node is not None and options.replicas_per_node < 1:
+        raise ServerError(f"--replicas-per-node {options.replicas_per_node}: at least 1")
     engine += ["--model", options.model]
     for name in (*_PARALLEL, _EXECUTOR, _COPIER):
         if (value := vars(options)[name]) is not None:
@@ -190,6 +193,7 @@ def _bound(options: argparse.Namespace, engine: list[str]) -> Any:
     """The deployment with what its replicas are made of."""
     from ray import serve
 
+    most = options.replicas_per_node
     deployment = serve.deployment(
         serve.ingress(app)(Replica),
         name="vllm",
@@ -199,6 +203,7 @@ def _bound(options: argparse.Namespace, engine: list[str]) -> Any:
         max_ongoing_requests=1000,
         graceful_shutdown_timeout_s=launch.GRACE,
         graceful_shutdown_wait_loop_s=0.5,
+        **({} if most is None else {"max_replicas_per_node": most}),
     )
     return deployment.bind(engine, launch.names(options))
 

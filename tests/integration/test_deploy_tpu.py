@@ -22,6 +22,7 @@ from builder.deploy.tpu.steps import script
 from tests.unit.deployed import IMAGE
 from tests.unit.test_deploy_tpu import VMS, WHERE, gke_of, served
 
+_STORE = f"--object-store-memory={8 << 30}"
 _NOTE = f"""\
 #!{sys.executable}
 import json, os, subprocess, sys
@@ -35,7 +36,11 @@ if words[:3] == ["secrets", "versions", "access"]:
     print("hf_secret")
 if "--format=value(state.state)" in words:
     count = sum(1 for line in open(os.environ["NOTED"]) if "value(state.state)" in line)
+    if count <= int(os.environ.get("MISSED", "0")):
+        sys.exit(1)
     print(os.environ.get("STATE") or ("ACTIVE" if count > 1 else "WAITING_FOR_RESOURCES"))
+elif "describe" in words:
+    sys.exit("FOUND" not in os.environ)
 remote = [word for word in words if word.startswith("--command=")]
 if remote:
     sys.exit(subprocess.run(["sh", "-c", remote[0].removeprefix("--command=")]).returncode)
@@ -122,17 +127,63 @@ def test_a_request_that_has_failed_ends_the_script(
     assert calls(noted, "docker") == []
 
 
+def verbs(noted: Path) -> list[str]:
+    return [words[3] for words in calls(noted, "gcloud") if words[:2] == ["compute", "tpus"]]
+
+
+@pytest.mark.parametrize("name", ["tpu-vm-one", "tpu-vm-jax"])
+def test_who_runs_it_again_asks_for_no_second_vm(
+    name: str, noted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_ = outputs.script(served(VMS[name][0]), vm_of(name))
+    assert run(script_).returncode == 0
+    assert verbs(noted)[:2] == ["describe", "create"]
+    noted.unlink()
+    monkeypatch.setenv("FOUND", "1")
+    assert run(script_).returncode == 0
+    assert verbs(noted)[0] == "describe"
+    assert "create" not in verbs(noted)
+    assert [words[0] for words in calls(noted, "docker")] == ["pull", "run"]
+
+
+def test_a_wait_of_days_stands_a_bad_minute(noted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISSED", "19")
+    told = run(outputs.script(served(), vm_of("tpu-vm-one")))
+    assert told.returncode == 0, told.stderr
+    assert len(calls(noted, "token")) == 1
+
+
+def test_who_is_not_let_in_does_not_wait_for_ever(
+    noted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MISSED", "1000")
+    told = run(outputs.script(served(), vm_of("tpu-vm-one")))
+    assert told.returncode == 1
+    assert verbs(noted).count("describe") == 21
+    assert calls(noted, "docker") == []
+
+
 def test_a_server_on_several_hosts(noted: Path) -> None:
     told = run(outputs.script(served(), vm_of("tpu-vm-several")))
     assert told.returncode == 0, told.stderr
     assert calls(noted, "ray") == [
-        ["start", "--head", "--port=6379"],
+        ["start", _STORE, "--head", "--port=6379"],
         ["health-check", "--address", "10.0.0.7:6379"],
-        ["start", "--address", "10.0.0.7:6379", "--block"],
+        ["start", _STORE, "--address", "10.0.0.7:6379", "--block"],
     ]
     (server,) = calls(noted, "vllm")
     assert server[:3] == ["serve", "--model", "/model"]
     assert server[-2:] == ["--served-model-name", "it's $HOME"]
+
+
+def test_hosts_of_a_slice_read_rays_token(noted: Path) -> None:
+    wanted = vm_of("tpu-vm-several", ray_token="ray", hf_token="hub")
+    told = run(outputs.script(served(), wanted))
+    assert told.returncode == 0, told.stderr
+    secrets = [words[-2] for words in calls(noted, "gcloud") if words[0] == "secrets"]
+    assert secrets == ["--secret=hub", "--secret=ray"] * 2
+    assert len(calls(noted, "vllm")) == 1
+    assert calls(noted, "ray")[-1] == ["start", _STORE, "--address", "10.0.0.7:6379", "--block"]
 
 
 def test_node_pools(noted: Path) -> None:

@@ -302,6 +302,8 @@ def test_the_application_is_the_images_own() -> None:
         ({"version": "1.4", "cluster_only": True}, "--auth-secret names a Secret"),
         ({"version": "1.5", "auth_secret": "a"}, "which makes its own"),
         ({"redis": "redis"}, "--redis: 'redis' is no address; as redis:6379"),
+        ({"redis": "redis:0"}, "--redis: 'redis:0' is no address"),
+        ({"redis": "redis:65536"}, "--redis: 'redis:65536' is no address"),
         ({"redis_password": "a"}, "--redis-password-secret without --redis says nothing"),
         ({"cluster_only": True, "arguments": ("--x",)}, "--cluster-only serves nothing"),
         ({"arguments": ("--replicas", "2")}, "is for the cluster to say"),
@@ -310,6 +312,7 @@ def test_the_application_is_the_images_own() -> None:
         ({"head_cpus": "0.5"}, "--head-cpus: '0.5' is no number of CPUs"),
         ({"mig": "1g.10gb", "gpus": 2}, "NCCL does not talk between MIG instances"),
         ({"env": ("PYTHONPATH=x",)}, "PYTHONPATH is set already"),
+        ({"env": ("RAY_AUTH_TOKEN_PATH=/x",)}, "RAY_AUTH_TOKEN_PATH is set already"),
     ],
 )
 def test_mistakes_are_told_in_one_line(wishes: dict[str, Any], told: str) -> None:

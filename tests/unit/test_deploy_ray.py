@@ -118,6 +118,9 @@ def _words(text: str) -> list[str]:
 def test_the_script_has_the_commands(name: str) -> None:
     made = deploy.ray_commands(*case(name))
     parts = commands(deploy.ray_script(*case(name)))
+    if case(name)[1].engine == "apptainer":  # in the foreground, where signals go to the shell
+        for role in ("head", "worker-1"):
+            assert parts[role][0].pop(0) == "exec"
     assert parts["head"] == [made["head"]]
     assert parts["server"] == [made["server"]]
     assert parts["status"] == [made["status"]]
@@ -196,6 +199,20 @@ def test_nodes_know_the_token_and_show_it_nobody(name: str) -> None:
         assert "--dashboard-host 0.0.0.0" not in text
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_no_limit_is_asked_for_that_an_engine_may_not_give(name: str) -> None:
+    """An engine with a lower one of its own starts no container with `--ulimit nofile`."""
+    image, hosts = case(name)
+    for command_ in (rayhosts.head(image, hosts), rayhosts.worker(image, hosts, 1)):
+        assert not any(word.startswith("nofile") for word in command_)
+        at = command_.index("ray", command_.index("sh"))
+        shell, option, raised, _ = command_[at - 4 : at]
+        assert (shell, option) == ("sh", "-c")
+        assert raised.startswith("ulimit -S -n 65536 ")
+        assert raised.endswith('; exec "$@"')
+        assert command_[at : at + 3] == ["ray", "start", "--block"]
+
+
 def test_a_head_that_computes_nothing_has_no_gpu() -> None:
     image, hosts = case("podman")
     head = rayhosts.head(image, hosts)
@@ -203,7 +220,41 @@ def test_a_head_that_computes_nothing_has_no_gpu() -> None:
     assert head[head.index("--num-gpus") + 1] == "0"
     assert head[head.index("--num-cpus") + 1] == "0"
     assert "nvidia.com/gpu=all" in rayhosts.worker(image, hosts, 1)
-    assert "--replicas 1" in rayhosts.server(image, hosts)[-1]
+    assert "--replicas 1 --replicas-per-node 1" in rayhosts.server(image, hosts)[-1]
+
+
+def test_nodes_of_one_host_have_gpus_of_their_own() -> None:
+    """`docker run --gpus 2` is the first two, for whoever asks."""
+    image = served("cuda13.0-ray")
+
+    def given_(engine: str, *, head_only: bool) -> list[str]:
+        wishes: dict[str, Any] = {"network": "ray", "head": None, "gpus": 2, "count": 3}
+        hosts = wanted(**wishes, engine=engine, head_only=head_only)
+        nodes = [rayhosts.head(image, hosts)]
+        nodes += [rayhosts.worker(image, hosts, number) for number in (1, 2)]
+        options = ("--gpus", "--device")
+        return [
+            " ".join(node[at + 1] for at, word in enumerate(node) if word in options)
+            for node in nodes
+        ]
+
+    assert given_("docker", head_only=False) == ['"device=0,1"', '"device=2,3"', '"device=4,5"']
+    assert given_("docker", head_only=True) == ["", '"device=0,1"', '"device=2,3"']
+    cdi = [f"nvidia.com/gpu={a} nvidia.com/gpu={a + 1}" for a in (0, 2)]
+    assert given_("podman", head_only=True) == ["", *cdi]
+    alone = wanted(network="ray", head=None, count=2, head_only=True)
+    assert "device=0" in rayhosts.worker(image, alone, 1)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_container_is_as_well_as_its_node(name: str) -> None:
+    """The image's own check asks a server, which is not on each node."""
+    image, hosts = case(name)
+    for command_ in (rayhosts.head(image, hosts), rayhosts.worker(image, hosts, 1)):
+        if hosts.engine != "apptainer":
+            check = shlex.split(command_[command_.index("--health-cmd") + 1])
+            assert check[-2:] == ["52365", "/api/healthz"]
+            assert check[-2] == command_[command_.index("--dashboard-agent-listen-port") + 1]
 
 
 def test_a_model_is_spread_over_hosts_by_stages() -> None:
@@ -241,13 +292,28 @@ def test_images_without_ray_are_refused(cell_id: str) -> None:
         ({"head": "10.0.0.1:6379"}, "is no address of a host"),
         ({"head": "a b"}, "is no address of a host"),
         ({"head": "-x"}, "is no address of a host"),
-        ({"count": 0}, "--hosts: 0 is no number of hosts"),
-        ({"count": 1, "head_only": True}, "--hosts: 1 is no number of hosts"),
+        ({"head": "10.0.0.999"}, "is no address of a host; an IPv4 address, or a name, without"),
+        ({"head": "a..b"}, "is no address of a host"),
+        ({"head": "a-.b"}, "is no address of a host"),
+        ({"head": "a.b."}, "is no address of a host"),
+        ({"head": f"{'a' * 64}.b"}, "is no address of a host"),
+        ({"head": "fd00::1"}, "is no address of a host; an IPv4 address"),
+        ({"head": "localhost"}, "is no address of a host"),
+        ({"head": "127.0.0.1"}, "--head: at 127.0.0.1 no other host finds it"),
+        ({"head": "0.0.0.0", "count": 1}, "--head: at 0.0.0.0 no other host finds it"),
+        ({"head": "255.255.255.255"}, "no other host finds it"),
+        ({"count": 0}, "--hosts: 0 is no number of hosts; 1 to 1000, the head's among them"),
+        ({"count": 1, "head_only": True}, "--hosts: 1 is no number of hosts; 2 to 1000"),
         ({"gpus": 0}, "needs a GPU"),
         ({"spread": True, "head_only": True}, "--spread with --head-only"),
         ({"model": "org/model"}, "no folder that can be mounted"),
         ({"token_folder": "x"}, "--token-folder: 'x' is no folder"),
         ({"network": "a;b"}, "is no network's name"),
+        (
+            {"network": "bridge"},
+            "on bridge containers do not find one another by name; one of your",
+        ),
+        ({"network": "host", "engine": "podman"}, "as by `podman network create ray`"),
         ({"engine": "apptainer"}, "is no SIF"),
         ({"engine": "apptainer", "image": "a.sif", "shm": "1Gi"}, "--shm with apptainer"),
         ({"engine": "apptainer", "image": "a.sif", "network": "a"}, "--network with apptainer"),
@@ -257,6 +323,7 @@ def test_images_without_ray_are_refused(cell_id: str) -> None:
         ({"env": ("HF_TOKEN=x",)}, "would stand in the open"),
         ({"arguments": ("--tensor-parallel-size", "2")}, "is for the cluster to say"),
         ({"arguments": ("--distributed_executor_backend=mp",)}, "is for the cluster to say"),
+        ({"arguments": ("-tp2",)}, "-tp is for the cluster to say"),
         ({"arguments": ("--model", "/x")}, "is set already"),
     ],
 )

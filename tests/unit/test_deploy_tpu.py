@@ -169,7 +169,7 @@ def test_runtime_versions() -> None:
         ("v5e-8", "did you mean 'v5litepod-8'?"),
         ("v7x-8", "did you mean 'tpu7x-8'?"),
         ("V6E-8", "did you mean 'v6e-8'?"),
-        ("v6e-7", "known: v6e-8, v6e-4, v6e-16"),
+        ("v6e-7", "known: v6e-1, v6e-4, v6e-8, v6e-16"),
         ("v5p-4", "known: v5p-8"),
         ("h100", "is no accelerator type"),
         ("", "'' is no accelerator type"),
@@ -290,6 +290,22 @@ def test_the_token_stands_nowhere() -> None:
     assert "--preserve-env=HF_TOKEN" in remote
 
 
+def test_rays_token_is_each_hosts_and_stands_nowhere() -> None:
+    wanted = a_vm(accelerator="v6e-16", hf_token="hub", ray_token="ray")
+    for name in ("run", "join"):
+        told = docker(wanted, name)
+        assert {"--env=RAY_AUTH_MODE=token", "--env=RAY_AUTH_TOKEN", "--env=HF_TOKEN"} <= set(told)
+        (step,) = (one for one in vms.steps(served(), wanted) if one.name == name)
+        assert "sudo --preserve-env=HF_TOKEN,RAY_AUTH_TOKEN docker run" in step.commands[0][-1]
+        assert "RAY_AUTH_TOKEN=$(gcloud secrets versions access" in step.commands[0][-1]
+    assert "no login" not in " ".join(vms.says(served(), wanted))
+    open_ = a_vm(accelerator="v6e-16")
+    assert "RAY_AUTH_MODE" not in " ".join(docker(open_))
+    assert "--ray-token-secret gives it one" in " ".join(vms.says(served(), open_))
+    with pytest.raises(UserError, match="--env: RAY_AUTH_MODE is given twice"):
+        a_vm(accelerator="v6e-16", ray_token="ray", env=("RAY_AUTH_MODE=x",))
+
+
 def test_several_hosts_join_a_head_that_waits_for_them() -> None:
     wanted = a_vm(accelerator="v6e-16")
     made = {one.name: one for one in vms.steps(served(), wanted)}
@@ -300,6 +316,18 @@ def test_several_hosts_join_a_head_that_waits_for_them() -> None:
     assert told[told.index("--tensor-parallel-size") + 1] == "16"
     assert "--env=TPU_MULTIHOST_BACKEND=ray" in told
     assert "--env=JAX_PLATFORMS=" in docker(wanted, "join")
+
+
+@pytest.mark.parametrize(("shm", "store"), [(None, 8 << 30), ("4Gi", 2 << 30)])
+def test_rays_objects_fit_into_shm(shm: str | None, store: int) -> None:
+    """Of a host's memory it takes 30 %, and puts them on a disk where /dev/shm has less."""
+    wanted = a_vm(accelerator="v6e-16", shm=shm)
+    for name in ("run", "join"):
+        told = docker(wanted, name)
+        assert f"ray start --object-store-memory={store} " in told[told.index("-c") + 1]
+    made = pods(values(("v6e", "4x4"), **({} if shm is None else {"shm": shm})))
+    for pod in made:
+        assert f"--object-store-memory={store} " in pod["spec"]["containers"][0]["args"][2]
 
 
 def test_a_server_of_one_host_is_given_one() -> None:
@@ -315,8 +343,12 @@ def test_what_tpus_compute_in() -> None:
 
 
 def test_a_host_whose_chips_hang_on_two_nodes_is_not_bound_to_one() -> None:
-    assert "--env=IMGBUILD_TUNE=off" in docker(a_vm(accelerator="v5litepod-8"))
-    assert "--env=IMGBUILD_TUNE=off" not in docker(a_vm(accelerator="v5litepod-4"))
+    """By the image's own start, which counts the chips: it stays tuned otherwise."""
+    for accelerator in ("v5litepod-8", "v5litepod-4", "tpu7x-8"):
+        assert "IMGBUILD_TUNE" not in " ".join(docker(a_vm(accelerator=accelerator)))
+    for accelerator, node in (("v5litepod-8", "both"), ("v5p-8", "the one")):
+        (told, *_) = hosts.notes(served(VLLM), a_vm(accelerator=accelerator).tpus)
+        assert node in told
     own = docker(a_vm(env=("IMGBUILD_TUNE=explain",)))
     assert [word for word in own if "IMGBUILD_TUNE" in word] == ["--env=IMGBUILD_TUNE=explain"]
 
@@ -336,9 +368,13 @@ def test_what_is_not_verified_says_so() -> None:
         ({"model": "pvc://a/b"}, "names no model"),
         ({"model": "./x"}, "no folder that can be mounted"),
         ({"env": ("HF_TOKEN=x",)}, "--hf-token-secret names a secret of Secret Manager"),
-        ({"hf_token": "a b"}, "--hf-token-secret: 'a b' is no name of a resource"),
+        ({"hf_token": "a b"}, "--hf-token-secret: 'a b' is no secret's name"),
         ({"service_account": "me"}, "no service account's address"),
-        ({"listen": "localhost"}, "is no address"),
+        ({"hf_token": "a/b"}, "--hf-token-secret: 'a/b' is no secret's name; as hub-token"),
+        ({"ray_token": "ray"}, "--ray-token-secret: v6e-8 is one host, which needs no Ray"),
+        ({"listen": "localhost"}, "--listen: 'localhost' is no IPv4 address"),
+        ({"listen": "::1"}, "--listen: '::1' is no IPv4 address"),
+        ({"listen": "999.1.1.1"}, "is no IPv4 address; as 127.0.0.1 or 0.0.0.0"),
         ({"image": "vllm"}, "names no version"),
         ({"arguments": ("--port", "1")}, "--port is set already"),
     ],
@@ -436,7 +472,7 @@ def test_a_group_is_told_what_the_user_wrote(argument: str) -> None:
     known = {"LWS_LEADER_ADDRESS": "leader"}
     leader, worker = (made["spec"]["containers"][0]["args"] for made in pods(wanted))
     assert expanded(leader[-1], known) == argument
-    assert tuple(expanded(word, known) for word in worker) == (*hosts.join(), "leader")
+    assert tuple(expanded(word, known) for word in worker) == (*hosts.join("16Gi"), "leader")
     document = yaml.safe_load_all(outputs.stream(served(), wanted))
     (group,) = (made for made in document if made["kind"] == "LeaderWorkerSet")
     read = group["spec"]["leaderWorkerTemplate"]["leaderTemplate"]["spec"]["containers"][0]["args"]
@@ -516,11 +552,41 @@ def test_a_group_has_no_volume_of_its_own() -> None:
         ({"cluster": None, "project": None, "zone": None}, "needs --cluster, --project, --zone"),
         ({"reservation": "a", "spot": True}, "--spot with --reservation"),
         ({"location": "x"}, "--location: 'x' is no zone and no region"),
+        ({"location": "us-east1"}, "a cluster in us-east1 has no nodes in us-east5-b; as us-east5"),
+        ({"location": "us-east1-b"}, "a cluster in us-east1-b has no nodes in us-east5-b"),
+        ({"replicas": 0}, "--cluster with --replicas 0, which needs no nodes"),
     ],
 )
 def test_mistakes_of_pools(where: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=re.escape(told)):
         pools.pool(**{**POOL, **where})
+
+
+@pytest.mark.parametrize("location", ["us-east5", "us-east5-a", "us-east5-b"])
+def test_a_cluster_has_nodes_in_its_region(location: str) -> None:
+    where: dict[str, Any] = {**POOL, "location": location}
+    made = pools.pool(**where)
+    assert made
+    assert (made.location, made.zone) == (location, "us-east5-b")
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--json", "--output", "x"), "--json with --output or --check"),
+        (("--json", "--check"), "--json with --output or --check"),
+        (("--check",), "--check needs a folder"),
+        (
+            ("--cluster", "c", "--project", "my-project", "--zone", "us-east5-b"),
+            "name a folder with --output, or ask for --json",
+        ),
+    ],
+)
+def test_nothing_that_was_asked_for_is_left_out(more: tuple[str, ...], told: str) -> None:
+    line = ["gke-tpu", VLLM, "-f", str(ROOT / "matrix.yaml"), "--model", "org/model"]
+    line += ["--image", IMAGE, "--accelerator", "v6e", "--topology", "2x2", *more]
+    with pytest.raises(UserError, match=re.escape(told)):
+        CliRunner().invoke(command, line, catch_exceptions=False, standalone_mode=False)
 
 
 def test_no_pool_is_asked_for() -> None:
@@ -552,7 +618,8 @@ def test_the_commands_write_what_the_library_makes(tmp_path: Path) -> None:
     assert told["steps"][1]["until"] == "ACTIVE"
     asked = ["gke-tpu", *line, "--accelerator", "v6e", "--topology", "2x4"]
     asked += ["--cluster", "llm", "--location", "us-east5"]
-    assert run.invoke(command, asked).output == (GOLDEN / "gke-tpu-one.yaml").read_text()
+    alone = [*asked[: asked.index("--project")], "--accelerator", "v6e", "--topology", "2x4"]
+    assert run.invoke(command, alone).output == (GOLDEN / "gke-tpu-one.yaml").read_text()
     told = json.loads(run.invoke(command, [*asked, "--json"]).output)
     assert [made["kind"] for made in told["objects"]][:2] == ["NetworkPolicy", "Service"]
     folder = tmp_path / "out"

@@ -547,11 +547,11 @@ def test_jax_on_a_cpu_of_two_nodes(here: Here, capsys: pytest.CaptureFixture[str
     assert "TPU" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("chosen", "node"), [("", "0"), ("cpu", None)])
+@pytest.mark.parametrize(("chosen", "node"), [("", "1"), ("cpu", None)])
 def test_jax_on_the_cpu_of_a_tpu_host_is_not_bound_to_the_tpus_node(
     here: Here, chosen: str, node: str | None
 ) -> None:
-    here.start("tpu-vm", TPU, "m", JAX_PLATFORMS=chosen)
+    here.start("tpu-v5p-vm", TPU, "m", JAX_PLATFORMS=chosen)
     assert [value for kind, value in here.placed if kind == "memory"] == ([node] if node else [])
     assert bool(here.placed) == bool(node)
 

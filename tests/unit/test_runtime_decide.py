@@ -29,8 +29,8 @@ ROWS: list[dict[str, Any]] = [
     {"kind": "env", "name": "KV", "rule": "kv-cache-gib"},
     {"kind": "affinity", "name": "GPU's CPUs", "rule": "gpu-cpus"},
     {"kind": "memory", "name": "GPU's memory", "rule": "gpu-memory"},
-    {"kind": "affinity", "name": "node 0's CPUs", "rule": "node0-cpus"},
-    {"kind": "memory", "name": "node 0's memory", "rule": "node0-memory"},
+    {"kind": "affinity", "name": "TPU's CPUs", "rule": "tpu-cpus"},
+    {"kind": "memory", "name": "TPU's memory", "rule": "tpu-memory"},
     {"kind": "flag", "name": "--tensor-parallel-size", "rule": "tensor-parallel"},
     {"kind": "env", "name": "UNKNOWN", "rule": "of a later version"},
     {"kind": "env", "name": "GAINLESS", "rule": "threads", "enabled": False},
@@ -62,7 +62,8 @@ def any_facts(draw: st.DrawFn) -> dict[str, Any]:
             "current": draw(st.none() | st.integers(0, 300)),
         },
         "memory": {"limit": draw(st.none() | st.integers(0, 1 << 42)), "shown": None},
-        "tpus": draw(st.integers(0, 4)),
+        "tpus": draw(st.integers(0, 8)),
+        "tpu_nodes": draw(st.lists(st.integers(0, 4), max_size=2, unique=True)),
         "numa": numa,
         "gpus": {"devices": draw(st.lists(device, max_size=8))},
         "kernel": {"governor": None, "thp": None, "numa_balancing": draw(st.none() | st.just(1))},
@@ -107,7 +108,7 @@ def test_never_more_threads_than_the_quota_grants(
 @given(any_facts())
 def test_a_mask_is_never_empty_and_within_what_is_allowed(facts: dict[str, Any]) -> None:
     made = values(decide.decide(facts, ROWS, {}, []))
-    for whose in ("GPU", "node 0"):
+    for whose in ("GPU", "TPU"):
         mask = made.get(f"{whose}'s CPUs")
         if mask is not None:
             cpus = {int(cpu) for cpu in mask.split(",")}
@@ -194,6 +195,7 @@ FOUR_GPUS: dict[str, Any] = {
     "cpus": {"online": 4, "allowed": [0, 1, 2, 3], "quota": 1.0, "current": 0},
     "memory": {"limit": 64 << 30, "shown": None},
     "tpus": 0,
+    "tpu_nodes": [],
     "numa": [],
     "gpus": {"devices": [GPU] * 4},
 }
@@ -380,7 +382,7 @@ NODES = (list(range(8)), list(range(8, 16)))
         (NODES, range(8, 16), True, None, None),
     ],
 )
-@pytest.mark.parametrize("whose", ["GPU", "node 0"])
+@pytest.mark.parametrize("whose", ["GPU", "TPU"])
 def test_which_part_of_a_node_is_bound_to(
     whose: str,
     nodes: tuple[list[int], list[int]],
@@ -393,6 +395,7 @@ def test_which_part_of_a_node_is_bound_to(
         **FOUR_GPUS,
         "cpus": {"online": 16, "allowed": [*allowed], "quota": None, "current": 8},
         "tpus": 4,
+        "tpu_nodes": [0],
         "numa": [
             {"node": 0, "cpus": nodes[0], "memory_allowed": memory},
             {"node": 1, "cpus": nodes[1], "memory_allowed": True},
@@ -447,8 +450,30 @@ def test_a_kv_cache_within_a_limit_that_vllm_does_not_see(
 
 def test_a_tpus_node_is_none_where_there_is_no_tpu(tmp_path: Path) -> None:
     facts = hosts.facts("dgx-h100", tmp_path)
-    assert rules.RULES["node0-cpus"](facts, {}) is None
-    assert rules.RULES["node0-memory"]({**facts, "tpus": 4}, {}) == 0
+    assert rules.RULES["tpu-cpus"](facts, {}) is None
+    assert rules.RULES["tpu-memory"]({**facts, "tpus": 4}, {}) == 0
+
+
+@pytest.mark.parametrize(
+    ("tpus", "told", "node"),
+    [
+        (4, [], 0),  # Google's own advice, where the host does not say
+        (8, [], None),  # of which half hang on each node
+        (4, [0], 0),
+        (4, [1], 1),
+        (8, [1], 1),
+        (4, [0, 1], None),  # TPU7x: two chips on each
+        (8, [0, 1], None),
+        (4, [7], None),  # a node that is not there
+    ],
+)
+def test_tpus_of_two_nodes_are_bound_to_none(
+    tmp_path: Path, tpus: int, told: list[int], node: int | None
+) -> None:
+    facts = {**hosts.facts("dgx-h100", tmp_path), "tpus": tpus, "tpu_nodes": told}
+    assert rules.RULES["tpu-memory"](facts, {}) == node
+    cpus = rules.RULES["tpu-cpus"](facts, {})
+    assert cpus == (None if node is None else ",".join(map(str, facts["numa"][node]["cpus"])))
 
 
 @pytest.mark.parametrize("value", ["64", "", " "])
@@ -487,7 +512,7 @@ def test_recorded_hosts_hold_the_same_promises(name: str, tmp_path: Path) -> Non
     allowed, quota = facts["cpus"]["allowed"], facts["cpus"]["quota"]
     if "OMP_NUM_THREADS" in made:
         assert 1 <= int(made["OMP_NUM_THREADS"]) <= max(1, quota)
-    for whose in ("GPU's CPUs", "node 0's CPUs"):
+    for whose in ("GPU's CPUs", "TPU's CPUs"):
         if whose in made:
             assert set(map(int, made[whose].split(","))) < set(allowed)
 

@@ -79,7 +79,7 @@ def told(facts: dict[str, Any]) -> Iterator[str]:
     if facts["infiniband"]:
         yield f"infiniband: {', '.join(facts['infiniband'])}"
     if facts["tpus"]:
-        yield f"tpus: {facts['tpus']}"
+        yield f"tpus: {facts['tpus']}, nodes {spelled(facts['tpu_nodes']) or 'not known'}"
     if gpus["control"] or gpus["nodes"]:
         yield f"driver: {gpus['driver'] or 'not known'}; device files: {len(gpus['nodes'])}"
     for one in gpus["devices"]:
@@ -162,12 +162,12 @@ def test_the_report_of_a_recorded_host_is_plain_data(tmp_path: Path) -> None:
     assert made["not_set"]
 
 
-@pytest.mark.parametrize(("chosen", "tpus"), [("", 8), ("tpu", 8), ("cpu", 0)])
+@pytest.mark.parametrize(("chosen", "tpus"), [("", 4), ("tpu", 4), ("cpu", 0)])
 def test_the_report_of_a_tpu_host_where_jax_is_to_use_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str, tpus: int
 ) -> None:
     """As the start does, `tune` binds nobody to a node of TPUs that he does not use."""
-    root = hosts.read("tpu-vm").unpack(tmp_path)
+    root = hosts.read("tpu-v5p-vm").unpack(tmp_path)
     root.live = True  # a recorded host has no environment
     monkeypatch.setattr(host, "Root", lambda *_: root)
     about = manifest("jax-0.12.0.1-tpu")

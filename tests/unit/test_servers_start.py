@@ -508,9 +508,21 @@ def test_serves_application_has_the_same_options(
     assert made is serve
     assert serve.options["num_replicas"] == 3
     assert serve.options["ray_actor_options"] == {"num_gpus": 4}
+    assert "max_replicas_per_node" not in serve.options
     engine, names = serve.bound
     assert names == ["it's"]
     assert "--tensor-parallel-size 4 --distributed-executor-backend mp" in " ".join(engine)
+
+
+def test_an_application_may_have_one_engine_a_node(
+    serve: _Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _name: "0.32.0")
+    given = ["--model", str(tmp_path), "--replicas", "3", "--replicas-per-node", "1"]
+    on_ray.application({"arguments": given})
+    assert serve.options["num_replicas"] == 3
+    assert serve.options["max_replicas_per_node"] == 1
+    assert "--replicas-per-node" not in serve.bound[0]
 
 
 def test_an_applications_engine_is_on_one_device_by_default(
@@ -529,6 +541,7 @@ def test_an_applications_engine_is_on_one_device_by_default(
         ("-tp 2", "0.32.0+cpu", "use --replicas"),
         ("-dp 2", "0.32.0", "copies of an engine are --replicas here"),
         ("--replicas x", "0.32.0", "wrong options"),
+        ("--replicas-per-node 0", "0.32.0", "--replicas-per-node 0: at least 1"),
         ("", "0.32.0", "no such folder"),
     ],
 )

@@ -59,7 +59,7 @@ def group(served: Served, values: Values) -> Object:
 def _leader(served: Served, values: Values) -> Object:
     assert values.tpus  # noqa: S101
     made = _template(served, values)
-    words = hosts.head(served, values.tpus, workload.arguments(served, values))
+    words = hosts.head(served, values.tpus, workload.arguments(served, values), values.shm)
     made["spec"]["containers"][0]["args"] = [workload.literal(word) for word in words]
     return made
 
@@ -71,7 +71,7 @@ def _worker(served: Served, values: Values) -> Object:
         del container[field]
     container["name"] = "worker"
     # The kubelet puts the address in its place.
-    container["args"] = [*map(workload.literal, hosts.join()), "$(LWS_LEADER_ADDRESS)"]
+    container["args"] = [*map(workload.literal, hosts.join(values.shm)), "$(LWS_LEADER_ADDRESS)"]
     return made
 
 

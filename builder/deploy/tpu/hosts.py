@@ -20,10 +20,11 @@ ray.init(address="auto")
 while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[1]):
     time.sleep(2)
 """
-_HEAD = f'ray start --head --port={_PORT} && python3 -c "$1" "$2" && shift 2 && exec "$@"'
+_START = "ray start --object-store-memory={store}"
+_HEAD = f'{_START} --head --port={_PORT} && python3 -c "$1" "$2" && shift 2 && exec "$@"'
 _JOIN = (
     f'until ray health-check --address "$1:{_PORT}"; do sleep 5; done; '
-    f'exec ray start --address "$1:{_PORT}" --block'
+    f'exec {_START} --address "$1:{_PORT}" --block'
 )
 
 
@@ -47,14 +48,7 @@ def shm(served: Served, wanted: Slice) -> str:
 
 def environment(wanted: Slice) -> dict[str, str]:
     """What the slice asks for of an image's start and of vLLM's TPU backend."""
-    made: dict[str, str] = {}
-    if (
-        wanted.hosts == 1 and wanted.machine.spread
-    ):  # the start binds to NUMA node 0, where only half of the chips are
-        made["IMGBUILD_TUNE"] = "off"
-    if wanted.hosts > 1:
-        made |= {"TPU_MULTIHOST_BACKEND": "ray", "JAX_PLATFORMS": ""}
-    return made
+    return {"TPU_MULTIHOST_BACKEND": "ray", "JAX_PLATFORMS": ""} if wanted.hosts > 1 else {}
 
 
 def precision(served: Served, own: tuple[str, ...]) -> tuple[str, ...]:
@@ -65,15 +59,23 @@ def precision(served: Served, own: tuple[str, ...]) -> tuple[str, ...]:
     return (flag, "bfloat16")
 
 
-def head(served: Served, wanted: Slice, arguments: tuple[str, ...]) -> tuple[str, ...]:
+def head(served: Served, wanted: Slice, arguments: tuple[str, ...], shm: str) -> tuple[str, ...]:
     """A container's words: Ray's head, and the server once all hosts are there."""
     own = (*served.command, *arguments)
-    return ("sh", "-c", _HEAD, "imgbuild", _WAIT, str(wanted.hosts), *own)
+    return ("sh", "-c", _stored(_HEAD, shm), "imgbuild", _WAIT, str(wanted.hosts), *own)
 
 
-def join() -> tuple[str, ...]:
+def join(shm: str) -> tuple[str, ...]:
     """The others', but for the head's address, which comes last."""
-    return ("sh", "-c", _JOIN, "imgbuild")
+    return ("sh", "-c", _stored(_JOIN, shm), "imgbuild")
+
+
+def _stored(script: str, shm: str) -> str:
+    """With half of /dev/shm for Ray's objects: it takes 30 % of a host's memory otherwise.
+
+    As that is more than /dev/shm has, it would put them on the disk of /tmp.
+    """
+    return script.format(store=quantity.in_bytes(shm) // 2)
 
 
 def notes(served: Served, wanted: Slice) -> list[str]:
@@ -86,14 +88,13 @@ def notes(served: Served, wanted: Slice) -> list[str]:
         )
     elif wanted.machine.spread:
         made.append(
-            "The chips of such a host hang on both of its NUMA nodes: nothing is bound to one "
-            "(IMGBUILD_TUNE=off)."
+            "The chips of such a host hang on both of its NUMA nodes: nothing is bound to one."
         )
     else:
         made.append(
-            "Where a host has several NUMA nodes the image's start binds itself to node 0, as "
-            "`numactl --cpunodebind=0 --membind=0` would (memory: only with --privileged or "
-            "SYS_NICE); IMGBUILD_TUNE=explain says what was done."
+            "Where a host has several NUMA nodes the image's start binds itself to the one that "
+            "its chips hang on, as `numactl --cpunodebind=0 --membind=0` would (memory: only with "
+            "--privileged or SYS_NICE); IMGBUILD_TUNE=explain says what was done."
         )
     if not served.flags.parallel and served.framework == "torch-xla" and wanted.chips > 1:
         made.append(f"{served.title}'s server uses one device of the {wanted.devices}.")

@@ -36,6 +36,7 @@ def pool(
     zone: str | None = None,
     reservation: str | None = None,
     spot: bool = False,
+    replicas: int = 1,
 ) -> Pool | None:
     """Check where a user wants them; None where he says nothing of it."""
     if cluster is None or project is None or zone is None:
@@ -46,11 +47,19 @@ def pool(
         raise UserError(f"a node pool needs {', '.join(missing)}, too")
     if spot and reservation is not None:
         raise UserError("--spot with --reservation", hint="capacity is one or the other")
+    if not replicas:
+        raise UserError("--cluster with --replicas 0, which needs no nodes", hint="leave it out")
     where = checked.zone(zone)
+    around = given(location, checked.location, "--location") or where
+    region = where.rpartition("-")[0]
+    if region not in (around, around.rpartition("-")[0]):
+        raise UserError(
+            f"--location: a cluster in {around} has no nodes in {where}", hint=f"as {region}"
+        )
     return Pool(
         cluster=checked.name(cluster, "--cluster"),
         project=checked.project(project),
-        location=given(location, checked.location, "--location") or where,
+        location=around,
         zone=where,
         reservation=given(reservation, checked.resource, "--reservation"),
     )
@@ -110,7 +119,7 @@ def _names(values: Values) -> Iterator[str]:
     if not values.grouped:
         yield values.name
         return
-    yield from (f"{values.name}-{number}" for number in range(max(1, values.replicas)))
+    yield from (f"{values.name}-{number}" for number in range(values.replicas))
 
 
 def _of(wanted: Pool) -> Command:

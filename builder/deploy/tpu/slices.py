@@ -121,6 +121,7 @@ def by_type(text: str, option: str = "--accelerator") -> Slice:
     start, dash, number = text.lower().rpartition("-")
     meant = f"{table().aliases.get(start, start)}{dash}{number}"
     like = [name for name in known if name.startswith(f"{meant.rpartition('-')[0]}-")]
+    like.sort(key=lambda name: known[name].chips)
     if meant in known:
         hint = f"did you mean {meant!r}?"
     else:

@@ -16,6 +16,7 @@ from typing import Any
 Command = tuple[str, ...]
 _WIDTH = 96
 _FAILED = "FAILED|SUSPENDED"  # states that a queued resource does not leave by itself
+_MISSED = 20  # questions in a row without an answer, half a minute apart
 
 
 class Kind(StrEnum):
@@ -35,12 +36,18 @@ class Step:
     commands: tuple[Command, ...]
     kind: Kind = Kind.DO
     until: str | None = None  # asked again until this is the answer
+    unless: Command | None = None  # where this finds it, it was done before
 
 
 def data(steps: Iterable[Step]) -> list[dict[str, Any]]:
     """As JSON has it; commands are lists of words, for no shell."""
     return [
-        {**asdict(step), "kind": str(step.kind), "commands": [list(one) for one in step.commands]}
+        {
+            **asdict(step),
+            "kind": str(step.kind),
+            "commands": [list(one) for one in step.commands],
+            "unless": list(step.unless) if step.unless else None,
+        }
         for step in steps
     ]
 
@@ -57,9 +64,10 @@ def script(steps: Iterable[Step], says: Iterable[str]) -> str:
     for step in steps:
         lines += ["", *_wrapped(f"{step.name}: {step.why}")]
         mark = "" if step.kind is Kind.DO else "# "
+        made: list[str] = []
         for command in step.commands:
-            made = _waiting(command, step.until) if step.until else shown(command).splitlines()
-            lines += [f"{mark}{line}" for line in made]
+            made += _waiting(command, step.until) if step.until else shown(command).splitlines()
+        lines += [f"{mark}{line}" for line in (_once(made, step.unless) if step.unless else made)]
     return "\n".join(lines) + "\n"
 
 
@@ -77,11 +85,24 @@ def shown(command: Command) -> str:
     return " \\\n".join(lines)
 
 
+def _once(lines: list[str], found: Command) -> list[str]:
+    """For who runs the script again; no word of these commands breaks a line."""
+    within = [f"  {line}" for line in lines]
+    return [f"if ! {shlex.join(found)} > /dev/null 2>&1; then", *within, "fi"]
+
+
 def _waiting(command: Command, wanted: str) -> list[str]:
+    """Days may pass, and with them a network's bad minute."""
     return [
         "state=",
+        "missed=0",
         f'while [ "$state" != {wanted} ]; do',
-        f"  state=$({shlex.join(command)})",
+        f"  if state=$({shlex.join(command)}); then",
+        "    missed=0",
+        "  else",
+        "    missed=$((missed + 1))",
+        f'    [ "$missed" -lt {_MISSED} ] || exit 1',
+        "  fi",
         '  case "$state" in',
         f"    {wanted}) ;;",
         f"    {_FAILED})",

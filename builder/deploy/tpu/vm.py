@@ -5,19 +5,21 @@ cloud.google.com/tpu/docs: queued-resources, managing-tpus-tpu-vm, run-in-contai
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from builder.deploy import checked, quantity
-from builder.deploy.compose import MODEL, address, host_folder
+from builder.deploy.compose import MODEL, host_folder
 from builder.deploy.served import START_PERIOD, Served
 from builder.deploy.tpu import hosts, slices
 from builder.deploy.tpu.slices import Slice
 from builder.deploy.tpu.steps import Command, Kind, Step
 from builder.deploy.values import FETCHING, fetched, further, given
 from builder.deploy.workload import arguments_of
-from builder.errors import UserError
+from builder.errors import UserError, quoted
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _REGISTRY = ".pkg.dev"  # Artifact Registry, which wants a login of the VM's account
@@ -48,7 +50,8 @@ class Vm:
     listen: str
     arguments: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
-    token: str | None  # a secret's name in Secret Manager
+    token: str | None  # of the hub: a secret's name in Secret Manager
+    ray_token: str | None  # of Ray, where there are several hosts; another
 
 
 def vm(
@@ -72,6 +75,7 @@ def vm(
     arguments: Sequence[str] = (),
     env: Sequence[str] = (),
     hf_token: str | None = None,
+    ray_token: str | None = None,
 ) -> Vm:
     """Check what a user gives; raises UserError at the first mistake."""
     wanted = slices.by_type(accelerator)
@@ -82,6 +86,10 @@ def vm(
     instead = "--hf-token-secret names a secret of Secret Manager; {} is read nowhere else"
     variables = tuple(checked.variable(text, instead=instead) for text in env)
     taken = ["HF_TOKEN"] if hf_token is not None else []
+    if ray_token is not None:
+        taken.append("RAY_AUTH_MODE")
+        if wanted.hosts == 1:
+            raise UserError(f"--ray-token-secret: {accelerator} is one host, which needs no Ray")
     checked.unique([*(key for key, _ in variables), *taken], "--env")
     return Vm(
         name=checked.name(served.framework if name is None else name),
@@ -99,11 +107,28 @@ def vm(
         subnetwork=given(subnetwork, checked.resource, "--subnetwork"),
         service_account=given(service_account, checked.account, "--service-account"),
         shm=given(shm, quantity.memory, "--shm") or hosts.shm(served, wanted),
-        listen=address(listen),
+        listen=_listen(listen),
         arguments=further(served, arguments),
         env=variables,
-        token=given(hf_token, checked.resource, "--hf-token-secret"),
+        token=given(hf_token, _secret, "--hf-token-secret"),
+        ray_token=given(ray_token, _secret, "--ray-token-secret"),
     )
+
+
+def _listen(text: str) -> str:
+    """An address of a VM's, which has no other than IPv4 ones unless its network is made so."""
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        hint = "as 127.0.0.1 or 0.0.0.0"
+        raise UserError(f"--listen: {quoted(text)} is no IPv4 address", hint=hint) from None
+
+
+def _secret(text: str, option: str) -> str:
+    """A secret's name (cloud.google.com/secret-manager/docs, 255 letters, digits, `-` and `_`)."""
+    if re.match(r"^[A-Za-z0-9_-]{1,255}\Z", text):
+        return text
+    raise UserError(f"{option}: {quoted(text)} is no secret's name", hint="as hub-token")
 
 
 def says(served: Served, wanted: Vm) -> list[str]:
@@ -114,6 +139,11 @@ def says(served: Served, wanted: Vm) -> list[str]:
         *hosts.notes(served, wanted.tpus),
     ]
     if wanted.tpus.hosts > 1:
+        if wanted.ray_token is None:
+            made.append(
+                "Ray has no login here: who reaches its ports from the VMs' network runs code on "
+                "them. --ray-token-secret gives it one."
+            )
         made.append(
             "gcloud asks several hosts at once, and then wants its key in an agent: "
             "`ssh-add ~/.ssh/google_compute_engine` first."
@@ -162,7 +192,7 @@ def _create(wanted: Vm) -> Step:
     options += [f"--subnetwork={wanted.subnetwork}"] if wanted.subnetwork else []
     if wanted.service_account:
         options.append(f"--service-account={wanted.service_account}")
-    if wanted.token or wanted.service_account:
+    if wanted.token or wanted.ray_token or wanted.service_account:
         options.append(f"--scopes={_SCOPE}")
     if wanted.queued:
         command = _tpus("queued-resources", "create", wanted.name, f"--node-id={wanted.name}")
@@ -174,7 +204,9 @@ def _create(wanted: Vm) -> Step:
         why = "the VMs at once, or an error where there is no capacity"
     if wanted.spot:
         why += "; Spot: they may be taken back at any time, and do not come again by themselves"
-    return Step(name="create", why=why, commands=((*command, *options, version),))
+    kind = "queued-resources" if wanted.queued else "tpu-vm"
+    there = _tpus(kind, "describe", wanted.name, *_where(wanted))
+    return Step(name="create", why=why, commands=((*command, *options, version),), unless=there)
 
 
 def _tpus(*words: str) -> Command:
@@ -214,11 +246,11 @@ def _run(served: Served, wanted: Vm) -> list[Step]:
     if wanted.tpus.hosts == 1:
         command = _token(wanted, _docker(served, wanted, told))
         return [Step(name="run", why=why, commands=(_ssh(wanted, "0", command),))]
-    starts = hosts.head(served, wanted.tpus, told)
+    starts = hosts.head(served, wanted.tpus, told, wanted.shm)
     command = _token(wanted, _docker(served, wanted, starts))
     find = f"curl -fsS -H 'Metadata-Flavor: Google' {_ENDPOINTS} | cut -d, -f1 | cut -d: -f3"
     # Its last word is the head's address, which the worker's shell has found.
-    joins = _docker(served, wanted, hosts.join(), answers=False)
+    joins = _docker(served, wanted, hosts.join(wanted.shm), answers=False)
     joining = f'head=$({find}) && {_token(wanted, joins)} "$head"'
     others = f"1-{wanted.tpus.hosts - 1}" if wanted.tpus.hosts > 2 else "1"
     return [
@@ -256,19 +288,26 @@ def _docker(served: Served, wanted: Vm, words: Sequence[str], *, answers: bool =
     ]
     options += [f"--volume={wanted.folder}:{MODEL}:ro"] if wanted.folder else []
     options += [f"--env={name}={value}" for name, value in variables.items()]
-    options += ["--env=HF_TOKEN"] if wanted.token else []
-    keep = ("--preserve-env=HF_TOKEN",) if wanted.token else ()
+    options += ["--env=RAY_AUTH_MODE=token"] if wanted.ray_token else []
+    passed = [name for name, _ in _tokens(wanted)]
+    options += [f"--env={name}" for name in passed]
+    keep = (f"--preserve-env={','.join(passed)}",) if passed else ()
     return shlex.join(("sudo", *keep, "docker", "run", *options, wanted.image, *words))
 
 
+def _tokens(wanted: Vm) -> list[tuple[str, str]]:
+    """Variable -> secret."""
+    both = (("HF_TOKEN", wanted.token), ("RAY_AUTH_TOKEN", wanted.ray_token))
+    return [(name, secret) for name, secret in both if secret is not None]
+
+
 def _token(wanted: Vm, command: str) -> str:
-    """The command with the hub's token, which is in no file and in no list of processes."""
-    if wanted.token is None:
-        return command
+    """The command with its tokens, which are in no script and in no list of processes."""
     words = ("gcloud", "secrets", "versions", "access", "latest")
-    options = (f"--secret={wanted.token}", f"--project={wanted.project}")
-    read = shlex.join((*words, *options))
-    return f"HF_TOKEN=$({read}) && export HF_TOKEN && {command}"
+    for name, secret in reversed(_tokens(wanted)):
+        read = shlex.join((*words, f"--secret={secret}", f"--project={wanted.project}"))
+        command = f"{name}=$({read}) && export {name} && {command}"
+    return command
 
 
 def _look(served: Served, wanted: Vm) -> list[Step]:

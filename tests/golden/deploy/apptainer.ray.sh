@@ -1,5 +1,5 @@
 #!/bin/sh
-# cuda12.8-ray: Ray with vLLM 2.55.1, 2 engines behind Ray Serve, one a host.
+# cuda12.8-ray: Ray with vLLM 2.55.1, 2 engines, one a host, behind Ray Serve.
 # Made by `imgbuild deploy ray`; docs/ray.md says why. Run `sh FILE PART` in this order:
 #   token head worker-1 status server
 # Nodes and `vllm serve` stay in the foreground: start them under what watches them.
@@ -18,38 +18,42 @@
 #   6384         every node  metrics                  asked by Prometheus
 #   11000-11999  every node  processes                asked by all nodes
 #   8000         every node  server                   asked by clients
+# shellcheck disable=SC2016 # the container's shell is to expand it
 set -eu
 
 case "${1-}" in
 token)
   # Once; then copy the folder to the same place on all hosts, closed as it is.
-  mkdir -p /etc/imgbuild-ray
-  chmod 0700 /etc/imgbuild-ray
+  (umask 077 && mkdir -p /etc/imgbuild-ray)
+  test -z "$(find /etc/imgbuild-ray -prune -perm /0077)" || { echo '/etc/imgbuild-ray is open to others; take one for the token alone (--token-folder), or close it' >&2; exit 1; }
   test -s /etc/imgbuild-ray/token || od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n' > /etc/imgbuild-ray/token
+  test -s /etc/imgbuild-ray/token
   chmod 0444 /etc/imgbuild-ray/token
   ;;
 head)
-  env APPTAINERENV_RAY_AUTH_MODE=token APPTAINERENV_RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
+  exec env APPTAINERENV_RAY_AUTH_MODE=token APPTAINERENV_RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
     APPTAINERENV_PYTHONPATH=/opt/imgbuild apptainer run --cleanenv --no-eval --no-home --nv \
     --mount type=bind,source=/models/mine,destination=/model,ro \
     --mount type=bind,source=/etc/imgbuild-ray/token,destination=/run/secrets/ray-token,ro \
-    /images/cuda12.8-ray.sif ray start --block --head --node-ip-address 10.0.0.1 --port 6379 \
-    --dashboard-host 127.0.0.1 --dashboard-port 8265 --ray-client-server-port 10001 --num-gpus 1 \
-    --object-store-memory 104857600 --node-manager-port 6380 --object-manager-port 6381 \
-    --runtime-env-agent-port 6382 --dashboard-agent-grpc-port 6383 \
-    --dashboard-agent-listen-port 52365 --metrics-export-port 6384 --min-worker-port 11000 \
-    --max-worker-port 11999
+    /images/cuda12.8-ray.sif sh -c \
+    'ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)"; exec "$@"' imgbuild ray start \
+    --block --head --node-ip-address 10.0.0.1 --port 6379 --dashboard-host 127.0.0.1 \
+    --dashboard-port 8265 --ray-client-server-port 10001 --num-gpus 1 --object-store-memory 104857600 \
+    --node-manager-port 6380 --object-manager-port 6381 --runtime-env-agent-port 6382 \
+    --dashboard-agent-grpc-port 6383 --dashboard-agent-listen-port 52365 --metrics-export-port 6384 \
+    --min-worker-port 11000 --max-worker-port 11999
   ;;
 worker-1)
-  env APPTAINERENV_RAY_AUTH_MODE=token APPTAINERENV_RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
+  exec env APPTAINERENV_RAY_AUTH_MODE=token APPTAINERENV_RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
     APPTAINERENV_PYTHONPATH=/opt/imgbuild apptainer run --cleanenv --no-eval --no-home --nv \
     --mount type=bind,source=/models/mine,destination=/model,ro \
     --mount type=bind,source=/etc/imgbuild-ray/token,destination=/run/secrets/ray-token,ro \
-    /images/cuda12.8-ray.sif ray start --block --address 10.0.0.1:6379 --num-gpus 1 \
-    --object-store-memory 104857600 --node-manager-port 6380 --object-manager-port 6381 \
-    --runtime-env-agent-port 6382 --dashboard-agent-grpc-port 6383 \
-    --dashboard-agent-listen-port 52365 --metrics-export-port 6384 --min-worker-port 11000 \
-    --max-worker-port 11999
+    /images/cuda12.8-ray.sif sh -c \
+    'ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)"; exec "$@"' imgbuild ray start \
+    --block --address 10.0.0.1:6379 --num-gpus 1 --object-store-memory 104857600 \
+    --node-manager-port 6380 --object-manager-port 6381 --runtime-env-agent-port 6382 \
+    --dashboard-agent-grpc-port 6383 --dashboard-agent-listen-port 52365 --metrics-export-port 6384 \
+    --min-worker-port 11000 --max-worker-port 11999
   ;;
 status)
   env APPTAINERENV_RAY_AUTH_MODE=token APPTAINERENV_RAY_AUTH_TOKEN_PATH=/run/secrets/ray-token \
@@ -64,7 +68,7 @@ server)
     --mount type=bind,source=/models/mine,destination=/model,ro \
     --mount type=bind,source=/etc/imgbuild-ray/token,destination=/run/secrets/ray-token,ro \
     /images/cuda12.8-ray.sif serve deploy --name imgbuild servers.on_ray:application \
-    'arguments=--model /model --replicas 2'
+    'arguments=--model /model --replicas 2 --replicas-per-node 1'
   ;;
 *)
   echo 'one of: token head worker-1 status server' >&2

@@ -1,8 +1,7 @@
 #!/bin/sh
 # tpu-vllm-ubuntu24.04: vLLM 0.32.0 on TPU7x (Ironwood), 2x2x1: 4 chips in one host.
 # Made by `imgbuild deploy tpu-vm`; docs/tpu.md says why. It asks for what costs money.
-# The chips of such a host hang on both of its NUMA nodes: nothing is bound to one
-# (IMGBUILD_TUNE=off).
+# The chips of such a host hang on both of its NUMA nodes: nothing is bound to one.
 # Not verified: Google Cloud's documentation says that the Cloud TPU API does not support TPU7x;
 # projects that are let use it all the same name the type and the runtime version so (public
 # scripts of vLLM's TPU project), which was not tried here. On GKE it is supported: imgbuild
@@ -10,17 +9,25 @@
 set -eu
 
 # create: a place in the queue for capacity; the VMs come when it is there
-gcloud compute tpus queued-resources create vllm \
-  --node-id=vllm \
-  --project=my-project \
-  --zone=us-east5-b \
-  --accelerator-type=tpu7x-8 \
-  --runtime-version=v2-alpha-tpu7-ubuntu2404
+if ! gcloud compute tpus queued-resources describe vllm --project=my-project --zone=us-east5-b > /dev/null 2>&1; then
+  gcloud compute tpus queued-resources create vllm \
+    --node-id=vllm \
+    --project=my-project \
+    --zone=us-east5-b \
+    --accelerator-type=tpu7x-8 \
+    --runtime-version=v2-alpha-tpu7-ubuntu2404
+fi
 
 # wait: until the queue has given them; this may take days
 state=
+missed=0
 while [ "$state" != ACTIVE ]; do
-  state=$(gcloud compute tpus queued-resources describe vllm --project=my-project --zone=us-east5-b '--format=value(state.state)')
+  if state=$(gcloud compute tpus queued-resources describe vllm --project=my-project --zone=us-east5-b '--format=value(state.state)'); then
+    missed=0
+  else
+    missed=$((missed + 1))
+    [ "$missed" -lt 20 ] || exit 1
+  fi
   case "$state" in
     ACTIVE) ;;
     FAILED|SUSPENDED)
@@ -43,7 +50,7 @@ gcloud compute tpus tpu-vm ssh vllm \
 gcloud compute tpus tpu-vm ssh vllm \
   --project=my-project \
   --zone=us-east5-b \
-  --worker=0 '--command=sudo docker run --detach --name=vllm --privileged --net=host --ulimit=memlock=-1:-1 --shm-size=536870912b --restart=unless-stopped --health-start-period=1800s --volume=vllm-home:/home/imgbuild --env=IMGBUILD_TUNE=off registry.example.org/llm/vllm@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef --model org/model --host 127.0.0.1 --port 8000 --tensor-parallel-size 8 --dtype bfloat16'
+  --worker=0 '--command=sudo docker run --detach --name=vllm --privileged --net=host --ulimit=memlock=-1:-1 --shm-size=536870912b --restart=unless-stopped --health-start-period=1800s --volume=vllm-home:/home/imgbuild registry.example.org/llm/vllm@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef --model org/model --host 127.0.0.1 --port 8000 --tensor-parallel-size 8 --dtype bfloat16'
 
 # status: of the request, of each host's container, and of the server
 # gcloud compute tpus queued-resources describe vllm --project=my-project --zone=us-east5-b

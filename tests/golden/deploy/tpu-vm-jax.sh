@@ -1,22 +1,24 @@
 #!/bin/sh
 # tpu-jax: JAX on TPU 0.10.2 on TPU v5p, 2x2x1: 4 chips in one host.
 # Made by `imgbuild deploy tpu-vm`; docs/tpu.md says why. It asks for what costs money.
-# Where a host has several NUMA nodes the image's start binds itself to node 0, as `numactl
-# --cpunodebind=0 --membind=0` would (memory: only with --privileged or SYS_NICE);
-# IMGBUILD_TUNE=explain says what was done.
+# Where a host has several NUMA nodes the image's start binds itself to the one that its chips
+# hang on, as `numactl --cpunodebind=0 --membind=0` would (memory: only with --privileged or
+# SYS_NICE); IMGBUILD_TUNE=explain says what was done.
 set -eu
 
 # create: the VMs at once, or an error where there is no capacity
-gcloud compute tpus tpu-vm create llama \
-  --project=my-project \
-  --zone=us-east5-b \
-  --accelerator-type=v5p-8 \
-  --reserved \
-  --network=net \
-  --subnetwork=sub \
-  --service-account=a@p.iam.gserviceaccount.com \
-  --scopes=https://www.googleapis.com/auth/cloud-platform \
-  --version=v2-alpha-tpuv5
+if ! gcloud compute tpus tpu-vm describe llama --project=my-project --zone=us-east5-b > /dev/null 2>&1; then
+  gcloud compute tpus tpu-vm create llama \
+    --project=my-project \
+    --zone=us-east5-b \
+    --accelerator-type=v5p-8 \
+    --reserved \
+    --network=net \
+    --subnetwork=sub \
+    --service-account=a@p.iam.gserviceaccount.com \
+    --scopes=https://www.googleapis.com/auth/cloud-platform \
+    --version=v2-alpha-tpuv5
+fi
 
 # pull: the image, on each host, before any of them starts
 gcloud compute tpus tpu-vm ssh llama \
