@@ -127,13 +127,17 @@ def k8s(
             raise UserError(f"{what} needs a folder", hint="name one with --output")
         click.echo(deploy.stream(served, values), nl=False)
         return
-    folders = deploy_options.folders(deploy.files(served, values, wanted))
+    files = deploy.files(served, values, wanted)
+    folders = deploy_options.folders(files)
+    gone = deploy.left_over(values, wanted, files)
     if check:
-        if diff := render.check(output, folders, orphans=False):
+        if diff := render.check(output, folders, orphans=False, gone=gone):
             raise DriftError(f"{output} is not what would be written", diff=diff)
         return
     for changed in render.write(output, folders):
         click.echo(changed)
+    for removed in render.remove(output, gone):
+        click.echo(f"{removed} is removed: it is of an object that is asked for no more")
 
 
 @command.command("compose")

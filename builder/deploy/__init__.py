@@ -8,7 +8,7 @@ Kubernetes, `kuberay(...)` and `kuberay_stream`; for TPUs `builder.deploy.tpu`.
 
 from builder.deploy.compose import Stack, stack
 from builder.deploy.compose import text as compose
-from builder.deploy.formats import Format, files, stream
+from builder.deploy.formats import Format, files, left_over, stream
 from builder.deploy.manifests import manifests
 from builder.deploy.rayhosts import Engine, Hosts, hosts
 from builder.deploy.rayscript import data as ray_commands
@@ -35,6 +35,7 @@ __all__ = [
     "hosts",
     "kuberay",
     "kuberay_stream",
+    "left_over",
     "manifests",
     "of",
     "of_tpu",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from builder.deploy import cluster, yamltext
 from builder.deploy.chart import chart
-from builder.deploy.manifests import in_namespace, manifests
+from builder.deploy.manifests import STEMS, in_namespace, manifests
 from builder.deploy.served import Served
 from builder.deploy.values import Values
+from builder.errors import UserError
+
+CLUSTER = "cluster"  # the folder of what is the cluster administrator's
 
 
 class Format(StrEnum):
@@ -31,6 +35,8 @@ def stream(served: Served, values: Values) -> str:
 
 def files(served: Served, values: Values, form: Format) -> dict[str, str]:
     """Path -> text, of the objects and of what the cluster needs beside them."""
+    if form is Format.HELM and values.name == CLUSTER:
+        raise UserError(f"--name: the chart's folder would be `{CLUSTER}/`, which is not its own")
     match form:
         case Format.YAML:
             made = {f"{values.name}.yaml": stream(served, values)}
@@ -39,6 +45,23 @@ def files(served: Served, values: Values, form: Format) -> dict[str, str]:
         case Format.HELM:
             made = {f"{values.name}/{name}": text for name, text in chart(served, values).items()}
     return {**made, **_of_cluster(served, values)}
+
+
+def left_over(values: Values, form: Format, made: Iterable[str]) -> list[str]:
+    """Files that an earlier run may have written and this one, which made those, does not.
+
+    Helm renders each template that is there: a Deployment would be left beside the StatefulSet that
+    it has become.
+    """
+    match form:
+        case Format.YAML:
+            return []
+        case Format.KUSTOMIZE:
+            folder = "base"
+        case Format.HELM:
+            folder = f"{values.name}/templates"
+    known = set(made)
+    return [path for stem in STEMS if (path := f"{folder}/{stem}.yaml") not in known]
 
 
 def kustomize(served: Served, values: Values) -> dict[str, str]:
@@ -55,7 +78,7 @@ def kustomize(served: Served, values: Values) -> dict[str, str]:
 
 def _of_cluster(served: Served, values: Values) -> dict[str, str]:
     made = {
-        "cluster/kubelet.yaml": yamltext.text(
+        f"{CLUSTER}/kubelet.yaml": yamltext.text(
             cluster.kubelet(),
             says=[
                 "Of the nodes that serve: merge it into their kubelet's configuration. A changed",
@@ -73,8 +96,8 @@ def _of_cluster(served: Served, values: Values) -> dict[str, str]:
             ]
         if served.last_driver:
             says.append(f"Drivers after R{served.last_driver} do not know {served.gpu_title}.")
-        made["cluster/gpu-operator-values.yaml"] = yamltext.text(operator, says=says)
+        made[f"{CLUSTER}/gpu-operator-values.yaml"] = yamltext.text(operator, says=says)
     if values.scaling and (adapter := cluster.adapter(served)):
         says = ["Values of the prometheus-adapter chart: the autoscaler's gauge, by pod."]
-        made["cluster/prometheus-adapter-values.yaml"] = yamltext.text(adapter, says=says)
+        made[f"{CLUSTER}/prometheus-adapter-values.yaml"] = yamltext.text(adapter, says=says)
     return made

@@ -17,8 +17,9 @@ from kubernetes_validate import utils
 from builder import deploy
 from builder.cli.deploy import command
 from builder.deploy import cluster, placement, served, workload
+from builder.deploy.manifests import STEMS
 from builder.deploy.values import FETCHING
-from builder.errors import UserError
+from builder.errors import DriftError, UserError
 from builder.facts import version_key
 from builder.matrix import cell, select
 from builder.runtime import preflight
@@ -563,6 +564,45 @@ def test_the_command_writes_what_the_library_makes(tmp_path: Path) -> None:
         assert run.invoke(command, [*again, "--check"]).exit_code == 0
         (folder / next(iter(made))).write_text("other\n")
         assert run.invoke(command, [*again, "--check"]).exit_code == 1
+
+
+@pytest.mark.parametrize("form", list(deploy.Format)[1:])
+def test_what_is_asked_for_no_more_goes(form: deploy.Format, tmp_path: Path) -> None:
+    """Helm would install a Deployment beside the StatefulSet that was one."""
+    line = ["k8s", "cuda13.0-vllm-h100", "-f", str(ROOT / "matrix.yaml"), "--model", "org/model"]
+    line += ["--image", IMAGE, "--format", form.value, "-o", str(tmp_path)]
+    more = ["--cache-per-replica", "--autoscale", "1:2"]
+    run = CliRunner()
+    assert run.invoke(command, [*line, *more]).exit_code == 0
+    (own,) = tmp_path.rglob("statefulset.yaml")
+    mine = own.parent / "mine.yaml"
+    mine.write_text("a user's own\n")
+    assert run.invoke(command, [*line, "--check"]).exit_code == 1
+    told = run.invoke(command, line).output
+    assert f"{own} is removed" in told
+    left = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.*")}
+    assert mine.read_text() == "a user's own\n"
+    left -= {str(mine.relative_to(tmp_path)), "cluster/prometheus-adapter-values.yaml"}
+    assert left == set(deploy.files(*case("hub"), form))
+    assert run.invoke(command, [*line, "--check"]).exit_code == 0
+    own.write_text("back\n")
+    told = run.invoke(command, [*line, "--check"])
+    assert told.exit_code == 1
+    assert isinstance(told.exception, DriftError)
+    assert "-back\n" in told.exception.diff
+
+
+def test_a_charts_folder_is_its_own() -> None:
+    image = served_of("cuda13.0-vllm-h100")
+    with pytest.raises(UserError, match="the chart's folder would be `cluster/`"):
+        deploy.files(image, wanted(name="cluster"), deploy.Format.HELM)
+    assert deploy.files(image, wanted(name="cluster"), deploy.Format.YAML)
+
+
+def test_every_objects_file_is_known() -> None:
+    named = {stem for name in CASES for stem in deploy.manifests(*case(name))}
+    assert named <= set(STEMS)
+    assert len(named) == len(STEMS) - 1  # a LeaderWorkerSet is of TPUs
 
 
 def test_a_registry_stands_for_the_image() -> None:
