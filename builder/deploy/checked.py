@@ -29,6 +29,7 @@ _HUB = re.compile(r"^(\w[\w.-]*/)?\w[\w.-]*\Z", re.ASCII)
 _FOLDER = re.compile(r"^[\w.-]+(/[\w.-]+)*\Z", re.ASCII)
 _PROFILE = re.compile(r"^([1-7]g\.[0-9]{1,3}gb)(\+me|\.me)?\Z")
 _SECONDS = re.compile(r"^([1-9][0-9]{0,5})([smh])\Z")
+LONGEST = 7 * 24 * 3600  # seconds; of a rollout Kubernetes counts them in 32 bits
 _PER_UNIT = {"s": 1, "m": 60, "h": 3600}
 # A project's id (cloud.google.com/resource-manager/docs) may stand below a domain.
 _PROJECT = re.compile(r"^([a-z0-9][a-z0-9.-]{0,60}:)?[a-z][a-z0-9-]{4,28}[a-z0-9]\Z")
@@ -242,7 +243,10 @@ def device(text: str, option: str = "--device") -> str:
 def seconds(text: str, option: str) -> int:
     """A duration such as 90s, 30m, 2h, in seconds."""
     if found := _SECONDS.match(text):
-        return int(found[1]) * _PER_UNIT[found[2]]
+        made = int(found[1]) * _PER_UNIT[found[2]]
+        if made > LONGEST:
+            raise UserError(f"{option}: {text} is longer than a week")
+        return made
     hint = f"did you mean '{text}s'?" if text.isascii() and text.isdigit() else "as 90s, 30m or 2h"
     raise UserError(f"{option}: {quoted(text)} is no duration", hint=hint)
 

@@ -76,6 +76,12 @@ def block(path: str) -> Lines:
     return Lines((f"{{{{- toYaml .Values.{path} | nindent @ }}}}",))
 
 
+def needed(path: str, says: str) -> Lines:
+    """A collection of the values that must hold something, or Helm ends with what is said."""
+    fails = f'{{{{- if not .Values.{path} }}}}{{{{ fail "{path}: {says}" }}}}{{{{ end }}}}'
+    return Lines((fails, *block(path).lines))
+
+
 def included(name: str) -> Lines:
     """What a named template makes."""
     return Lines((f'{{{{- include "{name}" . | nindent @ }}}}',))
