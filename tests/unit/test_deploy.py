@@ -539,8 +539,37 @@ def test_a_profile_that_some_such_card_has(cell_id: str, profile: str) -> None:
 def test_a_hub_is_fetched_from_a_volume_is_not() -> None:
     assert wanted().startup == FETCHING
     assert wanted(model="pvc://a/b").startup == served.START_PERIOD
-    made = objects("everything")["NetworkPolicy"]["spec"]["egress"]
-    assert [port["port"] for rule in made for port in rule["ports"]] == [53, 53]
+    assert ports(wanted(model="pvc://a/b")) == [53, 53]
+    assert ports(wanted()) == [53, 53, 443]
+
+
+def ports(made: deploy.Values) -> list[int]:
+    """That the server may reach."""
+    policy = deploy.manifests(served_of("cuda13.0-vllm-h100"), made)["networkpolicy"]
+    return [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
+
+
+@pytest.mark.parametrize(
+    ("variable", "port"),
+    [
+        ("HTTPS_PROXY=http://proxy.example.org:3128", 3128),
+        ("https_proxy=proxy:8080", 8080),
+        ("ALL_PROXY=socks5h://[::1]", 1080),
+        ("HF_ENDPOINT=http://mirror.example.org/hub", 80),
+        ("HF_ENDPOINT=https://mirror.example.org", 443),
+        ("HTTPS_PROXY=http://proxy:port", None),
+        ("HTTPS_PROXY=", None),
+        ("NO_PROXY=a:1", None),
+    ],
+)
+def test_a_proxy_may_be_reached(variable: str, port: int | None) -> None:
+    """What the user sends the server to is not forbidden it."""
+    assert ports(wanted(model="pvc://a/b", env=(variable,))) == [53, 53, *([port] if port else [])]
+    assert set(ports(wanted(env=(variable,)))) == {53, 443} | ({port} if port else set())
+
+
+def test_openshifts_names_may_be_asked_for() -> None:
+    assert ports(wanted(any_uid=True)) == [53, 53, 5353, 5353, 443]
 
 
 # The command
