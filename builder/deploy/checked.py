@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from builder.errors import UserError, brief, quoted
 
@@ -39,7 +39,12 @@ _RESOURCE = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9_./-]{0,253}[A-Za-z0-9])?\Z")
 _ACCOUNT = re.compile(r"^[a-z0-9][a-z0-9.-]{0,62}@[a-z0-9][a-z0-9.-]{0,252}[a-z0-9]\Z")
 # The device plugin says which GPUs a container has.
 _OF_THE_PLUGIN = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
-_SECRET = re.compile(r"(^|_)(TOKEN|PASSWORD|SECRET|API_KEY)\Z")
+_SECRET = re.compile(
+    r"(^|_)(TOKEN|PASSWORD|PASSWD|PASSPHRASE|SECRET|(API|ACCESS|PRIVATE|SECRET)_?KEYS?)\Z",
+    re.IGNORECASE,
+)
+_PASSWORD_IN_URL = re.compile(r"://[^/?#@\s]*:[^/?#\s]+@")
+_SECRET_FLAG = re.compile(r"^--?([\w-]+[_-])?(api[_-]?key|hf[_-]token|password)\Z", re.ASCII)
 
 
 def name(text: str, option: str = "--name") -> str:
@@ -151,7 +156,26 @@ def variable(text: str, option: str = "--env", *, instead: str = _BY_REFERENCE) 
             f"{option}: {key} would stand in the open in every copy of the file",
             hint=instead.format(key),
         )
+    if _PASSWORD_IN_URL.search(value):
+        raise UserError(
+            f"{option}: {key} holds a password, which would stand in the open",
+            hint=instead.format(key),
+        )
     return variable_name(key, option), plain(value, option)
+
+
+def no_secrets(arguments: Sequence[str], references: Collection[str], instead: str) -> None:
+    """Raises UserError where a server's key is an argument, and not one of the references to it."""
+    for number, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if not _SECRET_FLAG.match(flag):
+            continue
+        value = value if equals else "".join(arguments[number + 1 : number + 2])
+        if value not in references:
+            raise UserError(
+                f"argument: what {flag} is given would stand in the open in every copy of the file",
+                hint=instead,
+            )
 
 
 def variable_name(key: str, option: str) -> str:

@@ -71,6 +71,11 @@ def stack(
     variables = tuple(checked.variable(text, instead=_SHELLS) for text in env)
     names = tuple(checked.variable_name(text, "--pass-env") for text in passed)
     checked.unique([*(key for key, _ in variables), *names], "--env")
+    checked.no_secrets(
+        arguments,
+        {f"${{{name}}}" for name in names},
+        "--pass-env NAME takes it from the shell or from .env, and '${NAME}' stands for it here",
+    )
     return Stack(
         name=checked.name(served.framework if name is None else name),
         image=checked.image(image),
@@ -123,7 +128,7 @@ def project(served: Served, wanted: Stack) -> Object:
         )
     server: Object = {
         "image": wanted.image,
-        "command": [_literal(argument) for argument in told],
+        "command": [_literal(argument, wanted.passed) for argument in told],
         "environment": environment,
         "ports": [
             {
@@ -172,5 +177,9 @@ def _size(amount: str) -> str:
     return f"{size >> 20}m" if size % (1 << 20) == 0 else f"{size}b"
 
 
-def _literal(value: str) -> str:
-    return value.replace("$", "$$")
+def _literal(value: str, passed: Sequence[str] = ()) -> str:
+    """As Compose leaves it; what is passed it fills in, and ends where that is not set."""
+    made = value.replace("$", "$$")
+    for name in passed:
+        made = made.replace(f"$${{{name}}}", f"${{{name}:?}}")
+    return made

@@ -222,6 +222,7 @@ def values(
     if hf_token is not None:
         checked.unique([*(key for key, _ in from_secrets), "HF_TOKEN"], "--secret-env")
     checked.unique([key for key, _ in (*variables, *from_secrets)], "--env")
+    _no_secrets(arguments, from_secrets, one_pod=tpus is None or tpus.hosts == 1)
     weights = Model.parse(model)
     if not weights.claim:
         fetched(served, weights.name, "pvc://CLAIM/FOLDER")
@@ -324,6 +325,18 @@ def _of_slices(
             f"--cache-per-replica: a replica is {tpus.hosts} pods, and one volume is one node's",
             hint="--cache-claim names one that all of them share",
         )
+
+
+def _no_secrets(
+    arguments: Sequence[str], given: Sequence[tuple[str, Secret]], *, one_pod: bool
+) -> None:
+    """A server's key comes out of a Secret: where the kubelet has the arguments, it fills it in."""
+    hint = "--secret-env NAME=SECRET/KEY takes it from a Secret"
+    if one_pod:
+        references = {f"$({key})" for key, _ in given}
+        checked.no_secrets(arguments, references, f"{hint}, and '$(NAME)' stands for it here")
+    else:  # behind a shell; vLLM is what several hosts serve with, and has a variable
+        checked.no_secrets(arguments, (), hint.replace("NAME", "VLLM_API_KEY"))
 
 
 def _alone(option: str, said: object, needed: str, there: object) -> None:

@@ -248,6 +248,27 @@ def test_the_server_is_told_what_the_user_wrote(text: str) -> None:
     assert expanded(container["env"][-1]["value"], {"HOME": "/", "A": "b"}) == text
 
 
+def test_a_servers_key_is_a_reference() -> None:
+    """SGLang takes its key as an argument alone: the kubelet puts it there."""
+    image = served_of("cuda12.8-sglang")
+    made = wanted(
+        "cuda12.8-sglang",
+        arguments=("--api-key", "$(KEY)", "--x", "$(HOME)$$(KEY)"),
+        secret_env=("KEY=a/b",),
+    )
+    told = workload.workload(image, made)["spec"]["template"]["spec"]["containers"][0]["args"]
+    known = {"KEY": "secret", "HOME": "/"}
+    assert [expanded(text, known) for text in told[-3:]] == ["secret", "--x", "$(HOME)$secret"]
+    assert "secret" not in str(told)
+
+
+@pytest.mark.parametrize(
+    "variable", ["TOKENIZERS_PARALLELISM=0", "MAX_TOKENS=1", "AWS_ACCESS_KEY_ID=x", "A=a://b/c:d@e"]
+)
+def test_what_is_no_secret_may_stand_in_the_open(variable: str) -> None:
+    assert wanted(env=(variable,)).env
+
+
 def test_a_variable_comes_once() -> None:
     """Of a list that is merged by names a server-side apply takes no second."""
     made = wanted(
@@ -443,6 +464,12 @@ def test_the_operators_values() -> None:
         ({"hugepages": "1Gi=1500Mi"}, "no multiple of 1Gi"),
         ({"env": ("CUDA_VISIBLE_DEVICES=0",)}, "is for who hands out GPUs to set"),
         ({"env": ("HF_TOKEN=hf_x",)}, "--secret-env HF_TOKEN=SECRET/KEY takes it from a Secret"),
+        ({"env": ("hf_token=hf_x",)}, "--secret-env hf_token=SECRET/KEY"),
+        ({"env": ("AWS_SECRET_ACCESS_KEY=x",)}, "would stand in the open"),
+        ({"env": ("HTTPS_PROXY=http://me:pass@proxy:3128",)}, "HTTPS_PROXY holds a password"),
+        ({"arguments": ("--api-key", "x")}, "'$(NAME)' stands for it here"),
+        ({"arguments": ("--api-key=x",)}, "what --api-key is given would stand in the open"),
+        ({"arguments": ("--admin-api-key", "$(A)")}, "would stand in the open"),
         ({"env": ("A",)}, "as NAME=VALUE"),
         ({"env": ("A=1", "A=2")}, "A is given twice"),
         ({"env": ("A=\x00",)}, "which YAML cannot carry"),

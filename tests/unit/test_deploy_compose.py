@@ -82,6 +82,14 @@ def test_the_server_is_told_what_the_user_wrote(argument: str, value: str) -> No
     assert interpolated(server["environment"]["A"]) == value
 
 
+def test_a_servers_key_is_compose_to_fill_in() -> None:
+    image = served("cuda12.8-sglang")
+    told = ("--api-key", "${KEY}", "--x", "${HOME}")
+    wanted = deploy.stack(image, image=IMAGE, model="a/b", arguments=told, passed=("KEY",))
+    server = yaml.safe_load(deploy.compose(image, wanted))["services"]["server"]
+    assert server["command"][-3:] == ["${KEY:?}", "--x", "$${HOME}"]
+
+
 def test_what_a_start_writes_is_a_volume_of_the_images_owner() -> None:
     """A named volume takes over owner and contents of the folder that it is mounted at."""
     for name in CASES:
@@ -100,6 +108,8 @@ def test_what_a_start_writes_is_a_volume_of_the_images_owner() -> None:
         ({"model": "/a/../b"}, "no folder that can be mounted"),
         ({"model": "pvc://a/b"}, "names no model"),
         ({"env": ("HF_TOKEN=x",)}, "--pass-env HF_TOKEN takes it from the shell or from .env"),
+        ({"arguments": ("--api-key", "x")}, "'${NAME}' stands for it here"),
+        ({"env": ("HTTPS_PROXY=http://me:pass@proxy:3128",)}, "--pass-env HTTPS_PROXY takes it"),
         ({"passed": ("A",), "env": ("A=1",)}, "A is given twice"),
         ({"passed": ("CUDA_VISIBLE_DEVICES",)}, "is for who hands out GPUs to set"),
         ({"devices": ("0", "1"), "gpus": 3}, "--gpus 3 with 2 times --device"),
