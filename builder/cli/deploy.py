@@ -54,9 +54,7 @@ def command() -> None:
 @click.option(
     "--autoscale", metavar="MIN:MAX", help="Replicas by the server's load, in place of --replicas."
 )
-@click.option(
-    "--target", type=int, default=5, show_default=True, help="Load of a replica to scale by."
-)
+@click.option("--target", type=int, metavar="N", help="Load of a replica to scale by. Default: 5.")
 @deploy_options.GPUS
 @deploy_options.MIG
 @deploy_options.GPU_PRODUCTS

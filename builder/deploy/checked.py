@@ -10,12 +10,11 @@ from builder.errors import UserError, brief, quoted
 # k8s.io/apimachinery/pkg/util/validation; a Service's name must begin with a letter (DNS-1035).
 _LABEL = re.compile(r"^[a-z]([a-z0-9-]*[a-z0-9])?\Z")
 _NAMESPACE = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
-_SUBDOMAIN = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z")
-_KEY_OF_SECRET = re.compile(r"^[A-Za-z0-9._-]{1,253}\Z")
+_DOMAIN = r"(?=.{1,253}(?:/|\Z))[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
+_SUBDOMAIN = re.compile(rf"^{_DOMAIN}\Z")
+_KEY_OF_SECRET = re.compile(r"^(?!\.\Z|\.\.)[A-Za-z0-9._-]{1,253}\Z")
 _LABEL_VALUE = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
-_LABEL_KEY = re.compile(
-    r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z"
-)
+_LABEL_KEY = re.compile(rf"^({_DOMAIN}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{{0,61}}[A-Za-z0-9])?\Z")
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
 # A StatefulSet's pods have the name with a hash of ten characters as a label, of 63 at most.
 LONGEST_NAME = 52
@@ -68,7 +67,7 @@ def namespace(text: str, option: str = "--namespace") -> str:
 
 def object_name(text: str, option: str) -> str:
     """The name of a Secret, a claim, a class: a DNS subdomain."""
-    if _SUBDOMAIN.match(text) and ".." not in text:
+    if _SUBDOMAIN.match(text):
         return text
     return _refuse(text, option, "no name of an object", _like_a_label(text))
 
@@ -76,7 +75,7 @@ def object_name(text: str, option: str) -> str:
 def hostname(text: str, option: str) -> str:
     """A host's name, whose first part may be `*`."""
     rest = text.removeprefix("*.")
-    if _SUBDOMAIN.match(rest) and ".." not in rest and "." in rest:
+    if _SUBDOMAIN.match(rest) and "." in rest and not rest.rpartition(".")[2].isdecimal():
         return text
     return _refuse(text, option, "no host's name", rest.lower() if rest.isascii() else "")
 
@@ -112,12 +111,12 @@ def image(text: str, option: str = "--image") -> str:
     return text
 
 
-def hub_model(text: str, option: str = "--model") -> str:
-    """A model's name on a hub, as `org/name`."""
+def hub_model(text: str, option: str = "--model", *, elsewhere: str = "pvc://CLAIM/FOLDER") -> str:
+    """A model's name on a hub, as `org/name`; `elsewhere` is how one that is on a disk is named."""
     fits = _HUB.match(text) and len(text) <= 96 and ".." not in text and "--" not in text
     if fits and not text.endswith((".git", ".", "-")):
         return text
-    hint = "as org/name, or pvc://CLAIM/FOLDER for a volume"
+    hint = f"as org/name, or {elsewhere}"
     if (address := re.match(r"^(?:https?|hf)://(?:[^/]+/)?(\w[\w.-]*/\w[\w.-]*)", text)) and (
         text.startswith("hf:") or "huggingface.co/" in text
     ):
@@ -125,7 +124,7 @@ def hub_model(text: str, option: str = "--model") -> str:
     elif text.startswith("/"):
         hint = f"a folder is in a volume: pvc://CLAIM{brief(text)}"
     elif "://" in text:
-        hint = "known are names on the hub and pvc://CLAIM/FOLDER"
+        hint = f"known are names on the hub and {elsewhere}"
     raise UserError(f"{option}: {quoted(text)} names no model", hint=hint)
 
 

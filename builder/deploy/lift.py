@@ -10,7 +10,7 @@ from builder.deploy import rows, template
 from builder.deploy.manifests import Object, manifests
 from builder.deploy.served import Served
 from builder.deploy.template import Lines, Raw, When
-from builder.deploy.values import PULL, Gateway, Hugepages, Scaling, Secret, Values
+from builder.deploy.values import PULL, TARGET, Gateway, Hugepages, Scaling, Secret, Values
 from builder.deploy.workload import AFTER_DRAIN, STARTUP_PERIOD, arguments
 from builder.facts import Accelerator
 
@@ -45,7 +45,7 @@ class Lift:
         self.rows: list[rows.Row] = []
         self.conditions: dict[str, str] = {}
         self.objects = copy.deepcopy(manifests(served, _with_everything(served, values)))
-        scaling = values.scaling or Scaling(least=1, most=4, target=5)
+        scaling = values.scaling or Scaling(least=1, most=4, target=TARGET)
         if served.metrics:
             scaled = manifests(served, dataclasses.replace(values, scaling=scaling))
             autoscaler = "horizontalpodautoscaler"

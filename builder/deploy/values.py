@@ -19,6 +19,10 @@ _T = TypeVar("_T")
 MODELS = "/models"  # where a volume of models is mounted
 _LONGEST_OF_POOLS = 36  # characters; of a node pool's 40, beside a number
 PULL = 600  # seconds that a rollout waits for an image, beside the start itself
+TARGET = 5  # requests that wait at a replica, by which it is scaled where nothing else is said
+_LARGEST = 1_000_000
+_MOST_GPUS = 64  # of one host; more are several hosts', which Ray joins
+_MOST_HOSTNAMES = 16  # of an HTTPRoute
 # Three times what an image allows itself: a first start also fetches the weights.
 FETCHING = 3 * START_PERIOD
 
@@ -181,7 +185,7 @@ def values(
     startup: str | None = None,
     drain: str = "30s",
     autoscale: str | None = None,
-    target: int = 5,
+    target: int | None = None,
     network_policy: bool = True,
     allow_from: Sequence[str] = (),
     monitor: bool = False,
@@ -204,17 +208,15 @@ def values(
     made_memory = given(memory, quantity.memory, "--memory")
     if made_memory is None and tpus is None:
         made_memory = f"{16 * (1 + number)}Gi"
-    if made_memory and quantity.in_bytes(made_shm) >= quantity.in_bytes(made_memory):
-        raise UserError(
-            f"--shm: {made_shm} of {made_memory} of memory",
-            hint="what is written to /dev/shm counts as the pod's memory; raise --memory",
-        )
+    shm_fits(made_shm, made_memory)
     if cache_claim is not None and cache_per_replica:
         raise UserError(
             "--cache-claim with --cache-per-replica", hint="one volume for all, or one for each"
         )
     _alone("--storage-class", storage_class, "--cache-per-replica", cache_per_replica)
     _alone("--gpu-product", gpu_products, "--gpu-labels", gpu_labels)
+    _alone("--target", target is not None, "--autoscale", autoscale is not None)
+    _alone("--allow-from", allow_from, "--network-policy", network_policy)
     _alone("--hostname", hostnames, "--gateway", gateway)
     _alone("--monitor-label", monitor_labels, "--monitor", monitor)
     variables = tuple(checked.variable(text) for text in env)
@@ -292,6 +294,10 @@ def gpus_of(served: Served, gpus: int | None, mig: str | None, products: Sequenc
     number = 1 if gpus is None else gpus
     if number < 1:
         raise UserError(f"--gpus: {served.cell_id} needs a GPU", hint="1 or more")
+    if number > _MOST_GPUS:
+        raise UserError(
+            f"--gpus: no host has {number}", hint="imgbuild deploy ray and kuberay join several"
+        )
     if mig is not None and number > 1:
         raise UserError(
             f"--mig with --gpus {number}: NCCL does not talk between MIG instances",
@@ -380,6 +386,15 @@ def shm_of(served: Served, ranks: int) -> str:
     return quantity.text_of(max(served.shm_mib, ranks * SHM_PER_RANK) << 20)
 
 
+def shm_fits(shm: str, memory: str | None) -> None:
+    """Raises UserError where /dev/shm alone is all of a container's memory."""
+    if memory and quantity.in_bytes(shm) >= quantity.in_bytes(memory):
+        raise UserError(
+            f"--shm: {shm} of {memory} of memory",
+            hint="what is written to /dev/shm counts as the container's memory; raise --memory",
+        )
+
+
 def _count(number: int, option: str) -> int:
     if not 0 <= number <= 10_000:
         raise UserError(f"{option}: {number} is no number of replicas", hint="0 to 10000")
@@ -418,7 +433,9 @@ def _surge(wanted: bool, *, stateful: bool) -> bool:
     return wanted
 
 
-def _scaling(served: Served, text: str | None, target: int, replicas: int | None) -> Scaling | None:
+def _scaling(
+    served: Served, text: str | None, target: int | None, replicas: int | None
+) -> Scaling | None:
     if text is None:
         return None
     if replicas is not None:
@@ -433,9 +450,10 @@ def _scaling(served: Served, text: str | None, target: int, replicas: int | None
         raise UserError(
             f"--autoscale: {text!r} is no range", hint="MIN:MAX as 1:4; no cluster scales to 0 so"
         )
-    if target < 1:
-        raise UserError(f"--target: {target} is no load", hint="1 or more")
-    return Scaling(least=least, most=_count(most, "--autoscale"), target=target)
+    load = TARGET if target is None else target
+    if not 1 <= load <= _LARGEST:
+        raise UserError(f"--target: {load} is no load", hint=f"1 to {_LARGEST}")
+    return Scaling(least=least, most=_count(most, "--autoscale"), target=load)
 
 
 def _needs_metrics(served: Served, option: str, *, wanted: bool) -> None:
@@ -454,6 +472,9 @@ def _labels(texts: Sequence[str], option: str, *ours: str) -> tuple[tuple[str, s
 
 
 def _gateway(text: str, hostnames: Sequence[str]) -> Gateway:
+    checked.unique(hostnames, "--hostname")
+    if len(hostnames) > _MOST_HOSTNAMES:
+        raise UserError(f"--hostname: an HTTPRoute has no more than {_MOST_HOSTNAMES}")
     where, slash, named = text.partition("/")
     return Gateway(
         name=checked.object_name(named if slash else where, "--gateway"),

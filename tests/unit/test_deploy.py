@@ -480,6 +480,20 @@ def test_the_operators_values() -> None:
         ({"storage_class": "a"}, "--storage-class without --cache-per-replica"),
         ({"autoscale": "0:4"}, "MIN:MAX as 1:4"),
         ({"autoscale": "1:4", "replicas": 2}, "the autoscaler says how many there are"),
+        ({"autoscale": "1:4", "target": 0}, "--target: 0 is no load"),
+        ({"target": 7}, "--target without --autoscale says nothing"),
+        ({"allow_from": ("a",), "network_policy": False}, "--allow-from without --network-policy"),
+        ({"startup": "999999h"}, "--startup: 999999h is longer than a week"),
+        ({"drain": "169h"}, "--drain: 169h is longer than a week"),
+        ({"memory": "8192Pi"}, "--memory: 8192Pi is more than there can be"),
+        ({"gpus": 65}, "--gpus: no host has 65"),
+        ({"gateway": "g", "hostnames": ("a.b", "a.b")}, "--hostname: a.b is given twice"),
+        ({"gateway": "g", "hostnames": tuple(f"a{n}.b" for n in range(17))}, "no more than 16"),
+        ({"gateway": "g", "hostnames": ("10.0.0.1",)}, "'10.0.0.1' is no host's name"),
+        ({"hf_token": "a.-b"}, "'a.-b' is no name of an object"),
+        ({"hf_token": "a-.b"}, "'a-.b' is no name of an object"),
+        ({"hf_token": "a/.."}, "names no key of a Secret"),
+        ({"node_labels": ("a..b/c=d",)}, "is no label"),
         ({"startup": "45"}, "did you mean '45s'?"),
         ({"gateway": "a/b/c"}, "--gateway"),
         ({"hostnames": ("x.example.org",)}, "--hostname without --gateway"),
@@ -666,6 +680,9 @@ def test_a_registry_stands_for_the_image() -> None:
     run = CliRunner()
     told = run.invoke(command, [*line, "--registry", "r.example.org:5000/llm"])
     assert "image: r.example.org:5000/llm/vllm:0.32.0-cpu\n" in told.output
+    told = run.invoke(command, [*line, "--registry", "r.example.org/llm/"])
+    assert "image: r.example.org/llm/vllm:0.32.0-cpu\n" in told.output
+    assert "is no registry" in str(run.invoke(command, [*line, "--registry", ""]).exception)
     assert isinstance(run.invoke(command, line).exception, UserError)
     assert isinstance(
         run.invoke(command, [*line, "--image", "a:1", "--format", "helm"]).exception, UserError
