@@ -118,6 +118,8 @@ def k8s(
     cell = matrix.cell(loaded, cell_id)
     served = deploy.of(cell)
     values = deploy.values(served, image=deploy_options.reference(cell, image, registry), **wishes)
+    for note in deploy.notes(values):
+        options.say(f"imgbuild: {note}")
     wanted = deploy.Format(form)
     if output is None:
         if wanted is not deploy.Format.YAML or check:

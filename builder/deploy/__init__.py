@@ -6,6 +6,7 @@ and `files` writes them as YAML, as a kustomize base or as a Helm chart. For one
 Kubernetes, `kuberay(...)` and `kuberay_stream`; for TPUs `builder.deploy.tpu`.
 """
 
+from builder.deploy.access import notes
 from builder.deploy.compose import Stack, stack
 from builder.deploy.compose import text as compose
 from builder.deploy.formats import Format, files, left_over, stream
@@ -37,6 +38,7 @@ __all__ = [
     "kuberay_stream",
     "left_over",
     "manifests",
+    "notes",
     "of",
     "of_tpu",
     "ray_commands",

@@ -44,7 +44,9 @@ def files(served: Served, values: Values, form: Format) -> dict[str, str]:
             made = {f"base/{name}": text for name, text in kustomize(served, values).items()}
         case Format.HELM:
             made = {f"{values.name}/{name}": text for name, text in chart(served, values).items()}
-    return {**made, **_of_cluster(served, values)}
+    # A chart may have its autoscaler turned on when it is installed.
+    scaled = form is Format.HELM or values.scaling is not None
+    return {**made, **_of_cluster(served, values, scaled=scaled)}
 
 
 def left_over(values: Values, form: Format, made: Iterable[str]) -> list[str]:
@@ -76,14 +78,15 @@ def kustomize(served: Served, values: Values) -> dict[str, str]:
     return {"kustomization.yaml": named, **made}
 
 
-def _of_cluster(served: Served, values: Values) -> dict[str, str]:
+def _of_cluster(served: Served, values: Values, *, scaled: bool) -> dict[str, str]:
     made = {
         f"{CLUSTER}/kubelet.yaml": yamltext.text(
             cluster.kubelet(),
             says=[
                 "Of the nodes that serve: merge it into their kubelet's configuration. A changed",
                 "CPU manager policy needs the node drained, /var/lib/kubelet/cpu_manager_state",
-                "removed and the kubelet restarted. Reserve CPUs for your system's daemons.",
+                "removed and the kubelet restarted. Reserve CPUs for your system's daemons, both",
+                "threads of each core (`lscpu -e`): the other of one that is reserved is nobody's.",
             ],
         )
     }
@@ -95,9 +98,15 @@ def _of_cluster(served: Served, values: Values) -> dict[str, str]:
                 "driver.version is older, name one. Nodes that bring theirs: driver.enabled=false.",
             ]
         if served.last_driver:
-            says.append(f"Drivers after R{served.last_driver} do not know {served.gpu_title}.")
+            says += [
+                f"Drivers after R{served.last_driver} do not know {served.gpu_title}, and the",
+                "chart's own may be one: name a driver of that branch as driver.version.",
+            ]
         made[f"{CLUSTER}/gpu-operator-values.yaml"] = yamltext.text(operator, says=says)
-    if values.scaling and (adapter := cluster.adapter(served)):
-        says = ["Values of the prometheus-adapter chart: the autoscaler's gauge, by pod."]
+    if scaled and (adapter := cluster.adapter(served)):
+        says = [
+            "Values of the prometheus-adapter chart: the autoscaler's gauge, by pod. Where your",
+            "Prometheus is, prometheus.url says.",
+        ]
         made[f"{CLUSTER}/prometheus-adapter-values.yaml"] = yamltext.text(adapter, says=says)
     return made

@@ -308,9 +308,14 @@ class Lift:
         own = manifests(self._served, dataclasses.replace(self._values, network_policy=True))[stem][
             "spec"
         ]
-        says = "Peers, as of a NetworkPolicy: here pods of the same namespace, and those named."
+        says = "Peers, as of a NetworkPolicy: pods of its namespace, and those named. Empty: all."
         self._row(f"{group}.from", own["ingress"][0]["from"], says, rows.LIST)
-        self._row(f"{group}.egress", own["egress"], "Rules, as of a NetworkPolicy.", rows.LIST)
+        self._row(
+            f"{group}.egress",
+            own["egress"],
+            "Rules, as of a NetworkPolicy. Empty: none.",
+            rows.LIST,
+        )
         made["ingress"][0]["from"] = template.block(f"{group}.from")
         made["egress"] = template.block(f"{group}.egress")
 

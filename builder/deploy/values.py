@@ -296,7 +296,7 @@ def gpus_of(served: Served, gpus: int | None, mig: str | None, products: Sequenc
         raise UserError(f"--gpus: {served.cell_id} needs a GPU", hint="1 or more")
     if number > _MOST_GPUS:
         raise UserError(
-            f"--gpus: no host has {number}", hint="imgbuild deploy ray and kuberay join several"
+            f"--gpus: no host has {number}", hint="`imgbuild deploy ray` and `kuberay` join several"
         )
     if mig is not None and number > 1:
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.unit.deployed import served as served_of
 from tests.unit.support import ROOT
 
 GOLDEN = ROOT / "tests/golden/deploy"
+CHARTS = json.loads((ROOT / "tests/fixtures/deploy/charts.json").read_text())
 KUBELET = json.loads((ROOT / "tests/fixtures/deploy/kubelet.json").read_text())["fields"]
 
 
@@ -424,8 +426,57 @@ def test_the_operators_values() -> None:
     assert cluster.gpu_operator(*case("cpu")) is None
     files = deploy.files(*case("v100"), deploy.Format.YAML)
     assert (
-        "Drivers after R580 do not know NVIDIA V100." in files["cluster/gpu-operator-values.yaml"]
+        "Drivers after R580 do not know NVIDIA V100," in files["cluster/gpu-operator-values.yaml"]
     )
+
+
+def test_values_are_of_the_charts_that_take_them() -> None:
+    """A key that a chart does not know is passed over in silence."""
+    for name in ("hub", "mig", "v100"):
+        made = cluster.gpu_operator(*case(name))
+        assert made
+        assert list(unknown(made, CHARTS["gpu-operator"]["values"])) == []
+    adapter = cluster.adapter(case("everything")[0])
+    assert adapter
+    assert list(unknown(adapter, CHARTS["prometheus-adapter"]["values"])) == []
+    assert list(unknown({"mig": {"startegy": "mixed"}}, CHARTS["gpu-operator"]["values"]))
+
+
+def unknown(values: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
+    """Keys of values that are none of the chart's, or of another type."""
+    types = {bool: "boolean", str: "string", list: "array", dict: "object"}
+    for group, inner in values.items():
+        for key, value in inner.items():
+            if known.get(group, {}).get(key) != types[type(value)]:
+                yield f"{group}.{key}"
+
+
+def test_the_charts_own_driver_may_be_too_new_for_a_gpu() -> None:
+    """V100's last branch is older than what the chart installs: the file says so."""
+    image, _ = case("v100")
+    assert image.last_driver
+    assert version_key(CHARTS["gpu-operator"]["default_driver"])[0] > int(image.last_driver)
+    files = deploy.files(*case("v100"), deploy.Format.YAML)
+    assert "of that branch as driver.version" in files["cluster/gpu-operator-values.yaml"]
+
+
+def test_a_chart_has_what_its_autoscaler_needs() -> None:
+    """It may be turned on when the chart is installed."""
+    path = "cluster/prometheus-adapter-values.yaml"
+    assert path in deploy.files(*case("hub"), deploy.Format.HELM)
+    assert path not in deploy.files(*case("hub"), deploy.Format.YAML)
+    assert path not in deploy.files(*case("tensorrt-llm"), deploy.Format.HELM)
+
+
+def test_a_prometheus_that_may_not_ask_is_told_of() -> None:
+    assert deploy.notes(wanted(monitor=True))
+    assert deploy.notes(wanted(autoscale="1:2"))
+    for wishes in ({}, {"allow_from": ("m",)}, {"network_policy": False}):
+        assert deploy.notes(wanted(monitor=bool(wishes), **wishes)) == []
+    line = ["k8s", "cuda13.0-vllm-h100", "-f", str(ROOT / "matrix.yaml"), "--model", "org/model"]
+    told = CliRunner().invoke(command, [*line, "--image", IMAGE, "--monitor"])
+    assert "--allow-from names its own" in told.stderr
+    assert told.stdout == deploy.stream(served_of("cuda13.0-vllm-h100"), wanted(monitor=True))
 
 
 # Mistakes
@@ -648,12 +699,12 @@ def test_what_is_asked_for_no_more_goes(form: deploy.Format, tmp_path: Path) -> 
     mine = own.parent / "mine.yaml"
     mine.write_text("a user's own\n")
     assert run.invoke(command, [*line, "--check"]).exit_code == 1
-    told = run.invoke(command, line).output
-    assert f"{own} is removed" in told
+    assert f"{own} is removed" in run.invoke(command, line).output
     left = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.*")}
     assert mine.read_text() == "a user's own\n"
     left -= {str(mine.relative_to(tmp_path)), "cluster/prometheus-adapter-values.yaml"}
-    assert left == set(deploy.files(*case("hub"), form))
+    files = set(deploy.files(*case("hub"), form))
+    assert left == files - {"cluster/prometheus-adapter-values.yaml"}
     assert run.invoke(command, [*line, "--check"]).exit_code == 0
     own.write_text("back\n")
     told = run.invoke(command, [*line, "--check"])
