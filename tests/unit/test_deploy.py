@@ -602,7 +602,13 @@ def test_profiles_with_media_engines_are_spelt_as_the_plugin_does() -> None:
 @pytest.mark.parametrize(
     ("cell_id", "profile", "told"),
     [
-        ("cuda13.0-vllm-h100", "1g.5gb", "NVIDIA H100 has no profile '1g.5gb'; did you mean"),
+        (
+            "cuda13.0-vllm-h100",
+            "1g.5gb",
+            "NVIDIA H100 has no profile '1g.5gb'; did you mean '1g.10gb'?",
+        ),
+        ("cuda13.0-vllm-h100", "1g.5gb+me", "did you mean '1g.10gb.me'?"),
+        ("cuda13.0-vllm-a100", "7g.141gb", "did you mean '7g.80gb'?"),
         ("cuda13.0-vllm-h100", "1g.35gb", "NVIDIA H100 has no profile '1g.35gb'"),
         ("cuda13.0-vllm", "3g.10gb", "of the GPUs that cuda13.0-vllm runs on none has a profile"),
         ("cuda12.4-vllm-v100", "1g.10gb", "NVIDIA V100 is not divided by MIG; these are: a100"),
