@@ -6,8 +6,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from builder.deploy import workload
+from builder.deploy.gateway import Gateway
 from builder.deploy.served import Served
-from builder.deploy.values import Gateway, Values
+from builder.deploy.values import Values
 
 Object = dict[str, Any]
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeVar
 
 from builder.errors import UserError, brief, quoted
+
+_T = TypeVar("_T")
 
 # k8s.io/apimachinery/pkg/util/validation; a Service's name must begin with a letter (DNS-1035).
 _LABEL = re.compile(r"^[a-z]([a-z0-9-]*[a-z0-9])?\Z")
@@ -282,6 +285,18 @@ def cpus(text: str, option: str = "--cpus") -> int:
     if found := re.match(r"^([0-9]+)000m\Z", text):
         hint = f"did you mean '{found[1]}'?"
     raise UserError(f"{option}: {quoted(text)} is no number of CPUs", hint=hint)
+
+
+def replicas(number: int, option: str = "--replicas") -> int:
+    """How many; none is a deployment that is switched off."""
+    if not 0 <= number <= 10_000:
+        raise UserError(f"{option}: {number} is no number of replicas", hint="0 to 10000")
+    return number
+
+
+def given(text: str | None, check: Callable[[str, str], _T], option: str) -> _T | None:
+    """What an option is checked to be; None where it was not given. An empty text was."""
+    return None if text is None else check(text, option)
 
 
 def unique(names: Iterable[str], option: str) -> None:

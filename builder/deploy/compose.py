@@ -10,8 +10,9 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from builder.deploy import checked, quantity, yamltext
+from builder.deploy.checked import given
 from builder.deploy.served import START_PERIOD, Served
-from builder.deploy.values import FETCHING, fetched, further, given, gpus_of, shm_fits, shm_of
+from builder.deploy.server import FETCHING, fetched, further, gpus_of, shm_fits, shm_of
 from builder.deploy.workload import arguments_of
 from builder.errors import UserError, quoted
 

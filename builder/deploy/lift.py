@@ -7,10 +7,14 @@ import dataclasses
 from typing import Any
 
 from builder.deploy import rows, template
+from builder.deploy.gateway import Gateway
 from builder.deploy.manifests import Object, manifests
+from builder.deploy.scaling import TARGET, Scaling
+from builder.deploy.secret import Secret
 from builder.deploy.served import Served
+from builder.deploy.storage import Hugepages
 from builder.deploy.template import Lines, Raw, When
-from builder.deploy.values import PULL, TARGET, Gateway, Hugepages, Scaling, Secret, Values
+from builder.deploy.values import PULL, Values
 from builder.deploy.workload import AFTER_DRAIN, STARTUP_PERIOD, arguments
 from builder.facts import Accelerator
 

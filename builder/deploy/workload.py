@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from builder.deploy import placement
+from builder.deploy.secret import Secret
 from builder.deploy.served import INTERVAL, RETRIES, TIMEOUT, Served
+from builder.deploy.storage import MODELS
 from builder.deploy.tpu import hosts
-from builder.deploy.values import MODELS, PULL, Secret, Values
+from builder.deploy.values import PULL, Values
 
 Object = dict[str, Any]
 

@@ -19,7 +19,7 @@ from builder import deploy
 from builder.cli.deploy import command
 from builder.deploy import cluster, placement, served, workload
 from builder.deploy.manifests import STEMS
-from builder.deploy.values import FETCHING
+from builder.deploy.server import FETCHING
 from builder.errors import DriftError, UserError
 from builder.facts import version_key
 from builder.matrix import cell, select
