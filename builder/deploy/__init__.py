@@ -6,11 +6,11 @@ and `files` writes them as YAML, as a kustomize base or as a Helm chart. For one
 Kubernetes, `kuberay(...)` and `kuberay_stream`; for TPUs `builder.deploy.tpu`.
 """
 
-from builder.deploy.access import notes
 from builder.deploy.compose import Stack, stack
 from builder.deploy.compose import text as compose
 from builder.deploy.formats import Format, files, left_over, stream
 from builder.deploy.manifests import manifests
+from builder.deploy.notes import notes
 from builder.deploy.rayhosts import Engine, Hosts, hosts
 from builder.deploy.rayscript import data as ray_commands
 from builder.deploy.rayscript import script as ray_script

@@ -70,14 +70,6 @@ def policy(served: Served, values: Values) -> Object:
     }
 
 
-def notes(values: Values) -> list[str]:
-    """What a user may have forgotten, a line each."""
-    if not (values.monitor or values.scaling) or not values.network_policy or values.allow_from:
-        return []
-    lets = "the NetworkPolicy lets Prometheus read metrics from the same namespace alone"
-    return [f"{lets}; --allow-from names its own"]
-
-
 def _egress(values: Values) -> list[Object]:
     """Names, a hub over TLS where the weights come from one, and what the user's variables name."""
     # OpenShift's name servers listen at 5353 behind their Service, and policies see that port (so

@@ -169,6 +169,7 @@ def values(
     if hf_token is not None:
         checked.unique([*(key for key, _ in from_secrets), "HF_TOKEN"], "--secret-env")
     checked.unique([key for key, _ in (*variables, *from_secrets)], "--env")
+    checked.unique(pull_secrets, "--pull-secret")
     secret.none_in(arguments, from_secrets, one_pod=tpus is None or tpus.hosts == 1)
     weights = Model.parse(model)
     if not weights.claim:

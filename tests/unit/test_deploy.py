@@ -468,11 +468,25 @@ def test_a_chart_has_what_its_autoscaler_needs() -> None:
     assert path not in deploy.files(*case("tensorrt-llm"), deploy.Format.HELM)
 
 
-def test_a_prometheus_that_may_not_ask_is_told_of() -> None:
-    assert deploy.notes(wanted(monitor=True))
-    assert deploy.notes(wanted(autoscale="1:2"))
-    for wishes in ({}, {"allow_from": ("m",)}, {"network_policy": False}):
-        assert deploy.notes(wanted(monitor=bool(wishes), **wishes)) == []
+@pytest.mark.parametrize(
+    ("wishes", "told"),
+    [
+        ({}, []),
+        ({"monitor": True}, ["--allow-from names its own"]),
+        ({"autoscale": "1:2"}, ["--monitor makes a ServiceMonitor", "--allow-from names its own"]),
+        ({"autoscale": "1:2", "monitor": True, "allow_from": ("m",)}, []),
+        ({"monitor": True, "network_policy": False}, []),
+        ({"cpus": "7"}, ["7 CPUs are no whole cores"]),
+        ({"cpus": "8"}, []),
+    ],
+)
+def test_what_may_be_overlooked_is_said(wishes: dict[str, Any], told: list[str]) -> None:
+    notes = deploy.notes(wanted(**wishes))
+    assert len(notes) == len(told)
+    assert all(words in note for words, note in zip(told, notes, strict=True))
+
+
+def test_notes_stay_out_of_the_stream() -> None:
     line = ["k8s", "cuda13.0-vllm-h100", "-f", str(ROOT / "matrix.yaml"), "--model", "org/model"]
     told = CliRunner().invoke(command, [*line, "--image", IMAGE, "--monitor"])
     assert "--allow-from names its own" in told.stderr
@@ -526,6 +540,7 @@ def test_a_prometheus_that_may_not_ask_is_told_of() -> None:
         ({"env": ("A=\x00",)}, "which YAML cannot carry"),
         ({"arguments": ("--x", "\ud800")}, "which YAML cannot carry"),
         ({"secret_env": ("A=x",)}, "as SECRET/KEY"),
+        ({"pull_secrets": ("a", "a")}, "--pull-secret: a is given twice"),
         ({"hf_token": "x", "secret_env": ("HF_TOKEN=x/y",)}, "HF_TOKEN is given twice"),
         ({"cache_claim": "a", "cache_per_replica": True}, "one volume for all, or one for each"),
         ({"storage_class": "a"}, "--storage-class without --cache-per-replica"),
