@@ -299,8 +299,12 @@ class Lift:
         self._row(f"{group}.maxReplicas", scaling.most, "At most.", rows.NUMBER)
         says = "Of the gauge, a replica."
         self._row(f"{group}.target", scaling.target, says, rows.NUMBER)
-        for key in ("minReplicas", "maxReplicas"):
-            made[key] = template.whole(f".Values.{group}.{key}")
+        least, most = f".Values.{group}.minReplicas", f".Values.{group}.maxReplicas"
+        made["minReplicas"] = template.whole(least)
+        fails = template.fail_if(
+            f"lt (int {most}) (int {least})", f"{group}.maxReplicas is less than minReplicas"
+        )
+        made["maxReplicas"] = Raw(f"{template.whole(most)}{fails}")
         target = made["metrics"][0]["pods"]["target"]
         target["averageValue"] = template.text(f"{group}.target")
 

@@ -76,10 +76,14 @@ def block(path: str) -> Lines:
     return Lines((f"{{{{- toYaml .Values.{path} | nindent @ }}}}",))
 
 
+def fail_if(condition: str, says: str) -> str:
+    """Nothing, or Helm ends with what is said."""
+    return f'{{{{- if {condition} }}}}{{{{ fail "{says}" }}}}{{{{ end }}}}'
+
+
 def needed(path: str, says: str) -> Lines:
-    """A collection of the values that must hold something, or Helm ends with what is said."""
-    fails = f'{{{{- if not .Values.{path} }}}}{{{{ fail "{path}: {says}" }}}}{{{{ end }}}}'
-    return Lines((fails, *block(path).lines))
+    """A collection of the values that must hold something."""
+    return Lines((fail_if(f"not .Values.{path}", f"{path}: {says}"), *block(path).lines))
 
 
 def included(name: str) -> Lines:

@@ -298,6 +298,10 @@ NONE: list[tuple[dict[str, Any], str]] = [
     ({"httpRoute": {"hostnames": [1]}}, "hostnames"),
     ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs: name a Gateway"),
     ({"startupSeconds": 10**9}, "startupSeconds"),
+    (
+        {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 4}},
+        "maxReplicas is less than minReplicas",
+    ),
     ({"fullnameOverride": "My_Name"}, "set fullnameOverride"),
     ({"fullnameOverride": "a.b"}, "set fullnameOverride"),
 ]
