@@ -127,9 +127,8 @@ def k8s(
             raise UserError(f"{what} needs a folder", hint="name one with --output")
         click.echo(deploy.stream(served, values), nl=False)
         return
-    files = deploy.files(served, values, wanted)
-    folders = deploy_options.folders(files)
-    gone = deploy.left_over(values, wanted, files)
+    folders = deploy_options.folders(deploy.files(served, values, wanted))
+    gone = deploy.left_over(values, wanted)
     if check:
         if diff := render.check(output, folders, orphans=False, gone=gone):
             raise DriftError(f"{output} is not what would be written", diff=diff)
@@ -137,7 +136,7 @@ def k8s(
     for changed in render.write(output, folders):
         click.echo(changed)
     for removed in render.remove(output, gone):
-        click.echo(f"{removed} is removed: it is of an object that is asked for no more")
+        click.echo(f"{removed} is removed: Helm would install it beside what is new")
 
 
 @command.command("compose")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import StrEnum
 
 from builder.deploy import cluster, yamltext
 from builder.deploy.chart import chart
-from builder.deploy.manifests import STEMS, in_namespace, manifests
+from builder.deploy.manifests import in_namespace, manifests
 from builder.deploy.served import Served
 from builder.deploy.values import Values
 from builder.errors import UserError
@@ -49,21 +48,16 @@ def files(served: Served, values: Values, form: Format) -> dict[str, str]:
     return {**made, **_of_cluster(served, values, scaled=scaled)}
 
 
-def left_over(values: Values, form: Format, made: Iterable[str]) -> list[str]:
-    """Files that an earlier run may have written and this one, which made those, does not.
+def left_over(values: Values, form: Format) -> list[str]:
+    """Templates of an earlier run's workload, which was of another kind.
 
-    Helm renders each template that is there: a Deployment would be left beside the StatefulSet that
-    it has become.
+    Helm renders each that is there: a Deployment would be left beside the StatefulSet that it has
+    become. A base names its files, and others do no harm.
     """
-    match form:
-        case Format.YAML:
-            return []
-        case Format.KUSTOMIZE:
-            folder = "base"
-        case Format.HELM:
-            folder = f"{values.name}/templates"
-    known = set(made)
-    return [path for stem in STEMS if (path := f"{folder}/{stem}.yaml") not in known]
+    if form is not Format.HELM:
+        return []
+    stems = ["deployment"] if values.stateful else ["statefulset", "service-headless"]
+    return [f"{values.name}/templates/{stem}.yaml" for stem in stems]
 
 
 def kustomize(served: Served, values: Values) -> dict[str, str]:

@@ -11,20 +11,6 @@ from builder.deploy.values import Values
 
 Object = dict[str, Any]
 
-# Of every object that a deployment may have, the stem of its file.
-STEMS = (
-    "networkpolicy",
-    "service",
-    "service-headless",
-    "deployment",
-    "statefulset",
-    "leaderworkerset",
-    "poddisruptionbudget",
-    "horizontalpodautoscaler",
-    "servicemonitor",
-    "httproute",
-)
-
 
 def manifests(served: Served, values: Values) -> dict[str, Object]:
     """File's stem -> object; without namespaces, which a format adds or a release brings."""

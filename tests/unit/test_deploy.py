@@ -18,7 +18,6 @@ from kubernetes_validate import utils
 from builder import deploy
 from builder.cli.deploy import command
 from builder.deploy import cluster, placement, served, workload
-from builder.deploy.manifests import STEMS
 from builder.deploy.server import FETCHING
 from builder.errors import DriftError, UserError
 from builder.facts import version_key
@@ -708,30 +707,30 @@ def test_the_command_writes_what_the_library_makes(tmp_path: Path) -> None:
         assert run.invoke(command, [*again, "--check"]).exit_code == 1
 
 
-@pytest.mark.parametrize("form", list(deploy.Format)[1:])
-def test_what_is_asked_for_no_more_goes(form: deploy.Format, tmp_path: Path) -> None:
-    """Helm would install a Deployment beside the StatefulSet that was one."""
+@pytest.mark.parametrize("first", [["--cache-per-replica"], []])
+def test_a_workload_of_another_kind_goes(first: list[str], tmp_path: Path) -> None:
+    """Helm would install a Deployment beside the StatefulSet that it has become."""
     line = ["k8s", "cuda13.0-vllm-h100", "-f", str(ROOT / "matrix.yaml"), "--model", "org/model"]
-    line += ["--image", IMAGE, "--format", form.value, "-o", str(tmp_path)]
-    more = ["--cache-per-replica", "--autoscale", "1:2"]
+    line += ["--image", IMAGE, "--format", "helm", "-o", str(tmp_path)]
+    then = [] if first else ["--cache-per-replica"]
     run = CliRunner()
-    assert run.invoke(command, [*line, *more]).exit_code == 0
-    (own,) = tmp_path.rglob("statefulset.yaml")
-    mine = own.parent / "mine.yaml"
-    mine.write_text("a user's own\n")
-    assert run.invoke(command, [*line, "--check"]).exit_code == 1
-    assert f"{own} is removed" in run.invoke(command, line).output
-    left = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.*")}
-    assert mine.read_text() == "a user's own\n"
-    left -= {str(mine.relative_to(tmp_path)), "cluster/prometheus-adapter-values.yaml"}
-    files = set(deploy.files(*case("hub"), form))
-    assert left == files - {"cluster/prometheus-adapter-values.yaml"}
-    assert run.invoke(command, [*line, "--check"]).exit_code == 0
-    own.write_text("back\n")
-    told = run.invoke(command, [*line, "--check"])
-    assert told.exit_code == 1
-    assert isinstance(told.exception, DriftError)
-    assert "-back\n" in told.exception.diff
+    assert run.invoke(command, [*line, *first]).exit_code == 0
+    templates = tmp_path / "vllm/templates"
+    (templates / "mine.yaml").write_text("a user's own\n")
+    before = {file.name for file in templates.iterdir()}
+    assert run.invoke(command, [*line, *first, "--check"]).exit_code == 0
+    assert run.invoke(command, [*line, *then, "--check"]).exit_code == 1
+    told = run.invoke(command, [*line, *then]).output
+    stateful, stateless = {"statefulset.yaml", "service-headless.yaml"}, {"deployment.yaml"}
+    gone, come = (stateful, stateless) if first else (stateless, stateful)
+    assert {file.name for file in templates.iterdir()} == before - gone | come
+    assert all(f"{templates / name} is removed" in told for name in gone)
+    assert run.invoke(command, [*line, *then, "--check"]).exit_code == 0
+    back = templates / min(gone)
+    back.write_text("back\n")
+    checked = run.invoke(command, [*line, *then, "--check"])
+    assert isinstance(checked.exception, DriftError)
+    assert "-back\n" in checked.exception.diff
 
 
 def test_a_charts_folder_is_its_own() -> None:
@@ -739,12 +738,6 @@ def test_a_charts_folder_is_its_own() -> None:
     with pytest.raises(UserError, match="the chart's folder would be `cluster/`"):
         deploy.files(image, wanted(name="cluster"), deploy.Format.HELM)
     assert deploy.files(image, wanted(name="cluster"), deploy.Format.YAML)
-
-
-def test_every_objects_file_is_known() -> None:
-    named = {stem for name in CASES for stem in deploy.manifests(*case(name))}
-    assert named <= set(STEMS)
-    assert len(named) == len(STEMS) - 1  # a LeaderWorkerSet is of TPUs
 
 
 def test_a_registry_stands_for_the_image() -> None:
