@@ -277,11 +277,13 @@ def seconds(text: str, option: str) -> int:
     raise UserError(f"{option}: {quoted(text)} is no duration", hint=hint)
 
 
-def cpus(text: str, option: str = "--cpus") -> int:
-    """A whole number of CPUs: the static CPU manager gives no parts of them."""
+def cpus(text: str, option: str = "--cpus", *, pinned: bool = True) -> int:
+    """A whole number of CPUs: where they are `pinned`, the kubelet gives no parts of them."""
     if re.match(r"^[1-9][0-9]{0,3}\Z", text):
         return int(text)
-    hint = "a whole number: the kubelet's static CPU manager pins no parts of a CPU"
+    hint = "a whole number"
+    if pinned:
+        hint += ": the kubelet's static CPU manager pins no parts of a CPU"
     if found := re.match(r"^([0-9]+)000m\Z", text):
         hint = f"did you mean '{found[1]}'?"
     raise UserError(f"{option}: {quoted(text)} is no number of CPUs", hint=hint)

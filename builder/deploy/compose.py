@@ -80,6 +80,11 @@ def stack(
         "--pass-env NAME takes it from the shell or from .env, and '${NAME}' stands for it here",
     )
     checked.unique(devices, "--device")
+    if number > 1 and any(device.startswith("MIG-") for device in devices):
+        raise UserError(
+            f"--device: NCCL does not talk between {number} devices of which one is a MIG instance",
+            hint="one instance a server, each with its own --name and --port",
+        )
     made_shm = given(shm, quantity.memory, "--shm") or shm_of(served, number)
     made_memory = given(memory, quantity.memory, "--memory")
     shm_fits(made_shm, made_memory)
@@ -91,7 +96,7 @@ def stack(
         gpus=number,
         devices=tuple(checked.device(text) for text in devices),
         shm=made_shm,
-        cpus=given(cpus, checked.cpus, "--cpus"),
+        cpus=given(cpus, _cpus, "--cpus"),
         memory=made_memory,
         listen=listen,
         port=outside,
@@ -99,6 +104,10 @@ def stack(
         env=variables,
         passed=names,
     )
+
+
+def _cpus(text: str, option: str) -> int:
+    return checked.cpus(text, option, pinned=False)
 
 
 def _hub_model(text: str) -> str:

@@ -113,7 +113,7 @@ class Lift:
             f"{{{{ div (add (int .Values.startupSeconds) {up}) {STARTUP_PERIOD} }}}}"
         )
         if "strategy" in self._spec:
-            says = "Of a rollout: a new pod before an old one goes needs spare GPUs."
+            says = "A new pod before an old one needs spare GPUs. Recreate: rollingUpdate: null."
             self._row("strategy", self._spec["strategy"], says, rows.MAP)
             self._spec["strategy"] = _if_any("strategy")
         if "progressDeadlineSeconds" in self._spec:

@@ -116,6 +116,8 @@ def test_what_a_start_writes_is_a_volume_of_the_images_owner() -> None:
         ({"passed": ("CUDA_VISIBLE_DEVICES",)}, "is for who hands out GPUs to set"),
         ({"devices": ("0", "1"), "gpus": 3}, "--gpus 3 with 2 times --device"),
         ({"devices": ("all",)}, "'all' is no GPU; a number or a UUID"),
+        ({"devices": ("MIG-1a", "MIG-2b")}, "NCCL does not talk between 2 devices of which"),
+        ({"cpus": "0.5"}, "'0.5' is no number of CPUs; a whole number"),
         ({"listen": "localhost"}, "--listen: 'localhost' is no address"),
         ({"listen": "999.1.1.1"}, "is no address"),
         ({"listen": "[::1"}, "is no address"),
@@ -135,6 +137,7 @@ def test_mistakes_are_told_in_one_line(wishes: dict[str, Any], told: str) -> Non
             served("cuda13.0-vllm-h100"), **{"image": IMAGE, "model": "org/model", **wishes}
         )
     assert told in str(raised.value)
+    assert "kubelet" not in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
 
 
