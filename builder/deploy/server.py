@@ -20,7 +20,7 @@ def gpus_of(served: Served, gpus: int | None, mig: str | None, products: Sequenc
         if gpus or mig is not None or products:
             raise UserError(
                 f"{served.cell_id} runs on CPUs and would leave a GPU idle",
-                hint="leave out --gpus, --mig and --gpu-product, or take a cuda cell",
+                hint="leave out --gpus and what names GPUs, or take a cuda cell",
             )
         return 0
     number = 1 if gpus is None else gpus
@@ -38,7 +38,7 @@ def gpus_of(served: Served, gpus: int | None, mig: str | None, products: Sequenc
     if number > 1 and not served.flags.parallel:
         raise UserError(
             f"--gpus {number}: {served.title}'s server has no tensor parallelism",
-            hint="one GPU a replica: --replicas or --autoscale",
+            hint="one GPU a server, and as many servers as are needed",
         )
     return number
 
@@ -68,7 +68,7 @@ def further(served: Served, arguments: Sequence[str]) -> tuple[str, ...]:
         if flag and flag in ours:
             option = ours[flag]
             raise UserError(
-                f"argument: {flag} is set already, and probes and Service count on it",
+                f"argument: {flag} is set already, and what asks the server counts on it",
                 hint=f"{option} of imgbuild says it" if option else "leave it out",
             )
     return tuple(checked.plain(text, "argument") for text in arguments)

@@ -576,7 +576,7 @@ def test_notes_stay_out_of_the_stream() -> None:
         ({"node_labels": ("a",)}, "--node-label: 'a' is no label"),
         ({"gpu_labels": False, "gpu_products": ("a",)}, "--gpu-product without --gpu-labels"),
         ({"arguments": ("8192",)}, "what is the server's follows `--`, an option first"),
-        ({"arguments": ("--port=80",)}, "--port is set already, and probes and Service count on"),
+        ({"arguments": ("--port=80",)}, "--port is set already, and what asks the server counts"),
         ({"arguments": ("-x", "--model", "a")}, "--model of imgbuild says it"),
         ({"monitor_labels": ("a=b",)}, "--monitor-label without --monitor"),
         ({"gpu_products": ("NVIDIA H100 NVL",)}, "did you mean 'NVIDIA-H100-NVL'?"),

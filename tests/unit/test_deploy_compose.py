@@ -141,6 +141,20 @@ def test_mistakes_are_told_in_one_line(wishes: dict[str, Any], told: str) -> Non
     assert len(str(raised.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("cell_id", "wishes"),
+    [
+        ("cuda13.0-deepspeed", {"gpus": 2}),
+        ("cpu-vllm", {"devices": ("0",)}),
+        ("cpu-vllm", {"arguments": ("--port", "1")}),
+    ],
+)
+def test_hints_are_of_what_a_compose_file_has(cell_id: str, wishes: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as raised:
+        deploy.stack(served(cell_id), image=IMAGE, model="/models/mine", **wishes)
+    assert not re.search(r"--(replicas|autoscale|mig|gpu-product)|Service", str(raised.value))
+
+
 def test_our_own_servers_read_folders() -> None:
     image = served("cpu-deepspeed")
     with pytest.raises(UserError, match="does not fetch 'a/b'; as /models/mine"):
