@@ -9,6 +9,8 @@ from builder.deploy.served import SHM_PER_RANK, START_PERIOD, Served
 from builder.errors import UserError, quoted
 from builder.facts import Accelerator
 
+# vLLM's and SGLang's; probes and the image's own health check know no certificate and no socket.
+_NO_PLAIN_HTTP = ("--ssl-keyfile", "--ssl-certfile", "--uds")
 _MOST_GPUS = 64  # of one host; more are several hosts', which Ray joins
 # Three times what an image allows itself: a first start also fetches the weights.
 FETCHING = 3 * START_PERIOD
@@ -70,6 +72,11 @@ def further(served: Served, arguments: Sequence[str]) -> tuple[str, ...]:
             raise UserError(
                 f"argument: {flag} is set already, and what asks the server counts on it",
                 hint=f"{option} of imgbuild says it" if option else "leave it out",
+            )
+        if flag.replace("_", "-") in _NO_PLAIN_HTTP:
+            raise UserError(
+                f"argument: with {flag} what asks the server has no answer: it asks in plain HTTP",
+                hint="TLS is for a Gateway or a proxy in front of it",
             )
     return tuple(checked.plain(text, "argument") for text in arguments)
 

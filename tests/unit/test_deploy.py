@@ -577,6 +577,8 @@ def test_notes_stay_out_of_the_stream() -> None:
         ({"gpu_labels": False, "gpu_products": ("a",)}, "--gpu-product without --gpu-labels"),
         ({"arguments": ("8192",)}, "what is the server's follows `--`, an option first"),
         ({"arguments": ("--port=80",)}, "--port is set already, and what asks the server counts"),
+        ({"arguments": ("--ssl-keyfile", "a")}, "it asks in plain HTTP; TLS is for a Gateway"),
+        ({"arguments": ("--uds=/tmp/a",)}, "with --uds what asks the server has no answer"),
         ({"arguments": ("-x", "--model", "a")}, "--model of imgbuild says it"),
         ({"monitor_labels": ("a=b",)}, "--monitor-label without --monitor"),
         ({"gpu_products": ("NVIDIA H100 NVL",)}, "did you mean 'NVIDIA-H100-NVL'?"),
