@@ -54,9 +54,7 @@ def command() -> None:
 @click.option(
     "--autoscale", metavar="MIN:MAX", help="Replicas by the server's load, in place of --replicas."
 )
-@click.option(
-    "--target", type=int, default=5, show_default=True, help="Load of a replica to scale by."
-)
+@click.option("--target", type=int, metavar="N", help="Load of a replica to scale by. Default: 5.")
 @deploy_options.GPUS
 @deploy_options.MIG
 @deploy_options.GPU_PRODUCTS
@@ -120,6 +118,8 @@ def k8s(
     cell = matrix.cell(loaded, cell_id)
     served = deploy.of(cell)
     values = deploy.values(served, image=deploy_options.reference(cell, image, registry), **wishes)
+    for note in deploy.notes(values):
+        options.say(f"imgbuild: {note}")
     wanted = deploy.Format(form)
     if output is None:
         if wanted is not deploy.Format.YAML or check:
@@ -128,12 +128,15 @@ def k8s(
         click.echo(deploy.stream(served, values), nl=False)
         return
     folders = deploy_options.folders(deploy.files(served, values, wanted))
+    gone = deploy.left_over(values, wanted)
     if check:
-        if diff := render.check(output, folders, orphans=False):
+        if diff := render.check(output, folders, orphans=False, gone=gone):
             raise DriftError(f"{output} is not what would be written", diff=diff)
         return
     for changed in render.write(output, folders):
         click.echo(changed)
+    for removed in render.remove(output, gone):
+        click.echo(f"{removed} is removed: Helm would install it beside what is new")
 
 
 @command.command("compose")

@@ -86,7 +86,11 @@ def reference(cell: Cell, image: str | None, registry: str | None) -> str:
     """The image's reference, of which one option says it; raises UserError for none and both."""
     if (image is None) == (registry is None):
         raise UserError("one of --image and --registry says where the image is")
-    return image if image is not None else f"{registry}/{cell.framework_name}:{cell.tag}"
+    if image is not None:
+        return image
+    if not (where := (registry or "").rstrip("/")):
+        raise UserError("--registry: '' is no registry", hint="as registry.example.org/llm")
+    return f"{where}/{cell.framework_name}:{cell.tag}"
 
 
 def folders(files: dict[str, str]) -> list[render.RenderedImage]:
@@ -103,5 +107,7 @@ def hand_over(text: str, output: Path | None) -> None:
     if output is None:
         click.echo(text, nl=False)
         return
+    if not output.name:
+        raise UserError("--output: '' is no file", hint="leave it out for stdout")
     for changed in render.write(output.parent, [render.RenderedImage(".", {output.name: text})]):
         click.echo(changed)

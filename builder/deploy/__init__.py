@@ -8,8 +8,9 @@ Kubernetes, `kuberay(...)` and `kuberay_stream`; for TPUs `builder.deploy.tpu`.
 
 from builder.deploy.compose import Stack, stack
 from builder.deploy.compose import text as compose
-from builder.deploy.formats import Format, files, stream
+from builder.deploy.formats import Format, files, left_over, stream
 from builder.deploy.manifests import manifests
+from builder.deploy.notes import notes
 from builder.deploy.rayhosts import Engine, Hosts, hosts
 from builder.deploy.rayscript import data as ray_commands
 from builder.deploy.rayscript import script as ray_script
@@ -35,7 +36,9 @@ __all__ = [
     "hosts",
     "kuberay",
     "kuberay_stream",
+    "left_over",
     "manifests",
+    "notes",
     "of",
     "of_tpu",
     "ray_commands",

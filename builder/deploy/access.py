@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from builder.deploy import workload
+from builder.deploy.gateway import Gateway
 from builder.deploy.served import Served
-from builder.deploy.values import Gateway, Values
+from builder.deploy.values import Values
 
 Object = dict[str, Any]
 
 _NAMESPACE = "kubernetes.io/metadata.name"  # a label that every namespace has of itself
+
+# Variables that name another place than the hub's own, and the ports of URLs without one.
+_ELSEWHERE = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "HF_ENDPOINT")
+_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
 def service(served: Served, values: Values) -> Object:
@@ -65,12 +71,28 @@ def policy(served: Served, values: Values) -> Object:
 
 
 def _egress(values: Values) -> list[Object]:
-    """Names, and a hub over TLS where the weights come from one."""
-    names = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+    """Names, a hub over TLS where the weights come from one, and what the user's variables name."""
+    # OpenShift's name servers listen at 5353 behind their Service, and policies see that port (so
+    # does HPE's for its CSI driver, scod.hpedev.io).
+    dns = (53, 5353) if values.any_uid else (53,)
+    names = [{"protocol": protocol, "port": port} for port in dns for protocol in ("UDP", "TCP")]
     rules: list[Object] = [{"ports": names}]
-    if not values.model.claim:
-        rules.append({"ports": [{"protocol": "TCP", "port": 443}]})
+    ports = {port for name, value in values.env if (port := _port(name, value))}
+    ports |= set() if values.model.claim else {443}
+    if ports:
+        rules.append({"ports": [{"protocol": "TCP", "port": port} for port in sorted(ports)]})
     return rules
+
+
+def _port(name: str, value: str) -> int | None:
+    """Where a variable sends requests to; None for one that names no proxy and no hub."""
+    if name.upper() not in _ELSEWHERE or not value:
+        return None
+    try:
+        url = urlsplit(value if "://" in value else f"http://{value}")
+        return url.port or _PORTS.get(url.scheme)
+    except ValueError:  # no number; the server will say so
+        return None
 
 
 def route(served: Served, values: Values, gateway: Gateway) -> Object:

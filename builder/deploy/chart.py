@@ -62,15 +62,19 @@ def _semver(version: str) -> str:
 
 def _helpers(name: str, framework: str) -> str:
     return f"""\
-{{{{- /* As long as a StatefulSet's name may be. */ -}}}}
+{{{{- /* As long as a StatefulSet's name may be, and what a Service may be called. */ -}}}}
 {{{{- define "{name}.fullname" -}}}}
-{{{{- .Values.fullnameOverride | default .Release.Name | trunc 52 | trimSuffix "-" -}}}}
+{{{{- $name := .Values.fullnameOverride | default .Release.Name | trunc 52 | trimSuffix "-" -}}}}
+{{{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}}}
+{{{{- fail (printf "%q is no Service's name: set fullnameOverride" $name) -}}}}
+{{{{- end -}}}}
+{{{{- $name -}}}}
 {{{{- end -}}}}
 
 {{{{- /* They never change: selectors are immutable. */ -}}}}
 {{{{- define "{name}.selectorLabels" -}}}}
 app.kubernetes.io/name: {framework}
-app.kubernetes.io/instance: {{{{ include "{name}.fullname" . }}}}
+app.kubernetes.io/instance: {{{{ include "{name}.fullname" . | quote }}}}
 {{{{- end -}}}}
 
 {{{{- define "{name}.podLabels" -}}}}
@@ -82,7 +86,8 @@ app.kubernetes.io/version: {{{{ .Chart.AppVersion | quote }}}}
 {{{{- define "{name}.labels" -}}}}
 {{{{ include "{name}.podLabels" . }}}}
 app.kubernetes.io/managed-by: {{{{ .Release.Service }}}}
-helm.sh/chart: {{{{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 }}}}
+{{{{- $chart := printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}}}
+helm.sh/chart: {{{{ $chart | trunc 63 | trimAll "-._" }}}}
 {{{{- end -}}}}
 """
 

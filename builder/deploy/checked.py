@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeVar
 
 from builder.errors import UserError, brief, quoted
+
+_T = TypeVar("_T")
 
 # k8s.io/apimachinery/pkg/util/validation; a Service's name must begin with a letter (DNS-1035).
 _LABEL = re.compile(r"^[a-z]([a-z0-9-]*[a-z0-9])?\Z")
 _NAMESPACE = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
-_SUBDOMAIN = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z")
-_KEY_OF_SECRET = re.compile(r"^[A-Za-z0-9._-]{1,253}\Z")
+_DOMAIN = r"(?=.{1,253}(?:/|\Z))[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
+_SUBDOMAIN = re.compile(rf"^{_DOMAIN}\Z")
+_KEY_OF_SECRET = re.compile(r"^(?!\.\Z|\.\.)[A-Za-z0-9._-]{1,253}\Z")
 _LABEL_VALUE = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
-_LABEL_KEY = re.compile(
-    r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z"
-)
+_LABEL_KEY = re.compile(rf"^({_DOMAIN}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{{0,61}}[A-Za-z0-9])?\Z")
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
 # A StatefulSet's pods have the name with a hash of ten characters as a label, of 63 at most.
 LONGEST_NAME = 52
@@ -29,6 +31,7 @@ _HUB = re.compile(r"^(\w[\w.-]*/)?\w[\w.-]*\Z", re.ASCII)
 _FOLDER = re.compile(r"^[\w.-]+(/[\w.-]+)*\Z", re.ASCII)
 _PROFILE = re.compile(r"^([1-7]g\.[0-9]{1,3}gb)(\+me|\.me)?\Z")
 _SECONDS = re.compile(r"^([1-9][0-9]{0,5})([smh])\Z")
+LONGEST = 7 * 24 * 3600  # seconds; of a rollout Kubernetes counts them in 32 bits
 _PER_UNIT = {"s": 1, "m": 60, "h": 3600}
 # A project's id (cloud.google.com/resource-manager/docs) may stand below a domain.
 _PROJECT = re.compile(r"^([a-z0-9][a-z0-9.-]{0,60}:)?[a-z][a-z0-9-]{4,28}[a-z0-9]\Z")
@@ -38,7 +41,12 @@ _RESOURCE = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9_./-]{0,253}[A-Za-z0-9])?\Z")
 _ACCOUNT = re.compile(r"^[a-z0-9][a-z0-9.-]{0,62}@[a-z0-9][a-z0-9.-]{0,252}[a-z0-9]\Z")
 # The device plugin says which GPUs a container has.
 _OF_THE_PLUGIN = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
-_SECRET = re.compile(r"(^|_)(TOKEN|PASSWORD|SECRET|API_KEY)\Z")
+_SECRET = re.compile(
+    r"(^|_)(TOKEN|PASSWORD|PASSWD|PASSPHRASE|SECRET|(API|ACCESS|PRIVATE|SECRET)_?KEYS?)\Z",
+    re.IGNORECASE,
+)
+_PASSWORD_IN_URL = re.compile(r"://[^/?#@\s]*:[^/?#\s]+@")
+_SECRET_FLAG = re.compile(r"^--?([\w-]+[_-])?(api[_-]?key|hf[_-]token|password)\Z", re.ASCII)
 
 
 def name(text: str, option: str = "--name") -> str:
@@ -62,7 +70,7 @@ def namespace(text: str, option: str = "--namespace") -> str:
 
 def object_name(text: str, option: str) -> str:
     """The name of a Secret, a claim, a class: a DNS subdomain."""
-    if _SUBDOMAIN.match(text) and ".." not in text:
+    if _SUBDOMAIN.match(text):
         return text
     return _refuse(text, option, "no name of an object", _like_a_label(text))
 
@@ -70,7 +78,7 @@ def object_name(text: str, option: str) -> str:
 def hostname(text: str, option: str) -> str:
     """A host's name, whose first part may be `*`."""
     rest = text.removeprefix("*.")
-    if _SUBDOMAIN.match(rest) and ".." not in rest and "." in rest:
+    if _SUBDOMAIN.match(rest) and "." in rest and not rest.rpartition(".")[2].isdecimal():
         return text
     return _refuse(text, option, "no host's name", rest.lower() if rest.isascii() else "")
 
@@ -106,12 +114,12 @@ def image(text: str, option: str = "--image") -> str:
     return text
 
 
-def hub_model(text: str, option: str = "--model") -> str:
-    """A model's name on a hub, as `org/name`."""
+def hub_model(text: str, option: str = "--model", *, elsewhere: str = "pvc://CLAIM/FOLDER") -> str:
+    """A model's name on a hub, as `org/name`; `elsewhere` is how one that is on a disk is named."""
     fits = _HUB.match(text) and len(text) <= 96 and ".." not in text and "--" not in text
     if fits and not text.endswith((".git", ".", "-")):
         return text
-    hint = "as org/name, or pvc://CLAIM/FOLDER for a volume"
+    hint = f"as org/name, or {elsewhere}"
     if (address := re.match(r"^(?:https?|hf)://(?:[^/]+/)?(\w[\w.-]*/\w[\w.-]*)", text)) and (
         text.startswith("hf:") or "huggingface.co/" in text
     ):
@@ -119,7 +127,7 @@ def hub_model(text: str, option: str = "--model") -> str:
     elif text.startswith("/"):
         hint = f"a folder is in a volume: pvc://CLAIM{brief(text)}"
     elif "://" in text:
-        hint = "known are names on the hub and pvc://CLAIM/FOLDER"
+        hint = f"known are names on the hub and {elsewhere}"
     raise UserError(f"{option}: {quoted(text)} names no model", hint=hint)
 
 
@@ -150,7 +158,26 @@ def variable(text: str, option: str = "--env", *, instead: str = _BY_REFERENCE) 
             f"{option}: {key} would stand in the open in every copy of the file",
             hint=instead.format(key),
         )
+    if _PASSWORD_IN_URL.search(value):
+        raise UserError(
+            f"{option}: {key} holds a password, which would stand in the open",
+            hint=instead.format(key),
+        )
     return variable_name(key, option), plain(value, option)
+
+
+def no_secrets(arguments: Sequence[str], references: Collection[str], instead: str) -> None:
+    """Raises UserError where a server's key is an argument, and not one of the references to it."""
+    for number, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if not _SECRET_FLAG.match(flag):
+            continue
+        value = value if equals else "".join(arguments[number + 1 : number + 2])
+        if value not in references:
+            raise UserError(
+                f"argument: what {flag} is given would stand in the open in every copy of the file",
+                hint=instead,
+            )
 
 
 def variable_name(key: str, option: str) -> str:
@@ -242,19 +269,36 @@ def device(text: str, option: str = "--device") -> str:
 def seconds(text: str, option: str) -> int:
     """A duration such as 90s, 30m, 2h, in seconds."""
     if found := _SECONDS.match(text):
-        return int(found[1]) * _PER_UNIT[found[2]]
+        made = int(found[1]) * _PER_UNIT[found[2]]
+        if made > LONGEST:
+            raise UserError(f"{option}: {text} is longer than a week")
+        return made
     hint = f"did you mean '{text}s'?" if text.isascii() and text.isdigit() else "as 90s, 30m or 2h"
     raise UserError(f"{option}: {quoted(text)} is no duration", hint=hint)
 
 
-def cpus(text: str, option: str = "--cpus") -> int:
-    """A whole number of CPUs: the static CPU manager gives no parts of them."""
+def cpus(text: str, option: str = "--cpus", *, pinned: bool = True) -> int:
+    """A whole number of CPUs: where they are `pinned`, the kubelet gives no parts of them."""
     if re.match(r"^[1-9][0-9]{0,3}\Z", text):
         return int(text)
-    hint = "a whole number: the kubelet's static CPU manager pins no parts of a CPU"
+    hint = "a whole number"
+    if pinned:
+        hint += ": the kubelet's static CPU manager pins no parts of a CPU"
     if found := re.match(r"^([0-9]+)000m\Z", text):
         hint = f"did you mean '{found[1]}'?"
     raise UserError(f"{option}: {quoted(text)} is no number of CPUs", hint=hint)
+
+
+def replicas(number: int, option: str = "--replicas") -> int:
+    """How many; none is a deployment that is switched off."""
+    if not 0 <= number <= 10_000:
+        raise UserError(f"{option}: {number} is no number of replicas", hint="0 to 10000")
+    return number
+
+
+def given(text: str | None, check: Callable[[str, str], _T], option: str) -> _T | None:
+    """What an option is checked to be; None where it was not given. An empty text was."""
+    return None if text is None else check(text, option)
 
 
 def unique(names: Iterable[str], option: str) -> None:

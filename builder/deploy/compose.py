@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from builder.deploy import checked, quantity, yamltext
+from builder.deploy.checked import given
 from builder.deploy.served import START_PERIOD, Served
-from builder.deploy.values import FETCHING, fetched, further, given, gpus_of, shm_of
+from builder.deploy.server import FETCHING, fetched, further, gpus_of, shm_fits, shm_of
 from builder.deploy.workload import arguments_of
 from builder.errors import UserError, quoted
 
@@ -18,7 +21,7 @@ Object = dict[str, Any]
 MODEL = "/model"  # where a folder of the host's is mounted
 # What a bind mount can name without a second meaning: a colon ends it in the short form.
 _FOLDER = re.compile(r"^(/[A-Za-z0-9_.@%+=,~ -]+)+/?\Z")
-_ADDRESS = re.compile(r"^([0-9]{1,3}(\.[0-9]{1,3}){3}|\[?[0-9a-fA-F:]*:[0-9a-fA-F:]*\]?)\Z")
+_MINE = "/models/mine"
 _SHELLS = "--pass-env {} takes it from the shell or from .env"
 
 
@@ -71,22 +74,44 @@ def stack(
     variables = tuple(checked.variable(text, instead=_SHELLS) for text in env)
     names = tuple(checked.variable_name(text, "--pass-env") for text in passed)
     checked.unique([*(key for key, _ in variables), *names], "--env")
+    checked.no_secrets(
+        arguments,
+        {f"${{{name}}}" for name in names},
+        "--pass-env NAME takes it from the shell or from .env, and '${NAME}' stands for it here",
+    )
+    checked.unique(devices, "--device")
+    if number > 1 and any(device.startswith("MIG-") for device in devices):
+        raise UserError(
+            f"--device: NCCL does not talk between {number} devices of which one is a MIG instance",
+            hint="one instance a server, each with its own --name and --port",
+        )
+    made_shm = given(shm, quantity.memory, "--shm") or shm_of(served, number)
+    made_memory = given(memory, quantity.memory, "--memory")
+    shm_fits(made_shm, made_memory)
     return Stack(
         name=checked.name(served.framework if name is None else name),
         image=checked.image(image),
-        model=MODEL if folder else fetched(served, checked.hub_model(model), "/models/mine"),
+        model=MODEL if folder else fetched(served, _hub_model(model), _MINE),
         folder=folder,
         gpus=number,
         devices=tuple(checked.device(text) for text in devices),
-        shm=given(shm, quantity.memory, "--shm") or shm_of(served, number),
-        cpus=given(cpus, checked.cpus, "--cpus"),
-        memory=given(memory, quantity.memory, "--memory"),
+        shm=made_shm,
+        cpus=given(cpus, _cpus, "--cpus"),
+        memory=made_memory,
         listen=listen,
         port=outside,
         arguments=further(served, arguments),
         env=variables,
         passed=names,
     )
+
+
+def _cpus(text: str, option: str) -> int:
+    return checked.cpus(text, option, pinned=False)
+
+
+def _hub_model(text: str) -> str:
+    return checked.hub_model(text, elsewhere=_MINE)
 
 
 def host_folder(text: str, option: str = "--model") -> str:
@@ -99,7 +124,11 @@ def host_folder(text: str, option: str = "--model") -> str:
 
 def address(text: str, option: str = "--listen") -> str:
     """An address to listen at; raises UserError."""
-    if _ADDRESS.match(text):
+    with suppress(ValueError):
+        if text.startswith("[") and text.endswith("]"):
+            IPv6Address(text[1:-1])
+        else:
+            ip_address(text)
         return text
     raise UserError(f"{option}: {quoted(text)} is no address", hint="as 127.0.0.1 or 0.0.0.0")
 
@@ -123,7 +152,7 @@ def project(served: Served, wanted: Stack) -> Object:
         )
     server: Object = {
         "image": wanted.image,
-        "command": [_literal(argument) for argument in told],
+        "command": [_literal(argument, wanted.passed) for argument in told],
         "environment": environment,
         "ports": [
             {
@@ -134,7 +163,9 @@ def project(served: Served, wanted: Stack) -> Object:
         ],
         # A fresh volume takes over the home's owner, which a folder elsewhere would not have.
         "volumes": mounts,
-        "tmpfs": ["/tmp"],  # noqa: S108
+        # Docker mounts one `noexec` otherwise; what compiles in it may also load it from there, as
+        # the images' checks let it.
+        "tmpfs": ["/tmp:exec,mode=1777"],  # noqa: S108
         "shm_size": _size(wanted.shm),
         "read_only": True,
         "cap_drop": ["ALL"],
@@ -172,5 +203,9 @@ def _size(amount: str) -> str:
     return f"{size >> 20}m" if size % (1 << 20) == 0 else f"{size}b"
 
 
-def _literal(value: str) -> str:
-    return value.replace("$", "$$")
+def _literal(value: str, passed: Sequence[str] = ()) -> str:
+    """As Compose leaves it; what is passed it fills in, and ends where that is not set."""
+    made = value.replace("$", "$$")
+    for name in passed:
+        made = made.replace(f"$${{{name}}}", f"${{{name}:?}}")
+    return made

@@ -9,6 +9,9 @@ from builder.deploy.chart import chart
 from builder.deploy.manifests import in_namespace, manifests
 from builder.deploy.served import Served
 from builder.deploy.values import Values
+from builder.errors import UserError
+
+CLUSTER = "cluster"  # the folder of what is the cluster administrator's
 
 
 class Format(StrEnum):
@@ -31,6 +34,8 @@ def stream(served: Served, values: Values) -> str:
 
 def files(served: Served, values: Values, form: Format) -> dict[str, str]:
     """Path -> text, of the objects and of what the cluster needs beside them."""
+    if form is Format.HELM and values.name == CLUSTER:
+        raise UserError(f"--name: the chart's folder would be `{CLUSTER}/`, which is not its own")
     match form:
         case Format.YAML:
             made = {f"{values.name}.yaml": stream(served, values)}
@@ -38,7 +43,21 @@ def files(served: Served, values: Values, form: Format) -> dict[str, str]:
             made = {f"base/{name}": text for name, text in kustomize(served, values).items()}
         case Format.HELM:
             made = {f"{values.name}/{name}": text for name, text in chart(served, values).items()}
-    return {**made, **_of_cluster(served, values)}
+    # A chart may have its autoscaler turned on when it is installed.
+    scaled = form is Format.HELM or values.scaling is not None
+    return {**made, **_of_cluster(served, values, scaled=scaled)}
+
+
+def left_over(values: Values, form: Format) -> list[str]:
+    """Templates of an earlier run's workload, which was of another kind.
+
+    Helm renders each that is there: a Deployment would be left beside the StatefulSet that it has
+    become. A base names its files, and others do no harm.
+    """
+    if form is not Format.HELM:
+        return []
+    stems = ["deployment"] if values.stateful else ["statefulset", "service-headless"]
+    return [f"{values.name}/templates/{stem}.yaml" for stem in stems]
 
 
 def kustomize(served: Served, values: Values) -> dict[str, str]:
@@ -53,14 +72,15 @@ def kustomize(served: Served, values: Values) -> dict[str, str]:
     return {"kustomization.yaml": named, **made}
 
 
-def _of_cluster(served: Served, values: Values) -> dict[str, str]:
+def _of_cluster(served: Served, values: Values, *, scaled: bool) -> dict[str, str]:
     made = {
-        "cluster/kubelet.yaml": yamltext.text(
+        f"{CLUSTER}/kubelet.yaml": yamltext.text(
             cluster.kubelet(),
             says=[
                 "Of the nodes that serve: merge it into their kubelet's configuration. A changed",
                 "CPU manager policy needs the node drained, /var/lib/kubelet/cpu_manager_state",
-                "removed and the kubelet restarted. Reserve CPUs for your system's daemons.",
+                "removed and the kubelet restarted. Reserve CPUs for your system's daemons, both",
+                "threads of each core (`lscpu -e`): the other of one that is reserved is nobody's.",
             ],
         )
     }
@@ -72,9 +92,15 @@ def _of_cluster(served: Served, values: Values) -> dict[str, str]:
                 "driver.version is older, name one. Nodes that bring theirs: driver.enabled=false.",
             ]
         if served.last_driver:
-            says.append(f"Drivers after R{served.last_driver} do not know {served.gpu_title}.")
-        made["cluster/gpu-operator-values.yaml"] = yamltext.text(operator, says=says)
-    if values.scaling and (adapter := cluster.adapter(served)):
-        says = ["Values of the prometheus-adapter chart: the autoscaler's gauge, by pod."]
-        made["cluster/prometheus-adapter-values.yaml"] = yamltext.text(adapter, says=says)
+            says += [
+                f"Drivers after R{served.last_driver} do not know {served.gpu_title}, and the",
+                "chart's own may be one: name a driver of that branch as driver.version.",
+            ]
+        made[f"{CLUSTER}/gpu-operator-values.yaml"] = yamltext.text(operator, says=says)
+    if scaled and (adapter := cluster.adapter(served)):
+        says = [
+            "Values of the prometheus-adapter chart: the autoscaler's gauge, by pod. Where your",
+            "Prometheus is, prometheus.url says.",
+        ]
+        made[f"{CLUSTER}/prometheus-adapter-values.yaml"] = yamltext.text(adapter, says=says)
     return made

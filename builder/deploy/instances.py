@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from builder.deploy import checked
 from builder.deploy.served import Served
-from builder.errors import UserError, nearest, quoted
+from builder.errors import UserError, quoted
 from builder.facts import version_key
 from builder.host.mig import cards
 
@@ -28,8 +28,26 @@ def profile(served: Served, text: str, option: str = "--mig") -> str:
     none = served.gpu_title or f"of the GPUs that {served.cell_id} runs on none"
     lacks = "has no" if served.gpu else "has a"
     raise UserError(
-        f"{option}: {none} {lacks} profile {quoted(wanted)}", hint=nearest(wanted, known)
+        f"{option}: {none} {lacks} profile {quoted(wanted)}",
+        hint=f"did you mean {_nearest(wanted, known)!r}?",
     )
+
+
+def _nearest(wanted: str, known: set[str]) -> str:
+    """By slices, then by memory: what is spelt alike may be five times as large."""
+
+    def size(profile: str) -> tuple[int, int]:
+        slices, _, memory = profile.partition("g.")
+        return int(slices), int(memory.partition("gb")[0])
+
+    (slices, memory), extra = size(wanted), wanted.partition("gb")[2]
+
+    def distance(profile: str) -> tuple[int, int, bool, str]:
+        own_slices, own = size(profile)
+        differs = profile.partition("gb")[2] != extra
+        return abs(own_slices - slices), abs(own - memory), differs, profile
+
+    return min(known, key=distance)
 
 
 def _known(served: Served) -> set[str] | None:

@@ -7,10 +7,14 @@ import dataclasses
 from typing import Any
 
 from builder.deploy import rows, template
+from builder.deploy.gateway import Gateway
 from builder.deploy.manifests import Object, manifests
+from builder.deploy.scaling import TARGET, Scaling
+from builder.deploy.secret import Secret
 from builder.deploy.served import Served
+from builder.deploy.storage import Hugepages
 from builder.deploy.template import Lines, Raw, When
-from builder.deploy.values import PULL, Gateway, Hugepages, Scaling, Secret, Values
+from builder.deploy.values import PULL, Values
 from builder.deploy.workload import AFTER_DRAIN, STARTUP_PERIOD, arguments
 from builder.facts import Accelerator
 
@@ -45,12 +49,14 @@ class Lift:
         self.rows: list[rows.Row] = []
         self.conditions: dict[str, str] = {}
         self.objects = copy.deepcopy(manifests(served, _with_everything(served, values)))
-        scaling = values.scaling or Scaling(least=1, most=4, target=5)
+        scaling = values.scaling or Scaling(least=1, most=4, target=TARGET)
         if served.metrics:
             scaled = manifests(served, dataclasses.replace(values, scaling=scaling))
             autoscaler = "horizontalpodautoscaler"
             self.objects[autoscaler] = copy.deepcopy(scaled[autoscaler])
-        self._name = f'{{{{ include "{values.name}.fullname" . }}}}'
+        full = f'include "{values.name}.fullname" .'
+        self._name = f"{{{{ {full} | quote }}}}"
+        self._headless = f"{{{{ {full} }}}}-headless"
         self._workload()
         self._pod()
         self._volumes()
@@ -83,11 +89,11 @@ class Lift:
     def _workload(self) -> None:
         values = self._values
         self._row(
-            "image", values.image, "The image; by its digest it is the same for good.", rows.TEXT
+            "image", values.image, "The image; by its digest it is the same for good.", rows.WORD
         )
         self._container["image"] = template.text("image")
         self._row(
-            "imagePullSecrets", _named(values.pull_secrets), "Secrets of registries.", rows.LIST
+            "imagePullSecrets", _named(values.pull_secrets), "Secrets of registries.", rows.NAMED
         )
         self._podspec["imagePullSecrets"] = _if_any("imagePullSecrets")
         scaled = {**rows.NUMBER, "minimum": 0}
@@ -100,14 +106,14 @@ class Lift:
             "startupSeconds",
             values.startup,
             "How long a start may take; then the container is started anew.",
-            rows.NUMBER,
+            rows.SECONDS,
         )
         up = STARTUP_PERIOD - 1
         self._container["startupProbe"]["failureThreshold"] = Raw(
             f"{{{{ div (add (int .Values.startupSeconds) {up}) {STARTUP_PERIOD} }}}}"
         )
         if "strategy" in self._spec:
-            says = "Of a rollout: a new pod before an old one goes needs spare GPUs."
+            says = "A new pod before an old one needs spare GPUs. Recreate: rollingUpdate: null."
             self._row("strategy", self._spec["strategy"], says, rows.MAP)
             self._spec["strategy"] = _if_any("strategy")
         if "progressDeadlineSeconds" in self._spec:
@@ -117,7 +123,7 @@ class Lift:
             "drainSeconds",
             values.drain,
             "How long what runs is still answered after a pod is told to stop.",
-            rows.NUMBER,
+            rows.SECONDS,
         )
         self._container["lifecycle"]["preStop"]["sleep"]["seconds"] = template.whole(
             ".Values.drainSeconds"
@@ -140,7 +146,7 @@ class Lift:
         }
         if served.accelerator is Accelerator.CUDA:
             says = "nvidia.com/gpu, or an instance as nvidia.com/mig-1g.10gb."
-            self._row("gpu.resource", values.resource, says, rows.TEXT)
+            self._row("gpu.resource", values.resource, says, rows.RESOURCE)
             says = "Of one replica; the server spreads the model over so many."
             self._row("gpu.count", values.gpus, says, rows.NUMBER)
             resources[Raw("{{ .Values.gpu.resource }}")] = template.whole(".Values.gpu.count")
@@ -155,12 +161,11 @@ class Lift:
         )
         container["resources"] = {"limits": resources, "requests": dict(resources)}
         podspec = self._podspec
-        for path, says in (
-            ("nodeSelector", "Labels that nodes must have."),
-            ("affinity", "Nodes whose driver and GPUs the image has code for."),
-            ("tolerations", "Taints of nodes that are no hindrance."),
+        for path, kind, says in (
+            ("nodeSelector", rows.TEXTS, "Labels that nodes must have."),
+            ("affinity", rows.MAP, "Nodes whose driver and GPUs the image has code for."),
+            ("tolerations", rows.LIST, "Taints of nodes that are no hindrance."),
         ):
-            kind = rows.LIST if path == "tolerations" else rows.MAP
             self._row(path, podspec.get(path, [] if kind is rows.LIST else {}), says, kind)
             podspec[path] = _if_any(path)
         for path, value, says in (
@@ -192,7 +197,7 @@ class Lift:
             lifted[own.index(served.flags.parallel) + 1] = template.text("gpu.count")
         says = "Further arguments of the server, which win; `$` is written `$$`."
         extra = self._container["args"][len(own) :]
-        self._row("extraArgs", extra, says, {"type": "array", "items": {"type": "string"}})
+        self._row("extraArgs", extra, says, rows.LIST_OF_TEXTS)
         self._container["args"] = [*lifted, template.more("extraArgs")]
 
     def _environment(self) -> None:
@@ -200,7 +205,7 @@ class Lift:
         token = values.hf_token
         says = "A Secret with the hub's token; empty: none."
         self._row("hfToken.secret", token.name if token else "", says, rows.MAYBE)
-        self._row("hfToken.key", token.key if token else "token", "Its key.", rows.TEXT)
+        self._row("hfToken.key", token.key if token else "token", "Its key.", rows.KEY)
         # What the user gives stands last, as it came.
         at = len(container["env"]) - len(values.env) - len(values.secret_env)
         own, extra = container["env"][:at], container["env"][at:]
@@ -210,7 +215,7 @@ class Lift:
             When(".Values.hfToken.secret", given) if row["name"] == "HF_TOKEN" else row
             for row in own
         ]
-        self._row("extraEnv", extra, "Further variables, as a container's `env`.", rows.LIST)
+        self._row("extraEnv", extra, "Further variables, as a container's `env`.", rows.VARIABLES)
         container["env"] = [*lifted, template.more("extraEnv")]
 
     def _volumes(self) -> None:
@@ -218,10 +223,10 @@ class Lift:
         volumes = {volume["name"]: volume for volume in self._podspec["volumes"]}
         self._row("shm", values.shm, "Of /dev/shm, in memory.", rows.QUANTITY)
         volumes["shm"]["emptyDir"]["sizeLimit"] = template.text("shm")
-        says = "Of the folder for caches."
+        says = "Of the folder for caches." + (" Fixed once installed." if values.stateful else "")
         self._row("cache.size", values.cache.size, says, rows.QUANTITY)
         if values.stateful:
-            says = "Of each replica's claim; empty: the cluster's default."
+            says = "Of each replica's claim; empty: the cluster's default. Fixed once installed."
             self._row("cache.storageClass", values.cache.storage_class or "", says, rows.MAYBE)
             claim = self._spec["volumeClaimTemplates"][0]["spec"]
             claim["resources"]["requests"]["storage"] = template.text("cache.size")
@@ -237,7 +242,7 @@ class Lift:
             volumes["cache"]["persistentVolumeClaim"] = When(".Values.cache.claim", claim)
             volumes["cache"]["emptyDir"] = When("not .Values.cache.claim", own)
         if values.model.claim:
-            self._row("modelClaim", values.model.claim, "The volume of models.", rows.TEXT)
+            self._row("modelClaim", values.model.claim, "The volume of models.", rows.OBJECT)
             volumes["models"]["persistentVolumeClaim"]["claimName"] = template.text("modelClaim")
         pages = ".Values.hugepages.amount"
         medium = Raw("HugePages-{{ .Values.hugepages.page }}")
@@ -250,9 +255,8 @@ class Lift:
         """The release's name and labels, wherever the objects have ours."""
         name = self._values.name
         for stem, made in self.objects.items():
-            suffix = "-headless" if stem == "service-headless" else ""
             metadata = made["metadata"]
-            metadata["name"] = Raw(self._name + suffix)
+            metadata["name"] = Raw(self._headless if stem == "service-headless" else self._name)
             if "labels" in metadata:
                 metadata["labels"] = template.included(f"{name}.labels")
         selectors = template.included(f"{name}.selectorLabels")
@@ -261,7 +265,7 @@ class Lift:
         for row in self._podspec["topologySpreadConstraints"]:
             row["labelSelector"]["matchLabels"] = selectors
         if self._values.stateful:
-            self._spec["serviceName"] = Raw(f"{self._name}-headless")
+            self._spec["serviceName"] = Raw(self._headless)
             self.objects["service-headless"]["spec"]["selector"] = selectors
         self.objects["service"]["spec"]["selector"] = selectors
         for stem, key in (
@@ -295,8 +299,12 @@ class Lift:
         self._row(f"{group}.maxReplicas", scaling.most, "At most.", rows.NUMBER)
         says = "Of the gauge, a replica."
         self._row(f"{group}.target", scaling.target, says, rows.NUMBER)
-        for key in ("minReplicas", "maxReplicas"):
-            made[key] = template.whole(f".Values.{group}.{key}")
+        least, most = f".Values.{group}.minReplicas", f".Values.{group}.maxReplicas"
+        made["minReplicas"] = template.whole(least)
+        fails = template.fail_if(
+            f"lt (int {most}) (int {least})", f"{group}.maxReplicas is less than minReplicas"
+        )
+        made["maxReplicas"] = Raw(f"{template.whole(most)}{fails}")
         target = made["metrics"][0]["pods"]["target"]
         target["averageValue"] = template.text(f"{group}.target")
 
@@ -308,9 +316,14 @@ class Lift:
         own = manifests(self._served, dataclasses.replace(self._values, network_policy=True))[stem][
             "spec"
         ]
-        says = "Peers, as of a NetworkPolicy: here pods of the same namespace, and those named."
+        says = "Peers, as of a NetworkPolicy: pods of its namespace, and those named. Empty: all."
         self._row(f"{group}.from", own["ingress"][0]["from"], says, rows.LIST)
-        self._row(f"{group}.egress", own["egress"], "Rules, as of a NetworkPolicy.", rows.LIST)
+        self._row(
+            f"{group}.egress",
+            own["egress"],
+            "Rules, as of a NetworkPolicy. Empty: none.",
+            rows.LIST,
+        )
         made["ingress"][0]["from"] = template.block(f"{group}.from")
         made["egress"] = template.block(f"{group}.egress")
 
@@ -319,11 +332,11 @@ class Lift:
         says = "For the Prometheus Operator."
         self._enabled(stem, group, says, enabled=self._values.monitor)
         says = "Labels by which your Prometheus finds it."
-        self._row(f"{group}.labels", dict(self._values.monitor_labels), says, rows.MAP)
+        self._row(f"{group}.labels", dict(self._values.monitor_labels), says, rows.TEXTS)
         name = self._values.name
         own, others = template.included(f"{name}.labels"), template.more(f"{group}.labels")
         self.objects[stem]["metadata"]["labels"] = Lines((*own.lines, *others.lines))
-        self._row(f"{group}.interval", "15s", "Between two readings.", rows.TEXT)
+        self._row(f"{group}.interval", "15s", "Between two readings.", rows.DURATION)
         endpoint = self.objects[stem]["spec"]["endpoints"][0]
         endpoint["interval"] = template.text(f"{group}.interval")
 
@@ -334,10 +347,12 @@ class Lift:
         self._enabled(stem, group, says, enabled=gateway is not None)
         made = self.objects[stem]["spec"]
         parents = made["parentRefs"] if gateway else []
-        self._row(f"{group}.parentRefs", parents, "Which Gateway.", rows.LIST)
-        made["parentRefs"] = template.block(f"{group}.parentRefs")
+        self._row(f"{group}.parentRefs", parents, "Which Gateway.", rows.NAMED)
+        made["parentRefs"] = template.needed(f"{group}.parentRefs", "name a Gateway")
         hosts = list(gateway.hostnames) if gateway else []
-        self._row(f"{group}.hostnames", hosts, "Hosts that lead here; empty: all.", rows.LIST)
+        self._row(
+            f"{group}.hostnames", hosts, "Hosts that lead here; empty: all.", rows.LIST_OF_TEXTS
+        )
         made["hostnames"] = _if_any(f"{group}.hostnames")
         made["rules"][0]["backendRefs"][0]["name"] = Raw(self._name)
 

@@ -26,6 +26,8 @@ def in_bytes(text: str) -> int:
 def memory(text: str, option: str) -> str:
     """A quantity of memory or storage; raises UserError with what was probably meant."""
     if _BYTES.match(text):
+        if in_bytes(text) >= 1 << 63:  # what Kubernetes counts in
+            raise UserError(f"{option}: {text} is more than there can be")
         return text
     hint = "a whole number with Ki, Mi, Gi, Ti, k, M, G or T, as 32Gi"
     if meant := _MEANT.match(text):

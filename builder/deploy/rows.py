@@ -6,15 +6,45 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from builder.deploy import yamltext
+from builder.deploy import checked, yamltext
 
+# What Helm checks before anything is asked of a cluster. The names and keys are Kubernetes' own, as
+# in checked.py, in the syntax that Go's and JavaScript's readers of expressions share.
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_OBJECT = rf"{_LABEL}(\.{_LABEL})*"
 QUANTITY = {"type": "string", "pattern": r"^[1-9][0-9]*(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"}
 NUMBER = {"type": "integer", "minimum": 1}
+SECONDS = {**NUMBER, "maximum": checked.LONGEST}
 TEXT = {"type": "string", "minLength": 1}
-MAYBE = {"type": "string"}
+WORD = {"type": "string", "pattern": r"^\S+$"}
+OBJECT = {"type": "string", "pattern": f"^{_OBJECT}$"}
+MAYBE = {"type": "string", "pattern": f"^({_OBJECT})?$"}
+KEY = {"type": "string", "pattern": r"^[A-Za-z0-9._-]+$"}
+RESOURCE = {"type": "string", "pattern": f"^{_OBJECT}/[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"}
+# api/v1 Duration of the Prometheus Operator.
+DURATION = {"type": "string", "pattern": "^([0-9]+(ms|[smhdwy]))+$"}
 FLAG = {"type": "boolean"}
 MAP = {"type": "object"}
-LIST = {"type": "array"}
+TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+LIST_OF_TEXTS = {"type": "array", "items": {"type": "string"}}
+LIST = {"type": "array", "items": MAP}
+NAMED = {
+    "type": "array",
+    "items": {"type": "object", "required": ["name"], "properties": {"name": OBJECT}},
+}
+VARIABLES = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["name"],
+        "additionalProperties": False,
+        "properties": {
+            "name": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+            "value": {"type": "string"},
+            "valueFrom": MAP,
+        },
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -55,23 +85,33 @@ def _group_first(rows: list[Row]) -> Callable[[Row], int]:
 
 
 def schema(rows: list[Row]) -> dict[str, Any]:
-    """values.schema.json: a misspelt value is refused instead of ignored."""
+    """values.schema.json: what is misspelt, or taken away and cannot be, is refused."""
     properties: dict[str, Any] = {}
     for row in rows:
         first, dot, rest = row.path.partition(".")
         described = {"description": row.says, **row.schema}
         if dot:
-            group = properties.setdefault(first, _object({}))
-            group["properties"][rest] = described
+            properties.setdefault(first, {})[rest] = described
         else:
             properties[first] = described
-    others: dict[str, Any] = {
-        "fullnameOverride": {"description": "Instead of the release's name.", **MAYBE},
-        "global": {"description": "Helm's own, of charts that contain this one.", **MAP},
-    }
-    made = _object({**properties, **others})
-    return {"$schema": "http://json-schema.org/draft-07/schema#", **made}
+    groups = {row.path.partition(".")[0] for row in rows if "." in row.path}
+    made = {name: _object(one) if name in groups else one for name, one in properties.items()}
+    needed = _needed(made)
+    made["fullnameOverride"] = {"description": "Instead of the release's name.", "type": "string"}
+    made["global"] = {"description": "Helm's own, of charts that contain this one.", **MAP}
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **_object(made, needed)}
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "additionalProperties": False, "properties": properties}
+def _object(properties: dict[str, Any], needed: list[str] | None = None) -> dict[str, Any]:
+    needed = _needed(properties) if needed is None else needed
+    made: dict[str, Any] = {"type": "object", "additionalProperties": False}
+    return {**made, **({"required": needed} if needed else {}), "properties": properties}
+
+
+def _needed(properties: dict[str, Any]) -> list[str]:
+    """A scalar cannot be taken away with `null`; a map or a list can, and is then left out."""
+    return [
+        name
+        for name, one in properties.items()
+        if "required" in one or one.get("type") not in ("object", "array")
+    ]

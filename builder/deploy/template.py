@@ -76,6 +76,16 @@ def block(path: str) -> Lines:
     return Lines((f"{{{{- toYaml .Values.{path} | nindent @ }}}}",))
 
 
+def fail_if(condition: str, says: str) -> str:
+    """Nothing, or Helm ends with what is said."""
+    return f'{{{{- if {condition} }}}}{{{{ fail "{says}" }}}}{{{{ end }}}}'
+
+
+def needed(path: str, says: str) -> Lines:
+    """A collection of the values that must hold something."""
+    return Lines((fail_if(f"not .Values.{path}", f"{path}: {says}"), *block(path).lines))
+
+
 def included(name: str) -> Lines:
     """What a named template makes."""
     return Lines((f'{{{{- include "{name}" . | nindent @ }}}}',))

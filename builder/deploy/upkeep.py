@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from builder.deploy import workload
+from builder.deploy.scaling import Scaling
 from builder.deploy.served import Served
-from builder.deploy.values import Scaling, Values
+from builder.deploy.values import Values
 from builder.facts import Metrics
 
 Object = dict[str, Any]

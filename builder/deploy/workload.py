@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from builder.deploy import placement
+from builder.deploy.secret import Secret
 from builder.deploy.served import INTERVAL, RETRIES, TIMEOUT, Served
+from builder.deploy.storage import MODELS
 from builder.deploy.tpu import hosts
-from builder.deploy.values import MODELS, PULL, Secret, Values
+from builder.deploy.values import PULL, Values
 
 Object = dict[str, Any]
 
@@ -156,7 +159,10 @@ def _container(served: Served, values: Values) -> Object:
         "name": CONTAINER,
         "image": values.image,
         "imagePullPolicy": "IfNotPresent",
-        "args": [literal(argument) for argument in arguments(served, values)],
+        "args": [
+            literal(argument, [name for name, _ in values.secret_env])
+            for argument in arguments(served, values)
+        ],
         "env": environment(values),
         "ports": [{"name": PORT, "containerPort": served.port, "protocol": "TCP"}],
         # Equal, and whole CPUs: the QoS class Guaranteed, to which the static policies give theirs.
@@ -203,9 +209,16 @@ def _arranged(served: Served, own: tuple[str, ...]) -> bool:
     return any(argument.partition("=")[0] in known for argument in own)
 
 
-def literal(text: str) -> str:
-    """As the kubelet leaves it: it expands $(NAME), and makes one $ of two."""
-    return text.replace("$", "$$")
+def literal(text: str, secrets: Sequence[str] = ()) -> str:
+    """As the kubelet leaves it: it expands $(NAME), and makes one $ of two.
+
+    Of `secrets` it may: a server may take its key as an argument alone, which then is none in the
+    open.
+    """
+    made = text.replace("$", "$$")
+    for name in secrets:
+        made = made.replace(f"$$({name})", f"$({name})")
+    return made
 
 
 def environment(values: Values) -> list[Object]:

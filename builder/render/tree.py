@@ -29,10 +29,20 @@ def write(images: Path, rendered: Iterable[RenderedImage]) -> list[Path]:
     return changed
 
 
-def check(images: Path, rendered: Iterable[RenderedImage], *, orphans: bool) -> str:
+def remove(folder: Path, paths: Iterable[str]) -> list[Path]:
+    """Remove those files below a folder that are there; returns them."""
+    there = [file for path in paths if (file := folder / path).is_file() or file.is_symlink()]
+    for file in there:
+        file.unlink()
+    return there
+
+
+def check(
+    images: Path, rendered: Iterable[RenderedImage], *, orphans: bool, gone: Iterable[str] = ()
+) -> str:
     """Unified diff from what stands in `images` to what was rendered; "" when nothing differs.
 
-    With `orphans`, files that no rendered image owns count as drift too.
+    With `orphans`, files that no rendered image owns count as drift too; so do those of `gone`.
     """
     parts: list[str] = []
     owned: set[Path] = set()
@@ -41,10 +51,10 @@ def check(images: Path, rendered: Iterable[RenderedImage], *, orphans: bool) -> 
             file = images / image.cell_id / name
             owned.add(file)
             parts += _diff(_text(file), text, file)
-    if orphans:
-        for file in _files(images):
-            if file not in owned:  # empty ones and those that are no text have no diff
-                parts += list(_diff(_text(file), None, file)) or [f"--- a/{file}\n+++ /dev/null\n"]
+    left = [file for path in gone if (file := images / path).is_file()]
+    left += [file for file in _files(images) if file not in owned] if orphans else []
+    for file in left:  # empty ones and those that are no text have no diff
+        parts += list(_diff(_text(file), None, file)) or [f"--- a/{file}\n+++ /dev/null\n"]
     return "".join(parts)
 
 

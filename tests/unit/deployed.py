@@ -184,8 +184,15 @@ ROUTES: list[dict[str, Any]] = [{}, {"gateway": "a/b"}, {"gateway": "b", "hostna
 
 def anything() -> st.SearchStrategy[dict[str, Any]]:
     """Wishes of a server on GPUs, in any combination that makes sense."""
+
+    def sensible(*parts: dict[str, Any]) -> dict[str, Any]:
+        made = {key: value for part in parts for key, value in part.items()}
+        if not made.get("network_policy", True):
+            made.pop("allow_from", None)
+        return made
+
     return st.builds(
-        lambda *parts: {key: value for part in parts for key, value in part.items()},
+        sensible,
         st.fixed_dictionaries(
             {"model": st.sampled_from(["org/model", "pvc://a", "pvc://a/b/c"])}, optional=WISHES
         ),

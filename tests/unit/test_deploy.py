@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from kubernetes_validate import utils
 from builder import deploy
 from builder.cli.deploy import command
 from builder.deploy import cluster, placement, served, workload
-from builder.deploy.values import FETCHING
-from builder.errors import UserError
+from builder.deploy.server import FETCHING
+from builder.errors import DriftError, UserError
 from builder.facts import version_key
 from builder.matrix import cell, select
 from builder.runtime import preflight
@@ -27,6 +28,7 @@ from tests.unit.deployed import served as served_of
 from tests.unit.support import ROOT
 
 GOLDEN = ROOT / "tests/golden/deploy"
+CHARTS = json.loads((ROOT / "tests/fixtures/deploy/charts.json").read_text())
 KUBELET = json.loads((ROOT / "tests/fixtures/deploy/kubelet.json").read_text())["fields"]
 
 
@@ -247,6 +249,27 @@ def test_the_server_is_told_what_the_user_wrote(text: str) -> None:
     assert expanded(container["env"][-1]["value"], {"HOME": "/", "A": "b"}) == text
 
 
+def test_a_servers_key_is_a_reference() -> None:
+    """SGLang takes its key as an argument alone: the kubelet puts it there."""
+    image = served_of("cuda12.8-sglang")
+    made = wanted(
+        "cuda12.8-sglang",
+        arguments=("--api-key", "$(KEY)", "--x", "$(HOME)$$(KEY)"),
+        secret_env=("KEY=a/b",),
+    )
+    told = workload.workload(image, made)["spec"]["template"]["spec"]["containers"][0]["args"]
+    known = {"KEY": "secret", "HOME": "/"}
+    assert [expanded(text, known) for text in told[-3:]] == ["secret", "--x", "$(HOME)$secret"]
+    assert "secret" not in str(told)
+
+
+@pytest.mark.parametrize(
+    "variable", ["TOKENIZERS_PARALLELISM=0", "MAX_TOKENS=1", "AWS_ACCESS_KEY_ID=x", "A=a://b/c:d@e"]
+)
+def test_what_is_no_secret_may_stand_in_the_open(variable: str) -> None:
+    assert wanted(env=(variable,)).env
+
+
 def test_a_variable_comes_once() -> None:
     """Of a list that is merged by names a server-side apply takes no second."""
     made = wanted(
@@ -402,8 +425,71 @@ def test_the_operators_values() -> None:
     assert cluster.gpu_operator(*case("cpu")) is None
     files = deploy.files(*case("v100"), deploy.Format.YAML)
     assert (
-        "Drivers after R580 do not know NVIDIA V100." in files["cluster/gpu-operator-values.yaml"]
+        "Drivers after R580 do not know NVIDIA V100," in files["cluster/gpu-operator-values.yaml"]
     )
+
+
+def test_values_are_of_the_charts_that_take_them() -> None:
+    """A key that a chart does not know is passed over in silence."""
+    for name in ("hub", "mig", "v100"):
+        made = cluster.gpu_operator(*case(name))
+        assert made
+        assert list(unknown(made, CHARTS["gpu-operator"]["values"])) == []
+    adapter = cluster.adapter(case("everything")[0])
+    assert adapter
+    assert list(unknown(adapter, CHARTS["prometheus-adapter"]["values"])) == []
+    assert list(unknown({"mig": {"startegy": "mixed"}}, CHARTS["gpu-operator"]["values"]))
+
+
+def unknown(values: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
+    """Keys of values that are none of the chart's, or of another type."""
+    types = {bool: "boolean", str: "string", list: "array", dict: "object"}
+    for group, inner in values.items():
+        for key, value in inner.items():
+            if known.get(group, {}).get(key) != types[type(value)]:
+                yield f"{group}.{key}"
+
+
+def test_the_charts_own_driver_may_be_too_new_for_a_gpu() -> None:
+    """V100's last branch is older than what the chart installs: the file says so."""
+    image, _ = case("v100")
+    assert image.last_driver
+    assert version_key(CHARTS["gpu-operator"]["default_driver"])[0] > int(image.last_driver)
+    files = deploy.files(*case("v100"), deploy.Format.YAML)
+    assert "of that branch as driver.version" in files["cluster/gpu-operator-values.yaml"]
+
+
+def test_a_chart_has_what_its_autoscaler_needs() -> None:
+    """It may be turned on when the chart is installed."""
+    path = "cluster/prometheus-adapter-values.yaml"
+    assert path in deploy.files(*case("hub"), deploy.Format.HELM)
+    assert path not in deploy.files(*case("hub"), deploy.Format.YAML)
+    assert path not in deploy.files(*case("tensorrt-llm"), deploy.Format.HELM)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "told"),
+    [
+        ({}, []),
+        ({"monitor": True}, ["--allow-from names its own"]),
+        ({"autoscale": "1:2"}, ["--monitor makes a ServiceMonitor", "--allow-from names its own"]),
+        ({"autoscale": "1:2", "monitor": True, "allow_from": ("m",)}, []),
+        ({"monitor": True, "network_policy": False}, []),
+        ({"cpus": "7"}, ["7 CPUs are no whole cores"]),
+        ({"cpus": "8"}, []),
+    ],
+)
+def test_what_may_be_overlooked_is_said(wishes: dict[str, Any], told: list[str]) -> None:
+    notes = deploy.notes(wanted(**wishes))
+    assert len(notes) == len(told)
+    assert all(words in note for words, note in zip(told, notes, strict=True))
+
+
+def test_notes_stay_out_of_the_stream() -> None:
+    line = ["k8s", "cuda13.0-vllm-h100", "-f", str(ROOT / "matrix.yaml"), "--model", "org/model"]
+    told = CliRunner().invoke(command, [*line, "--image", IMAGE, "--monitor"])
+    assert "--allow-from names its own" in told.stderr
+    assert told.stdout == deploy.stream(served_of("cuda13.0-vllm-h100"), wanted(monitor=True))
 
 
 # Mistakes
@@ -442,16 +528,37 @@ def test_the_operators_values() -> None:
         ({"hugepages": "1Gi=1500Mi"}, "no multiple of 1Gi"),
         ({"env": ("CUDA_VISIBLE_DEVICES=0",)}, "is for who hands out GPUs to set"),
         ({"env": ("HF_TOKEN=hf_x",)}, "--secret-env HF_TOKEN=SECRET/KEY takes it from a Secret"),
+        ({"env": ("hf_token=hf_x",)}, "--secret-env hf_token=SECRET/KEY"),
+        ({"env": ("AWS_SECRET_ACCESS_KEY=x",)}, "would stand in the open"),
+        ({"env": ("HTTPS_PROXY=http://me:pass@proxy:3128",)}, "HTTPS_PROXY holds a password"),
+        ({"arguments": ("--api-key", "x")}, "'$(NAME)' stands for it here"),
+        ({"arguments": ("--api-key=x",)}, "what --api-key is given would stand in the open"),
+        ({"arguments": ("--admin-api-key", "$(A)")}, "would stand in the open"),
         ({"env": ("A",)}, "as NAME=VALUE"),
         ({"env": ("A=1", "A=2")}, "A is given twice"),
         ({"env": ("A=\x00",)}, "which YAML cannot carry"),
         ({"arguments": ("--x", "\ud800")}, "which YAML cannot carry"),
         ({"secret_env": ("A=x",)}, "as SECRET/KEY"),
+        ({"pull_secrets": ("a", "a")}, "--pull-secret: a is given twice"),
         ({"hf_token": "x", "secret_env": ("HF_TOKEN=x/y",)}, "HF_TOKEN is given twice"),
         ({"cache_claim": "a", "cache_per_replica": True}, "one volume for all, or one for each"),
         ({"storage_class": "a"}, "--storage-class without --cache-per-replica"),
         ({"autoscale": "0:4"}, "MIN:MAX as 1:4"),
         ({"autoscale": "1:4", "replicas": 2}, "the autoscaler says how many there are"),
+        ({"autoscale": "1:4", "target": 0}, "--target: 0 is no load"),
+        ({"target": 7}, "--target without --autoscale says nothing"),
+        ({"allow_from": ("a",), "network_policy": False}, "--allow-from without --network-policy"),
+        ({"startup": "999999h"}, "--startup: 999999h is longer than a week"),
+        ({"drain": "169h"}, "--drain: 169h is longer than a week"),
+        ({"memory": "8192Pi"}, "--memory: 8192Pi is more than there can be"),
+        ({"gpus": 65}, "--gpus: no host has 65"),
+        ({"gateway": "g", "hostnames": ("a.b", "a.b")}, "--hostname: a.b is given twice"),
+        ({"gateway": "g", "hostnames": tuple(f"a{n}.b" for n in range(17))}, "no more than 16"),
+        ({"gateway": "g", "hostnames": ("10.0.0.1",)}, "'10.0.0.1' is no host's name"),
+        ({"hf_token": "a.-b"}, "'a.-b' is no name of an object"),
+        ({"hf_token": "a-.b"}, "'a-.b' is no name of an object"),
+        ({"hf_token": "a/.."}, "names no key of a Secret"),
+        ({"node_labels": ("a..b/c=d",)}, "is no label"),
         ({"startup": "45"}, "did you mean '45s'?"),
         ({"gateway": "a/b/c"}, "--gateway"),
         ({"hostnames": ("x.example.org",)}, "--hostname without --gateway"),
@@ -469,7 +576,9 @@ def test_the_operators_values() -> None:
         ({"node_labels": ("a",)}, "--node-label: 'a' is no label"),
         ({"gpu_labels": False, "gpu_products": ("a",)}, "--gpu-product without --gpu-labels"),
         ({"arguments": ("8192",)}, "what is the server's follows `--`, an option first"),
-        ({"arguments": ("--port=80",)}, "--port is set already, and probes and Service count on"),
+        ({"arguments": ("--port=80",)}, "--port is set already, and what asks the server counts"),
+        ({"arguments": ("--ssl-keyfile", "a")}, "it asks in plain HTTP; TLS is for a Gateway"),
+        ({"arguments": ("--uds=/tmp/a",)}, "with --uds what asks the server has no answer"),
         ({"arguments": ("-x", "--model", "a")}, "--model of imgbuild says it"),
         ({"monitor_labels": ("a=b",)}, "--monitor-label without --monitor"),
         ({"gpu_products": ("NVIDIA H100 NVL",)}, "did you mean 'NVIDIA-H100-NVL'?"),
@@ -509,7 +618,13 @@ def test_profiles_with_media_engines_are_spelt_as_the_plugin_does() -> None:
 @pytest.mark.parametrize(
     ("cell_id", "profile", "told"),
     [
-        ("cuda13.0-vllm-h100", "1g.5gb", "NVIDIA H100 has no profile '1g.5gb'; did you mean"),
+        (
+            "cuda13.0-vllm-h100",
+            "1g.5gb",
+            "NVIDIA H100 has no profile '1g.5gb'; did you mean '1g.10gb'?",
+        ),
+        ("cuda13.0-vllm-h100", "1g.5gb+me", "did you mean '1g.10gb.me'?"),
+        ("cuda13.0-vllm-a100", "7g.141gb", "did you mean '7g.80gb'?"),
         ("cuda13.0-vllm-h100", "1g.35gb", "NVIDIA H100 has no profile '1g.35gb'"),
         ("cuda13.0-vllm", "3g.10gb", "of the GPUs that cuda13.0-vllm runs on none has a profile"),
         ("cuda12.4-vllm-v100", "1g.10gb", "NVIDIA V100 is not divided by MIG; these are: a100"),
@@ -538,8 +653,37 @@ def test_a_profile_that_some_such_card_has(cell_id: str, profile: str) -> None:
 def test_a_hub_is_fetched_from_a_volume_is_not() -> None:
     assert wanted().startup == FETCHING
     assert wanted(model="pvc://a/b").startup == served.START_PERIOD
-    made = objects("everything")["NetworkPolicy"]["spec"]["egress"]
-    assert [port["port"] for rule in made for port in rule["ports"]] == [53, 53]
+    assert ports(wanted(model="pvc://a/b")) == [53, 53]
+    assert ports(wanted()) == [53, 53, 443]
+
+
+def ports(made: deploy.Values) -> list[int]:
+    """That the server may reach."""
+    policy = deploy.manifests(served_of("cuda13.0-vllm-h100"), made)["networkpolicy"]
+    return [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
+
+
+@pytest.mark.parametrize(
+    ("variable", "port"),
+    [
+        ("HTTPS_PROXY=http://proxy.example.org:3128", 3128),
+        ("https_proxy=proxy:8080", 8080),
+        ("ALL_PROXY=socks5h://[::1]", 1080),
+        ("HF_ENDPOINT=http://mirror.example.org/hub", 80),
+        ("HF_ENDPOINT=https://mirror.example.org", 443),
+        ("HTTPS_PROXY=http://proxy:port", None),
+        ("HTTPS_PROXY=", None),
+        ("NO_PROXY=a:1", None),
+    ],
+)
+def test_a_proxy_may_be_reached(variable: str, port: int | None) -> None:
+    """What the user sends the server to is not forbidden it."""
+    assert ports(wanted(model="pvc://a/b", env=(variable,))) == [53, 53, *([port] if port else [])]
+    assert set(ports(wanted(env=(variable,)))) == {53, 443} | ({port} if port else set())
+
+
+def test_openshifts_names_may_be_asked_for() -> None:
+    assert ports(wanted(any_uid=True)) == [53, 53, 5353, 5353, 443]
 
 
 # The command
@@ -565,11 +709,47 @@ def test_the_command_writes_what_the_library_makes(tmp_path: Path) -> None:
         assert run.invoke(command, [*again, "--check"]).exit_code == 1
 
 
+@pytest.mark.parametrize("first", [["--cache-per-replica"], []])
+def test_a_workload_of_another_kind_goes(first: list[str], tmp_path: Path) -> None:
+    """Helm would install a Deployment beside the StatefulSet that it has become."""
+    line = ["k8s", "cuda13.0-vllm-h100", "-f", str(ROOT / "matrix.yaml"), "--model", "org/model"]
+    line += ["--image", IMAGE, "--format", "helm", "-o", str(tmp_path)]
+    then = [] if first else ["--cache-per-replica"]
+    run = CliRunner()
+    assert run.invoke(command, [*line, *first]).exit_code == 0
+    templates = tmp_path / "vllm/templates"
+    (templates / "mine.yaml").write_text("a user's own\n")
+    before = {file.name for file in templates.iterdir()}
+    assert run.invoke(command, [*line, *first, "--check"]).exit_code == 0
+    assert run.invoke(command, [*line, *then, "--check"]).exit_code == 1
+    told = run.invoke(command, [*line, *then]).output
+    stateful, stateless = {"statefulset.yaml", "service-headless.yaml"}, {"deployment.yaml"}
+    gone, come = (stateful, stateless) if first else (stateless, stateful)
+    assert {file.name for file in templates.iterdir()} == before - gone | come
+    assert all(f"{templates / name} is removed" in told for name in gone)
+    assert run.invoke(command, [*line, *then, "--check"]).exit_code == 0
+    back = templates / min(gone)
+    back.write_text("back\n")
+    checked = run.invoke(command, [*line, *then, "--check"])
+    assert isinstance(checked.exception, DriftError)
+    assert "-back\n" in checked.exception.diff
+
+
+def test_a_charts_folder_is_its_own() -> None:
+    image = served_of("cuda13.0-vllm-h100")
+    with pytest.raises(UserError, match="the chart's folder would be `cluster/`"):
+        deploy.files(image, wanted(name="cluster"), deploy.Format.HELM)
+    assert deploy.files(image, wanted(name="cluster"), deploy.Format.YAML)
+
+
 def test_a_registry_stands_for_the_image() -> None:
     line = ["k8s", "cpu-vllm", "-f", str(ROOT / "matrix.yaml"), "--model", "org/model"]
     run = CliRunner()
     told = run.invoke(command, [*line, "--registry", "r.example.org:5000/llm"])
     assert "image: r.example.org:5000/llm/vllm:0.32.0-cpu\n" in told.output
+    told = run.invoke(command, [*line, "--registry", "r.example.org/llm/"])
+    assert "image: r.example.org/llm/vllm:0.32.0-cpu\n" in told.output
+    assert "is no registry" in str(run.invoke(command, [*line, "--registry", ""]).exception)
     assert isinstance(run.invoke(command, line).exception, UserError)
     assert isinstance(
         run.invoke(command, [*line, "--image", "a:1", "--format", "helm"]).exception, UserError

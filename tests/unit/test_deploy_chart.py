@@ -249,21 +249,74 @@ def test_another_release_is_another_everywhere(tmp_path: Path) -> None:
             assert "other-release" in text
 
 
-@pytest.mark.parametrize(
-    ("values", "told"),
-    [
-        ({"replcas": 2}, "replcas"),
-        ({"gpu": {"cuont": 2}}, "cuont"),
-        ({"cpus": "4"}, "cpus"),
-        ({"cpus": 1.5}, "cpus"),
-        ({"memory": "32GB"}, "memory"),
-        ({"hugepages": {"page": "4Mi"}}, "page"),
-        ({"extraArgs": [1]}, "extraArgs"),
-    ],
-)
-def test_what_is_no_value_is_refused(values: dict[str, Any], told: str, tmp_path: Path) -> None:
-    (one,) = helm.asked(written("hub", tmp_path / "chart"), [run(values)])["runs"]
-    assert told in one["refused"]
+def test_a_releases_name_stays_a_text(tmp_path: Path) -> None:
+    """`on` is true to a reader of YAML, and Helm lets it pass."""
+    names = ["on", "n", "null", "yes", "e3", "a" * 51 + "-b"]
+    runs = [run(name=name) for name in names]
+    found = helm.asked(written("everything", tmp_path / "chart"), runs)["runs"]
+    for name, one in zip(names, found, strict=True):
+        for made in helm.objects(one).values():
+            check(made)
+            assert made["metadata"]["name"].startswith(name[:51].rstrip("-"))
+
+
+def test_a_release_that_no_service_can_be_named_by_is_told(tmp_path: Path) -> None:
+    names = ["123", "7b", "a.b", "1e3"]
+    found = helm.asked(written("hub", tmp_path / "chart"), [run(name=name) for name in names])
+    for name, one in zip(names, found["runs"], strict=True):
+        assert f'"{name}" is no Service\'s name' in one["refused"]
+
+
+# Values, and what Helm says against them.
+NONE: list[tuple[dict[str, Any], str]] = [
+    ({"replcas": 2}, "replcas"),
+    ({"gpu": {"cuont": 2}}, "cuont"),
+    ({"cpus": "4"}, "cpus"),
+    ({"cpus": 1.5}, "cpus"),
+    ({"memory": "32GB"}, "memory"),
+    ({"hugepages": {"page": "4Mi"}}, "page"),
+    ({"extraArgs": [1]}, "extraArgs"),
+    ({"image": None}, "image"),
+    ({"image": "a b"}, "image"),
+    ({"cpus": None}, "cpus"),
+    ({"gpu": {"count": None}}, "count"),
+    ({"gpu": None}, "gpu"),
+    ({"networkPolicy": None}, "networkPolicy"),
+    ({"gpu": {"resource": "a/b: 1\n  c"}}, "resource"),
+    ({"gpu": {"resource": "gpu"}}, "resource"),
+    ({"imagePullSecrets": ["registry"]}, "imagePullSecrets"),
+    ({"extraEnv": ["A=1"]}, "extraEnv"),
+    ({"extraEnv": [{"name": "A", "value": 1}]}, "value"),
+    ({"extraEnv": [{"name": "A", "vlaue": "1"}]}, "vlaue"),
+    ({"nodeSelector": {"a": 1}}, "nodeSelector"),
+    ({"tolerations": ["a"]}, "tolerations"),
+    ({"hfToken": {"secret": "My Secret"}}, "secret"),
+    ({"runtimeClassName": "a_b"}, "runtimeClassName"),
+    ({"networkPolicy": {"from": ["a"]}}, "from"),
+    ({"serviceMonitor": {"labels": {"a": True}}}, "labels"),
+    ({"serviceMonitor": {"interval": "5 s"}}, "interval"),
+    ({"httpRoute": {"hostnames": [1]}}, "hostnames"),
+    ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs: name a Gateway"),
+    ({"startupSeconds": 10**9}, "startupSeconds"),
+    (
+        {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 4}},
+        "maxReplicas is less than minReplicas",
+    ),
+    ({"fullnameOverride": "My_Name"}, "set fullnameOverride"),
+    ({"fullnameOverride": "a.b"}, "set fullnameOverride"),
+]
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = written("hub", tmp_path_factory.mktemp("chart"))
+    runs: list[dict[str, Any]] = helm.asked(folder, [run(values) for values, _ in NONE])["runs"]
+    return runs
+
+
+@pytest.mark.parametrize("number", range(len(NONE)))
+def test_what_is_no_value_is_refused(number: int, refused: list[dict[str, Any]]) -> None:
+    assert NONE[number][1] in refused[number].get("refused", "nothing")
 
 
 def test_a_subchart_may_be_told_what_is_global(tmp_path: Path) -> None:
