@@ -78,7 +78,8 @@ def sysfs(name: str, settings: tuple[Setting, ...]) -> Part:
             f' KERNEL=="nvme[0-9]*n[0-9]*", ATTR{{queue/scheduler}}="{pairs[0][1]}"\n'
         )
         file = File(path=f"/etc/udev/rules.d/90-imgbuild-{name}.rules", content=own(name) + rule)
-        reload = "udevadm control --reload"
+        # Where no udevd runs, as in a chroot, the next one reads it.
+        reload = "[ ! -S /run/udev/control ] || udevadm control --reload"
         return Part(files=(file,), commands=(Command(do=reload, undo=reload),), live=live)
     # Source: tmpfiles.d(5), type w: patterns of the shell are expanded, and the file is written.
     lines = "".join(f"w {path} - - - - {value}\n" for path, value in pairs)

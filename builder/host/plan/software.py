@@ -70,7 +70,6 @@ def cuda_repository(system: System, row: str) -> Step:
             check="dpkg -s cuda-keyring 2>/dev/null | grep -q '^Status: .* installed'",
             # Not into /tmp, where others may put a link of that name.
             do=f"curl -fsSL '{deb}' -o {_DEB} && dpkg -i {_DEB} && rm {_DEB}",
-            undo="dpkg --purge cuda-keyring",
         )
     else:
         name = address.rsplit("/", 2)[1]
@@ -120,7 +119,6 @@ def driver(row: Row, system: System, subject: Subject, branch: str) -> tuple[Ste
         command = Command(
             check=f"dpkg -l 'nvidia-*{flavour}' 2>/dev/null | grep -q '^ii'",
             do=f"ubuntu-drivers install --gpgpu nvidia:{flavour}",
-            undo=f"apt-get -y purge 'nvidia-*{flavour}' 'linux-modules-nvidia-{flavour}-*'",
         )
         more = (
             Step(

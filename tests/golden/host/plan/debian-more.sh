@@ -4,7 +4,7 @@
 # installation guide for Linux, network repository installation.
 step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not looked for, advised https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64'
 packages ca-certificates curl
-run 'dpkg -s cuda-keyring 2>/dev/null | grep -q '"'"'^Status: .* installed'"'"'' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/cuda-keyring_1.1-1_all.deb'"'"' -o /var/cache/apt/archives/cuda-keyring.deb && dpkg -i /var/cache/apt/archives/cuda-keyring.deb && rm /var/cache/apt/archives/cuda-keyring.deb' 'dpkg --purge cuda-keyring' ''
+run 'dpkg -s cuda-keyring 2>/dev/null | grep -q '"'"'^Status: .* installed'"'"'' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/cuda-keyring_1.1-1_all.deb'"'"' -o /var/cache/apt/archives/cuda-keyring.deb && dpkg -i /var/cache/apt/archives/cuda-keyring.deb && rm /var/cache/apt/archives/cuda-keyring.deb' '' ''
 
 # an image's CUDA starts only on a driver that knows it. Source: NVIDIA driver installation guide,
 # Debian.
@@ -163,7 +163,7 @@ put /etc/udev/rules.d/90-imgbuild-io-scheduler.rules 0644 << 'EOF'
 # Written by imgbuild host plan (io-scheduler).
 ACTION=="add|change", SUBSYSTEM=="block", ENV{DEVTYPE}=="disk", KERNEL=="nvme[0-9]*n[0-9]*", ATTR{queue/scheduler}="none"
 EOF
-run '' 'udevadm control --reload' 'udevadm control --reload' ''
+run '' '[ ! -S /run/udev/control ] || udevadm control --reload' '[ ! -S /run/udev/control ] || udevadm control --reload' ''
 live /sys/block/nvme0n1/queue/scheduler none
 
 # without it the driver sets the GPU up anew for each first process. Source: NVIDIA driver
@@ -275,7 +275,7 @@ unit imgbuild-mig.service
 # installation guide for Linux, network repository installation.
 step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not looked for, advised https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64'
 packages ca-certificates curl
-run 'dpkg -s cuda-keyring 2>/dev/null | grep -q '"'"'^Status: .* installed'"'"'' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/cuda-keyring_1.1-1_all.deb'"'"' -o /var/cache/apt/archives/cuda-keyring.deb && dpkg -i /var/cache/apt/archives/cuda-keyring.deb && rm /var/cache/apt/archives/cuda-keyring.deb' 'dpkg --purge cuda-keyring' ''
+run 'dpkg -s cuda-keyring 2>/dev/null | grep -q '"'"'^Status: .* installed'"'"'' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/cuda-keyring_1.1-1_all.deb'"'"' -o /var/cache/apt/archives/cuda-keyring.deb && dpkg -i /var/cache/apt/archives/cuda-keyring.deb && rm /var/cache/apt/archives/cuda-keyring.deb' '' ''
 
 # it was asked for; images bring the CUDA that they were built with. Source: CUDA installation
 # guide for Linux, meta packages.

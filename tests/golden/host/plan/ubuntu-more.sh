@@ -4,7 +4,7 @@
 # NVIDIA drivers installation.
 step driver 'NVIDIA driver: none, advised R580, open kernel modules'
 packages ubuntu-drivers-common
-run 'dpkg -l '"'"'nvidia-*580-server-open'"'"' 2>/dev/null | grep -q '"'"'^ii'"'"'' 'ubuntu-drivers install --gpgpu nvidia:580-server-open' 'apt-get -y purge '"'"'nvidia-*580-server-open'"'"' '"'"'linux-modules-nvidia-580-server-open-*'"'"'' ''
+run 'dpkg -l '"'"'nvidia-*580-server-open'"'"' 2>/dev/null | grep -q '"'"'^ii'"'"'' 'ubuntu-drivers install --gpgpu nvidia:580-server-open' '' ''
 boot
 
 # ubuntu-drivers installs libraries and modules for computing alone. Source: Ubuntu Server
@@ -157,7 +157,7 @@ put /etc/udev/rules.d/90-imgbuild-io-scheduler.rules 0644 << 'EOF'
 # Written by imgbuild host plan (io-scheduler).
 ACTION=="add|change", SUBSYSTEM=="block", ENV{DEVTYPE}=="disk", KERNEL=="nvme[0-9]*n[0-9]*", ATTR{queue/scheduler}="none"
 EOF
-run '' 'udevadm control --reload' 'udevadm control --reload' ''
+run '' '[ ! -S /run/udev/control ] || udevadm control --reload' '[ ! -S /run/udev/control ] || udevadm control --reload' ''
 live /sys/block/nvme0n1/queue/scheduler none
 
 # without it the driver sets the GPU up anew for each first process. Source: NVIDIA driver
@@ -269,7 +269,7 @@ unit imgbuild-mig.service
 # installation guide for Linux, network repository installation.
 step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not looked for, advised https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64'
 packages ca-certificates curl
-run 'dpkg -s cuda-keyring 2>/dev/null | grep -q '"'"'^Status: .* installed'"'"'' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64/cuda-keyring_1.1-1_all.deb'"'"' -o /var/cache/apt/archives/cuda-keyring.deb && dpkg -i /var/cache/apt/archives/cuda-keyring.deb && rm /var/cache/apt/archives/cuda-keyring.deb' 'dpkg --purge cuda-keyring' ''
+run 'dpkg -s cuda-keyring 2>/dev/null | grep -q '"'"'^Status: .* installed'"'"'' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64/cuda-keyring_1.1-1_all.deb'"'"' -o /var/cache/apt/archives/cuda-keyring.deb && dpkg -i /var/cache/apt/archives/cuda-keyring.deb && rm /var/cache/apt/archives/cuda-keyring.deb' '' ''
 
 # it was asked for; images bring the CUDA that they were built with. Source: CUDA installation
 # guide for Linux, meta packages.

@@ -143,7 +143,7 @@ put /etc/udev/rules.d/90-imgbuild-io-scheduler.rules 0644 << 'EOF'
 # Written by imgbuild host plan (io-scheduler).
 ACTION=="add|change", SUBSYSTEM=="block", ENV{DEVTYPE}=="disk", KERNEL=="nvme[0-9]*n[0-9]*", ATTR{queue/scheduler}="none"
 EOF
-run '' 'udevadm control --reload' 'udevadm control --reload' ''
+run '' '[ ! -S /run/udev/control ] || udevadm control --reload' '[ ! -S /run/udev/control ] || udevadm control --reload' ''
 live /sys/block/nvme0n1/queue/scheduler none
 
 # without it the driver sets the GPU up anew for each first process. Source: NVIDIA driver
