@@ -220,7 +220,7 @@ class Root:
         done = subprocess.run(
             ["unshare", "--mount", "sh", "-c", enter, str(self.folder)],
             input=script,
-            env={"PATH": _PATH, "LC_ALL": "C", "HOME": "/root", **(env or {})},
+            env={"PATH": _PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", **(env or {})},
             capture_output=True,
             text=True,
             check=False,

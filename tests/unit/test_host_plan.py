@@ -162,7 +162,7 @@ def documents(text: str) -> list[Any]:
 
 # Module -> the arguments that a task must have. Source: Ansible's documentation of ansible.builtin.
 MODULES = {
-    "package": {"name", "state"},
+    "package": {"name", "state", "update_cache"},
     "file": {"path", "state"},
     "copy": {"dest", "mode", "content", "backup"},
     "shell": {"cmd"},
@@ -273,10 +273,73 @@ def test_ubuntu_with_nvidias_repository_stays_with_it(tmp_path: Path, matrix: Ma
     host = dataclasses.replace(planned_hosts.bare("ubuntu"), files=files)
     plan = made(host, tmp_path, matrix, Wishes(toolkit="13.0"))
     packages = [one for step in plan.steps for one in step.packages]
-    assert {"nvidia-driver-pinning-580", "nvidia-open", "linux-headers-generic"} <= set(packages)
+    assert {"nvidia-driver-pinning-580", "nvidia-open", "linux-headers-6.8.0-87-generic"} <= set(
+        packages
+    )
     assert "ubuntu-drivers" not in json.dumps(dataclasses.asdict(plan))
     paths = [file.path for step in plan.steps for file in step.files]
     assert not any(path.startswith("/etc/apt/preferences.d") for path in paths)
+
+
+def test_a_toolkit_alone_makes_nvidias_no_source_of_drivers(tmp_path: Path, matrix: Matrix) -> None:
+    """What the first plan pins to -1 the second does not ask for."""
+    bare = planned_hosts.bare("ubuntu")
+    first = made(bare, tmp_path / "first", matrix, Wishes(toolkit="13.0"))
+    (pin,) = (file for step in first.steps for file in step.files if "preferences.d" in file.path)
+    files = {"/usr/share/keyrings/cuda-archive-keyring.gpg": "", pin.path: pin.content}
+    after = dataclasses.replace(bare, files=files)
+    second = made(after, tmp_path / "second", matrix, Wishes(toolkit="13.0"))
+    assert "ubuntu-drivers install" in json.dumps(dataclasses.asdict(second))
+    assert pin in [file for step in second.steps for file in step.files]
+    assert "nvidia-open" not in [one for step in second.steps for one in step.packages]
+
+
+@pytest.mark.parametrize(
+    ("family", "kernel", "headers"),
+    [
+        ("debian", "6.1.0-28-amd64", "linux-headers-amd64"),
+        ("debian", "6.1.0-28-cloud-amd64", "linux-headers-cloud-amd64"),
+        ("debian", "6.12.48+deb13-cloud-arm64", "linux-headers-cloud-arm64"),
+        ("debian", "6.1.0-28-rt-amd64", "linux-headers-rt-amd64"),
+        ("debian", "6.9.1 $(id)", "linux-headers-amd64"),
+        ("ubuntu", "6.8.0-1021-aws", "linux-headers-6.8.0-1021-aws"),
+        ("ubuntu", "6.11.0-17-generic", "linux-headers-6.11.0-17-generic"),
+        ("ubuntu", "6.8.0;id", "linux-headers-generic"),
+    ],
+)
+def test_headers_are_of_the_kernel_that_runs(
+    family: str, kernel: str, headers: str, tmp_path: Path, matrix: Matrix
+) -> None:
+    files = {"/usr/share/keyrings/cuda-archive-keyring.gpg": ""}
+    host = dataclasses.replace(planned_hosts.bare(family), files=files, kernel=kernel)
+    plan = made(host, tmp_path, matrix)
+    assert headers in [one for step in plan.steps for one in step.packages]
+
+
+@pytest.mark.parametrize("system", [("ubuntu", "20.04"), ("debian", "11")])
+def test_a_release_that_is_too_old_for_drivers_gets_none(
+    system: tuple[str, str], tmp_path: Path, matrix: Matrix
+) -> None:
+    """The container toolkit has one repository for all."""
+    host = dataclasses.replace(planned_hosts.bare("ubuntu"), os=system, toolkit="1.14.3-1")
+    plan = made(host, tmp_path, matrix)
+    assert {step.id for step in plan.steps if step.kind == "package"} == {
+        "container-toolkit-repository",
+        "container-toolkit",
+        "container-toolkit-docker",
+    }
+    assert "packaged for" in {one.row: one.why for one in plan.left}["driver"]
+    with pytest.raises(UserError, match="--cuda-toolkit"):
+        made(host, tmp_path, matrix, Wishes(toolkit="13.0"))
+
+
+@pytest.mark.parametrize("system", [("centos", "7"), ("sles", "12.5")])
+def test_a_release_with_other_programs_is_of_no_family(
+    system: tuple[str, str], tmp_path: Path, matrix: Matrix
+) -> None:
+    plan = made(dataclasses.replace(planned_hosts.bare("rhel"), os=system), tmp_path, matrix)
+    assert plan.family == ""
+    assert not any(step.kind == "package" for step in plan.steps)
 
 
 def test_a_wish_is_granted_whichever_rows_are_chosen(tmp_path: Path, matrix: Matrix) -> None:
@@ -294,6 +357,18 @@ def test_a_volta_gets_the_proprietary_module(tmp_path: Path, matrix: Matrix) -> 
     packages = [one for step in plan.steps for one in step.packages]
     assert "cuda-drivers" in packages
     assert "nvidia-open" not in packages
+
+
+@pytest.mark.parametrize("system", [("sles", "15.7"), ("rocky", "10.0")])
+def test_a_volta_gets_no_driver_that_does_not_know_it(
+    system: tuple[str, str], tmp_path: Path, matrix: Matrix
+) -> None:
+    """After R580 none does, and these install the newest."""
+    gpus = Gpus(name="Tesla V100", architecture="Volta", driver="525.60.13", cuda="12.0")
+    host = dataclasses.replace(planned_hosts.bare("rhel"), gpus=gpus, smi=None, os=system)
+    plan = made(host, tmp_path, matrix)
+    assert "driver" not in {step.id for step in plan.steps}
+    assert "knows no GPUs before Turing" in {one.row: one.why for one in plan.left}["driver"]
 
 
 def test_one_driver_puts_driver_and_module_right(tmp_path: Path, matrix: Matrix) -> None:

@@ -87,6 +87,7 @@ class Thresholds(Fact):
     open_only: tuple[Text, ...]
     open_names: tuple[Text, ...]
     closed_only: tuple[Text, ...]
+    closed_last: int  # the last branch that knows those
 
 
 class Branch(Fact):

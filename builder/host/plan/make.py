@@ -161,9 +161,21 @@ class _Maker:
         elif one.name in ("nvidia-driver", "nvidia-open"):
             if any(step.id == "driver" for step in self.steps):
                 return  # the driver that is installed has the right module
+            if not self.system.has_drivers:
+                since = f"{self.system.family} {self.system.facts.drivers_since}"
+                why = f"NVIDIA's drivers of today are packaged for {since} or newer"
+                self.left.append(by_hand(row, why, *found))
+                return
             branch = software.branch_for(self.subject, one.value)
             if branch is None:
                 why = f"no branch that still gets fixes is {one.value or 'known'} or newer"
+                if software.closed(self.subject):
+                    why += " and knows GPUs before Turing"
+                self.left.append(by_hand(row, why, *found))
+            elif software.closed(self.subject) and not software.holds_branch(self.system):
+                why = (
+                    f"the newest driver knows no GPUs before Turing, and R{branch} is not held here"
+                )
                 self.left.append(by_hand(row, why, *found))
             else:
                 self.steps += software.driver(row, self.system, self.subject, branch)
@@ -184,7 +196,7 @@ class _Maker:
             self.steps.append(divided.step(wished.mig, wished.devices, row.now))
             return True
         if row.id == "cuda-toolkit" and wished.toolkit:
-            if self.system is None:
+            if self.system is None or not self.system.has_drivers:
                 raise UserError(f"--cuda-toolkit: {_NO_FAMILY}", hint="install it by hand")
             has = any(step.id == "cuda-repository" for step in self.steps)
             self.steps += software.cuda_toolkit(
