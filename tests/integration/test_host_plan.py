@@ -349,6 +349,7 @@ case "$*" in
         for at in 0 1 2 3; do echo "|   $gpu  MIG 1g.10gb   19   $at   $at:1   |"; done
     done > "$FAKE/made" ;;
 "mig -i 0,1 -dgi") rm "$FAKE/made" ;;
+*mig.mode.current*) cat "$FAKE/mode" ;;
 esac
 """
 
@@ -359,12 +360,13 @@ def test_the_program_that_divides_does_so_once(tmp_path: Path, matrix: Matrix) -
     (tmp_path / "nvidia-smi").write_text(SMI)
     (tmp_path / "nvidia-smi").chmod(0o755)
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "FAKE": str(tmp_path)}
+    content = program.content.replace("/run/imgbuild-mig", str(tmp_path / "run"))
 
     def run(*args: str) -> tuple[int, list[str]]:
         (tmp_path / "smi").write_text("")
         done = subprocess.run(
             ["sh", "-s", *args],
-            input=program.content,
+            input=content,
             env=env,
             capture_output=True,
             text=True,
@@ -372,16 +374,32 @@ def test_the_program_that_divides_does_so_once(tmp_path: Path, matrix: Matrix) -
         )
         return done.returncode, (tmp_path / "smi").read_text().splitlines()
 
+    (tmp_path / "mode").write_text("Disabled\nDisabled\n")
     code, asked = run()
     assert code == 0
-    assert asked[:2] == ["mig -i 0,1 -lgi", "-i 0,1 -mig 1"]
-    assert asked[2].startswith("mig -i 0,1 -cgi 9:4,19:")
+    mode = "-i 0,1 --query-gpu=mig.mode.current --format=csv,noheader"
+    assert asked[:3] == ["mig -i 0,1 -lgi", mode, "-i 0,1 -mig 1"]
+    assert asked[3].startswith("mig -i 0,1 -cgi 9:4,19:")
     assert run() == (0, ["mig -i 0,1 -lgi"])
     (tmp_path / "made").write_text("|   0  MIG 7g.80gb          0        0          0:8     |\n")
     assert run() == (1, ["mig -i 0,1 -lgi"]), "what somebody else has divided is left alone"
     code, asked = run("destroy")
     assert (code, asked[-1]) == (0, "-i 0,1 -mig 0")
     assert not (tmp_path / "made").exists()
+
+    # What was so before the unit was there is not taken away with it.
+    run()
+    (tmp_path / "run").unlink()
+    assert run("stop") == (0, [])
+    assert (tmp_path / "made").exists()
+    run("destroy")
+    (tmp_path / "mode").write_text("Enabled\nEnabled\n")
+    run()
+    assert run("stop") == (0, ["mig -i 0,1 -dci", "mig -i 0,1 -dgi"])
+    (tmp_path / "mode").write_text("Disabled\nDisabled\n")
+    run()
+    assert run("stop")[1][-1] == "-i 0,1 -mig 0"
+    assert run("stop") == (0, [])
 
 
 def test_without_root_nothing_is_begun(tmp_path: Path, matrix: Matrix) -> None:

@@ -394,6 +394,65 @@ def test_suse_gets_the_small_pages_by_tmpfiles(tmp_path: Path, matrix: Matrix) -
     assert steps["hugepages-2m"].live[0].value == "1024"
 
 
+@pytest.mark.parametrize(
+    ("options", "back"), [("rw,size=65536k", "67108864"), ("rw,nosuid", "50%%")]
+)
+def test_the_size_of_shared_memory_is_given_back(
+    options: str, back: str, tmp_path: Path, matrix: Matrix
+) -> None:
+    meminfo = {"/proc/meminfo": "MemTotal:  4194304 kB\n"}
+    host = dataclasses.replace(planned_hosts.untuned("debian"), shm=options, files=meminfo)
+    plan = made(host, tmp_path, matrix, Wishes(rows=frozenset({"shm"})))
+    (step,) = plan.steps
+    assert f"ExecStop=/bin/mount -o remount,size={back} /dev/shm" in step.files[0].content
+
+
+@pytest.mark.parametrize(
+    ("card", "layout", "devices", "told"),
+    [
+        ("h100-80", "7x1g.10gb", "0,8", "there is no GPU 8 on this host; its GPUs are 0 to 7"),
+        ("a100-80", "7x1g.10gb", "0", "--gpu a100-80: GPU 0 is 'NVIDIA H100 80GB HBM3'"),
+        ("h100-94", "7x1g.12gb", "all", "--gpu h100-94: GPU 0 is 'NVIDIA H100 80GB HBM3'"),
+        ("h200", "7x1g.18gb", "7", "--gpu h200: GPU 7 is 'NVIDIA H100 80GB HBM3'"),
+    ],
+)
+def test_only_cards_that_are_there_are_divided(
+    card: str, layout: str, devices: str, told: str, tmp_path: Path, matrix: Matrix
+) -> None:
+    divided, chosen = wishes.mig(card, layout, devices)
+    with pytest.raises(UserError) as caught:
+        made(HOSTS["dgx-h100"], tmp_path, matrix, Wishes(mig=divided, devices=chosen))
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "card", "layout"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "a100-40", "7x1g.5gb"),
+        ("NVIDIA A100 80GB PCIe", "a100-80", "7x1g.10gb"),
+        ("NVIDIA H100 PCIe", "h100-80", "7x1g.10gb"),
+        ("NVIDIA H100 NVL", "h100-94", "7x1g.12gb"),
+        ("NVIDIA H200 NVL", "h200", "7x1g.18gb"),
+        ("NVIDIA B200", "b200", "7x1g.23gb"),
+        ("NVIDIA A30", "a30", "4x1g.6gb"),
+    ],
+)
+def test_cards_are_known_by_the_drivers_names(
+    name: str, card: str, layout: str, tmp_path: Path, matrix: Matrix
+) -> None:
+    host = dataclasses.replace(HOSTS["dgx-h100"], gpus=Gpus(name=name))
+    divided, _ = wishes.mig(card, layout, "all")
+    plan = made(host, tmp_path, matrix, Wishes(mig=divided, devices="all"))
+    assert "mig" in {step.id for step in plan.steps}
+
+
+def test_a_gh200_is_no_h200(tmp_path: Path, matrix: Matrix) -> None:
+    host = dataclasses.replace(HOSTS["dgx-h100"], gpus=Gpus(name="NVIDIA GH200 480GB"))
+    divided, _ = wishes.mig("h200", "7x1g.18gb", "0")
+    with pytest.raises(UserError, match="GH200"):
+        made(host, tmp_path, matrix, Wishes(mig=divided))
+
+
 def test_limits_that_are_raised_lower_no_hard_one() -> None:
     part = plan_settings.ulimit("nofile", (Setting(kind="ulimit", name="nofile", value="65536"),))
     assert "* hard nofile 1048576" in part.files[0].content
@@ -521,6 +580,16 @@ def test_the_command_prints_and_changes_nothing(
         (("--mig", "7x1g.10gb"), "--mig: of which card?"),
         (("--mig", "9x1g.10gb", "--gpu", "h100"), "does not fit"),
         (("--mig", "7x1g.10gb", "--gpu", "h100", "--devices", "a"), "are no indexes"),
+        (("--mig", "7x1g.10gb", "--gpu", "h100", "--devices", "\uff10"), "are no indexes"),
+        (("--mig", "7x1g.10gb", "--gpu", "h100", "--devices", "0,00"), "0 is there twice"),
+        (("--gpu", "h100"), "--gpu says nothing without --mig"),
+        (("--devices", "0,1"), "--devices says nothing without --mig"),
+        (("--undo", "--json"), "--undo and --json"),
+        (("--undo", "--hugepages", "2M=1"), "--undo takes back whatever"),
+        (("--json", "--format", "ansible"), "--json and --format ansible"),
+        (("--cuda-toolkit", "\uff11\uff13.0"), "is no release of CUDA"),
+        (("--cuda-toolkit", "10.2"), "is no release of CUDA"),
+        (("--hugepages", "2M=\uff11"), "is no SIZE=COUNT"),
         (("--undo", "--format", "tuned"), "--undo: what --format tuned sets"),
         (("--format", "chef"), "'chef' is unknown; known: sh, ansible"),
         (("--matrix", "cuda13.0-vlm"), "did you mean"),

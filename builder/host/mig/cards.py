@@ -32,6 +32,7 @@ class Card(Fact):
     """A GPU that MIG divides."""
 
     title: Text
+    product: Text  # the word of it in the driver's product_name
     gpu: Name  # of matrix.yaml: the one that rules ask about
     sm: Version
     generation: Literal["ampere", "hopper", "blackwell"]

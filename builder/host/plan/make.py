@@ -7,7 +7,7 @@ from collections.abc import Callable
 from builder.errors import UserError
 from builder.host import check
 from builder.host.check import memory
-from builder.host.check.rows import Kind, Row, Setting, Status
+from builder.host.check.rows import Kind, Row, Setting, Status, shown
 from builder.host.check.subject import Subject
 from builder.host.plan import divided, families, settings, software, wishes
 from builder.host.plan.families import System
@@ -41,9 +41,9 @@ def make(subject: Subject, wished: Wishes) -> Plan:
 
 
 def _named(subject: Subject) -> str:
-    """As "ubuntu 24.04", and no sign that a terminal obeys."""
-    text = " ".join(filter(None, map(subject.release.get, ("ID", "VERSION_ID"))))[:40]
-    return "".join(sign if sign.isprintable() else "?" for sign in text) or "unknown"
+    """As "ubuntu 24.04"."""
+    text = " ".join(filter(None, map(subject.release.get, ("ID", "VERSION_ID"))))
+    return shown(text, 40) or "unknown"
 
 
 class _Maker:
@@ -96,11 +96,12 @@ class _Maker:
             if found[0].name == "--ecc-config":
                 return settings.ecc(name, found)
             raise OddError(found[0].name)
+        if kind == "mount":
+            return settings.mount(name, found, memory.shm_size(self.subject))
         parts: dict[str, Callable[[str, tuple[Setting, ...]], Part]] = {
             "sysctl": settings.sysctl,
             "sysfs": settings.sysfs,
             "ulimit": settings.ulimit,
-            "mount": settings.mount,
         }
         return parts[kind](name, found)
 
@@ -193,6 +194,7 @@ class _Maker:
             self._power(row, wished.power)
             return True
         if row.id == "mig" and wished.mig is not None:
+            divided.refuse(wished.mig, wished.devices, self.subject.smi.gpus)
             self.steps.append(divided.step(wished.mig, wished.devices, row.now))
             return True
         if row.id == "cuda-toolkit" and wished.toolkit:

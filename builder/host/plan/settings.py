@@ -204,13 +204,17 @@ def ulimit(name: str, settings: tuple[Setting, ...]) -> Part:
     return Part(files=files, note="for logins from now on, and services from the next boot on")
 
 
-def mount(name: str, settings: tuple[Setting, ...]) -> Part:
-    """The size of a tmpfs, now and at each boot; systemd mounts /dev/shm before it reads fstab."""
+def mount(name: str, settings: tuple[Setting, ...], before: int | None = None) -> Part:
+    """The size of a tmpfs, now and at each boot; systemd mounts /dev/shm before it reads fstab.
+
+    `before` is its size in bytes, None where nothing was said: half of the memory.
+    """
     (one,) = settings
     if one.name != "/dev/shm" or not re.fullmatch(r"\d{1,15}", one.value):  # noqa: S108
         raise OddError(one.name)
-    run = f"/bin/mount -o remount,size={one.value} {one.name}"
-    unit = oneshot(f"Size of {one.name}", (run,), (f"/bin/mount -o remount,size=50%% {one.name}",))
+    remount = f"/bin/mount -o remount,size={{}} {one.name}"
+    back = remount.format("50%%" if before is None else before)  # "%" means something to systemd
+    unit = oneshot(f"Size of {one.name}", (remount.format(one.value),), (back,))
     service = f"imgbuild-{name}.service"
     return Part(
         files=(File(path=f"/etc/systemd/system/{service}", content=own(name) + unit),),

@@ -129,7 +129,7 @@ Before=docker.service containerd.service kubelet.service
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=/bin/mount -o remount,size=8589934592 /dev/shm
-ExecStop=/bin/mount -o remount,size=50%% /dev/shm
+ExecStop=/bin/mount -o remount,size=67108864 /dev/shm
 
 [Install]
 WantedBy=multi-user.target
