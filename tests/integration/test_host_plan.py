@@ -243,6 +243,30 @@ def test_what_somebody_has_changed_since_is_left_alone(tmp_path: Path, matrix: M
     assert theirs.read_text() == "kernel.numa_balancing = 2\n"
 
 
+@pytest.mark.parametrize(
+    ("file", "line", "told"),
+    [
+        ("etc/sysctl.conf", "vm.swappiness=60", True),
+        ("etc/sysctl.conf", "# vm.swappiness = 60", False),
+        ("etc/sysctl.conf", "vm.swappiness = 10", False),
+        ("etc/sysctl.d/99-site.conf", "  vm/swappiness = 60", True),
+        ("etc/sysctl.d/50-site.conf", "vm.swappiness = 60", False),
+        ("usr/lib/sysctl.d/99-vendor.conf", "vm.swappiness = 60", True),
+    ],
+)
+def test_what_is_read_later_and_says_otherwise_is_told(
+    file: str, line: str, told: bool, tmp_path: Path, matrix: Matrix
+) -> None:
+    """A variable is not lasting whose line another file has the last word of."""
+    made = Applied("debian", tmp_path, matrix, Wishes(rows=frozenset({"swappiness"})))
+    (made.root / file).parent.mkdir(parents=True, exist_ok=True)
+    (made.root / file).write_text(f"{line}\n")
+    said = f"swappiness: /{file} is read later and sets vm.swappiness to 60"
+    for _ in range(2):
+        assert (said in made.run(made.script, live=True)) == told
+    assert (made.root / file).read_text() == f"{line}\n"
+
+
 def test_what_failed_is_done_by_the_next_run(tmp_path: Path, matrix: Matrix) -> None:
     made = Applied("debian", tmp_path, matrix, Wishes(rows=frozenset({"iommu"})))
     (made.bin / "update-grub").unlink()

@@ -106,6 +106,25 @@ put() {
     written "$1"
 }
 
+# said KEY FILE: what a file of sysctl.d sets a variable to.
+said() { sed -n "s|^ *$(printf %s "$1" | sed 's|\.|[./]|g') *= *||p" "$2" | sed -n '$p'; }
+
+# read_later FILE: say which files set variables of FILE otherwise and are read after it, at boot or
+# by `sysctl --system`. Source: sysctl.d(5), and sysctl(8), which reads /etc/sysctl.conf last.
+read_later() {
+    sed -n 's/^\([a-z0-9_.-]*\) = .*/\1/p' "$ROOT$1" | while read -r key; do
+        for file in "$ROOT"/usr/lib/sysctl.d/*.conf "$ROOT"/etc/sysctl.d/*.conf "$ROOT/etc/sysctl.conf"; do
+            case $file in "$ROOT$1" | */99-sysctl.conf) continue ;; esac # Debian's link to sysctl.conf
+            [ -f "$file" ] || continue
+            first=$(printf '%s\n%s\n' "${1##*/}" "${file##*/}" | LC_ALL=C sort | sed -n 1p)
+            [ "$first" = "${1##*/}" ] || continue
+            other=$(said "$key" "$file")
+            case $other in '' | "$(said "$key" "$ROOT$1")") continue ;; esac
+            say "$id: ${file#"$ROOT"} is read later and sets $key to $other: take that line out"
+        done
+    done
+}
+
 # live PATTERN VALUE: files of the running kernel.
 live() {
     if [ "$LIVE" = no ]; then

@@ -94,6 +94,7 @@ put /etc/sysctl.d/90-imgbuild-numa-balancing.conf 0644 << 'EOF'
 # Written by imgbuild host plan (numa-balancing).
 kernel.numa_balancing = 0
 EOF
+read_later /etc/sysctl.d/90-imgbuild-numa-balancing.conf
 live /proc/sys/kernel/numa_balancing 0
 
 # page tables of model weights take time on every first touch. Source: Linux kernel documentation,
@@ -127,6 +128,7 @@ put /etc/sysctl.d/90-imgbuild-swappiness.conf 0644 << 'EOF'
 # Written by imgbuild host plan (swappiness).
 vm.swappiness = 10
 EOF
+read_later /etc/sysctl.d/90-imgbuild-swappiness.conf
 live /proc/sys/vm/swappiness 10
 
 # ranks of tensor parallelism and vLLM's processes exchange tensors there. Source: NCCL user
