@@ -529,6 +529,16 @@ def test_the_documentation_has_formats_options_and_what_is_out_of_date() -> None
     for old in (
         *("apt-key", "v1alpha1", "replace_method", ":latest", "nvidia-driver-535", "-pm 1"),
         *("numa_balancing", "isolcpus", "hugepages", "swappiness", "scheduler", "nvidia-docker2"),
+        *("cpupower", "nohz_full", "taskset", "numactl", "transparent_hugepage", "-pl 400"),
+        *(
+            "mig -cgi",
+            "apt install cuda",
+            "cuDNN",
+            "NCCL",
+            "TensorRT",
+            "--gpus",
+            "--runtime=nvidia",
+        ),
     ):
         assert old in table, old
     for line in table.strip().splitlines()[1:]:
