@@ -51,10 +51,16 @@ case "$me $*" in
     echo "$2" >> "$FAKE/args.new"; sort "$FAKE/args.new" > "$FAKE/args" ;;
 "pbl --del-option "*)
     { grep -v "^$2=" "$FAKE/args" || :; } > "$FAKE/args.new"; mv "$FAKE/args.new" "$FAKE/args" ;;
-"systemctl is-enabled "* | "systemctl is-active "*) has units "$(last "$@")" ;;
+"systemctl is-enabled "*)
+    unit=$(last "$@")
+    if [ -f "$FAKE/state-$unit" ]; then cat "$FAKE/state-$unit"; exit 1; fi
+    if has units "$unit"; then echo enabled; else echo disabled; exit 1; fi ;;
+"systemctl is-active "*) has started "$(last "$@")" ;;
 "systemctl enable "*) put units "$(last "$@")" ;;
 "systemctl disable "*) out units "$(last "$@")" ;;
 "systemctl start nvidia-cdi-refresh.service") exit 5 ;;
+"systemctl start "*) ! has broken "$(last "$@")" && put started "$(last "$@")" ;;
+"systemctl stop "*) out started "$(last "$@")" ;;
 "nvidia-ctk cdi "*)
     mkdir -p "$ROOT/etc/cdi"
     echo "nvidia.com/gpu libcuda.so.580.95.05" > "$ROOT/etc/cdi/nvidia.yaml" ;;
@@ -63,22 +69,24 @@ case "$me $*" in
 "nvidia-smi -i "*"--query-gpu"*) if has ecc "$2"; then echo Enabled; else echo Disabled; fi ;;
 "nvidia-smi -i "*"--ecc-config=1") put ecc "$2" ;;
 "nvidia-smi -i "*"--ecc-config=0") out ecc "$2" ;;
+"dpkg-query -W -f="*"Package}"*) sed 's/^/installed /' "$FAKE/packages" 2>/dev/null || : ;;
 "dpkg-query -W -f="*) has packages "$3" && echo "installed 99.1" ;;
 "dpkg -s "*) has packages "$2" && echo "Status: install ok installed" ;;
 "dpkg -l "*) has packages driver && echo "ii  nvidia-headless-580-server-open" ;;
 "dpkg -i "*) put packages cuda-keyring ;;
-"dpkg --purge "*) out packages "$2" ;;
+"dpkg --purge "* | "rpm -e "*) for word; do out packages "$word"; done ;;
 "ubuntu-drivers install "*) put packages driver ;;
-"apt-get -y purge "*) out packages driver ;;
+"rpm -qa "*) cat "$FAKE/packages" 2>/dev/null || : ;;
 "rpm -q --qf "*)
     if has packages "$4"; then echo 99.1; else echo "package $4 is not installed"; exit 1; fi ;;
 "dnf -q module list "*) has packages stream && echo "nvidia-driver 580-open [e] default" ;;
 "dnf -y module enable "*) put packages stream ;;
 "dnf -y module reset "*) out packages stream ;;
 "apt-get install "* | "dnf -y install "* | "zypper "*" install "*)
-    for word; do case $word in -* | install) ;; *) put packages "$word" ;; esac; done ;;
-"apt-get remove "* | "dnf -y remove "* | "zypper "*" remove "*)
-    for word; do out packages "$word"; done ;;
+    for word; do case $word in
+        -* | install) ;;
+        *) put packages "$word"; put packages "dependency-of-$word" ;;
+    esac; done ;;
 "curl "*) echo key > "$(last "$@")" ;;
 esac
 """
@@ -115,6 +123,7 @@ def folder_of(family: str, folder: Path) -> Path:
         "etc/udev/rules.d",
         "etc/default/grub.d",
         "var/cache/apt/archives",
+        "run/systemd/system",
     ):
         (root / path).mkdir(parents=True)
     # One that the script is to replace, and to give back.
@@ -200,7 +209,7 @@ def test_a_script_is_idempotent_and_taken_back(family: str, tmp_path: Path, matr
     assert "it failed" not in told
     assert snapshot(made.root) == before
     assert sorted((made.fake / "args").read_text().split()) == sorted(args)
-    for name in ("units", "packages", "ecc"):
+    for name in ("units", "started", "packages", "ecc"):
         assert (made.fake / name).read_text() == "", name
     assert made.run(made.undo, live=True) == "nothing to undo\n"
 
@@ -234,6 +243,30 @@ def test_what_somebody_has_changed_since_is_left_alone(tmp_path: Path, matrix: M
     assert theirs.read_text() == "kernel.numa_balancing = 2\n"
 
 
+@pytest.mark.parametrize(
+    ("file", "line", "told"),
+    [
+        ("etc/sysctl.conf", "vm.swappiness=60", True),
+        ("etc/sysctl.conf", "# vm.swappiness = 60", False),
+        ("etc/sysctl.conf", "vm.swappiness = 10", False),
+        ("etc/sysctl.d/99-site.conf", "  vm/swappiness = 60", True),
+        ("etc/sysctl.d/50-site.conf", "vm.swappiness = 60", False),
+        ("usr/lib/sysctl.d/99-vendor.conf", "vm.swappiness = 60", True),
+    ],
+)
+def test_what_is_read_later_and_says_otherwise_is_told(
+    file: str, line: str, told: bool, tmp_path: Path, matrix: Matrix
+) -> None:
+    """A variable is not lasting whose line another file has the last word of."""
+    made = Applied("debian", tmp_path, matrix, Wishes(rows=frozenset({"swappiness"})))
+    (made.root / file).parent.mkdir(parents=True, exist_ok=True)
+    (made.root / file).write_text(f"{line}\n")
+    said = f"swappiness: /{file} is read later and sets vm.swappiness to 60"
+    for _ in range(2):
+        assert (said in made.run(made.script, live=True)) == told
+    assert (made.root / file).read_text() == f"{line}\n"
+
+
 def test_what_failed_is_done_by_the_next_run(tmp_path: Path, matrix: Matrix) -> None:
     made = Applied("debian", tmp_path, matrix, Wishes(rows=frozenset({"iommu"})))
     (made.bin / "update-grub").unlink()
@@ -244,7 +277,8 @@ def test_what_failed_is_done_by_the_next_run(tmp_path: Path, matrix: Matrix) -> 
     (made.bin / "update-grub").unlink()
     (made.bin / "update-grub").symlink_to("standin")
     assert "update-grub" in made.run(made.script, live=True)
-    assert (made.fake / "log").read_text() == "update-grub \n"
+    ran = (made.fake / "log").read_text().splitlines()
+    assert [line for line in ran if "grub" in line] == ["update-grub "]
     assert made.run(made.script, live=True) == "nothing to change\n"
 
 
@@ -255,6 +289,60 @@ def test_what_was_left_out_below_a_folder_is_done_once_it_runs(
     made.run(made.script, live=False)
     assert "update-grub" in made.run(made.script, live=True)
     assert made.run(made.script, live=True) == "nothing to change\n"
+
+
+@pytest.fixture
+def persistent(tmp_path: Path, matrix: Matrix) -> Applied:
+    """A plan of one unit that another package has brought, and of a setting behind it."""
+    return Applied(
+        "debian", tmp_path, matrix, Wishes(rows=frozenset({"persistence", "cgroup"}), power=400)
+    )
+
+
+def test_a_unit_that_does_not_start_yet_keeps_nothing_from_being_done(persistent: Applied) -> None:
+    """As nvidia-persistenced before the reboot into the driver that was installed."""
+    (persistent.fake / "broken").write_text("nvidia-persistenced.service\n")
+    told = persistent.run(persistent.script, live=True)
+    assert "left out: nvidia-persistenced.service does not start now: journalctl" in told
+    assert "cgroup: " in told
+    assert "nvidia-persistenced.service\n" in (persistent.fake / "units").read_text()
+    (persistent.fake / "broken").unlink()
+    assert "systemctl start nvidia-persistenced" in persistent.run(persistent.script, live=True)
+    assert persistent.run(persistent.script, live=True).endswith("nothing to change\n")
+    persistent.run(persistent.undo, live=True)
+    assert (persistent.fake / "units").read_text() == ""
+    assert (persistent.fake / "started").read_text() == ""
+
+
+def test_units_are_enabled_where_systemd_does_not_run(persistent: Applied) -> None:
+    (persistent.root / "run/systemd/system").rmdir()
+    persistent.run(persistent.script, live=True)
+    asked = (persistent.fake / "log").read_text()
+    assert "systemctl enable nvidia-persistenced.service" in asked
+    assert "systemctl start" not in asked
+    assert "daemon-reload" not in asked
+    assert persistent.run(persistent.script, live=True).endswith("nothing to change\n")
+    persistent.run(persistent.undo, live=True)
+    assert "systemctl stop" not in (persistent.fake / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("state", "told"), [("masked", "is masked"), ("not-found", "is not installed")]
+)
+def test_a_unit_that_is_not_to_be_enabled(state: str, told: str, persistent: Applied) -> None:
+    (persistent.fake / "state-nvidia-persistenced.service").write_text(f"{state}\n")
+    assert f"left out: nvidia-persistenced.service {told}" in persistent.run(
+        persistent.script, live=True
+    )
+    assert "enable nvidia-persistenced" not in (persistent.fake / "log").read_text()
+
+
+def test_a_unit_that_ran_before_runs_after(persistent: Applied) -> None:
+    (persistent.fake / "started").write_text("nvidia-persistenced.service\n")
+    persistent.run(persistent.script, live=True)
+    persistent.run(persistent.undo, live=True)
+    assert (persistent.fake / "started").read_text() == "nvidia-persistenced.service\n"
+    assert (persistent.fake / "units").read_text() == ""
 
 
 def test_grub_reads_what_is_written_for_it(tmp_path: Path, matrix: Matrix) -> None:
@@ -285,6 +373,7 @@ case "$*" in
         for at in 0 1 2 3; do echo "|   $gpu  MIG 1g.10gb   19   $at   $at:1   |"; done
     done > "$FAKE/made" ;;
 "mig -i 0,1 -dgi") rm "$FAKE/made" ;;
+*mig.mode.current*) cat "$FAKE/mode" ;;
 esac
 """
 
@@ -295,12 +384,13 @@ def test_the_program_that_divides_does_so_once(tmp_path: Path, matrix: Matrix) -
     (tmp_path / "nvidia-smi").write_text(SMI)
     (tmp_path / "nvidia-smi").chmod(0o755)
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "FAKE": str(tmp_path)}
+    content = program.content.replace("/run/imgbuild-mig", str(tmp_path / "run"))
 
     def run(*args: str) -> tuple[int, list[str]]:
         (tmp_path / "smi").write_text("")
         done = subprocess.run(
             ["sh", "-s", *args],
-            input=program.content,
+            input=content,
             env=env,
             capture_output=True,
             text=True,
@@ -308,16 +398,32 @@ def test_the_program_that_divides_does_so_once(tmp_path: Path, matrix: Matrix) -
         )
         return done.returncode, (tmp_path / "smi").read_text().splitlines()
 
+    (tmp_path / "mode").write_text("Disabled\nDisabled\n")
     code, asked = run()
     assert code == 0
-    assert asked[:2] == ["mig -i 0,1 -lgi", "-i 0,1 -mig 1"]
-    assert asked[2].startswith("mig -i 0,1 -cgi 9:4,19:")
+    mode = "-i 0,1 --query-gpu=mig.mode.current --format=csv,noheader"
+    assert asked[:3] == ["mig -i 0,1 -lgi", mode, "-i 0,1 -mig 1"]
+    assert asked[3].startswith("mig -i 0,1 -cgi 9:4,19:")
     assert run() == (0, ["mig -i 0,1 -lgi"])
     (tmp_path / "made").write_text("|   0  MIG 7g.80gb          0        0          0:8     |\n")
     assert run() == (1, ["mig -i 0,1 -lgi"]), "what somebody else has divided is left alone"
     code, asked = run("destroy")
     assert (code, asked[-1]) == (0, "-i 0,1 -mig 0")
     assert not (tmp_path / "made").exists()
+
+    # What was so before the unit was there is not taken away with it.
+    run()
+    (tmp_path / "run").unlink()
+    assert run("stop") == (0, [])
+    assert (tmp_path / "made").exists()
+    run("destroy")
+    (tmp_path / "mode").write_text("Enabled\nEnabled\n")
+    run()
+    assert run("stop") == (0, ["mig -i 0,1 -dci", "mig -i 0,1 -dgi"])
+    (tmp_path / "mode").write_text("Disabled\nDisabled\n")
+    run()
+    assert run("stop")[1][-1] == "-i 0,1 -mig 0"
+    assert run("stop") == (0, [])
 
 
 def test_without_root_nothing_is_begun(tmp_path: Path, matrix: Matrix) -> None:

@@ -28,6 +28,7 @@ class Gpus:
     persistence: str = "Enabled"
     mig: tuple[str, str, int] = ("Disabled", "Disabled", 0)  # now, pending, instances
     ecc: str = "Enabled"
+    ecc_pending: str = ""  # "": as it is
     remap: tuple[str, str] = ("No", "No")  # pending, failure
     power: tuple[str, str, str, str] = ("700.00 W", "700.00 W", "200.00 W", "700.00 W")
     fabric: tuple[str, str] = ("Completed", "Success")
@@ -78,7 +79,7 @@ class Gpus:
                 f"<pending_mig>{self.mig[1]}</pending_mig></mig_mode>"
                 f"<mig_devices>{devices}</mig_devices>"
                 f"<ecc_mode><current_ecc>{self.ecc}</current_ecc>"
-                f"<pending_ecc>{self.ecc}</pending_ecc></ecc_mode>"
+                f"<pending_ecc>{self.ecc_pending or self.ecc}</pending_ecc></ecc_mode>"
                 f"<remapped_rows><remapped_row_pending>{self.remap[0]}</remapped_row_pending>"
                 f"<remapped_row_failure>{self.remap[1]}</remapped_row_failure></remapped_rows>"
                 f"<gpu_power_readings>{limits}</gpu_power_readings>"
@@ -393,6 +394,16 @@ HOSTS: dict[str, Described] = {
     "ecc-off": Described(
         title="Memory errors go unseen.",
         gpus=Gpus(ecc="Disabled"),
+        stands={"ecc": "advised"},
+    ),
+    "ecc-ends": Described(
+        title="Memory errors are corrected until the next reset.",
+        gpus=Gpus(ecc_pending="Disabled"),
+        stands={"ecc": "advised"},
+    ),
+    "ecc-comes": Described(
+        title="Memory errors are corrected from the next reset on.",
+        gpus=Gpus(ecc="Disabled", ecc_pending="Enabled"),
         stands={"ecc": "advised"},
     ),
     "remap-pending": Described(

@@ -514,6 +514,48 @@ def test_this_host_is_looked_at_and_recorded(
     assert "is there already; name a folder that is not" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("spelled", ["//", "/.", "{}/../../../../../../../../..", "{}/link"])
+def test_the_root_is_this_host_however_it_is_spelled(spelled: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/")
+    host = Host(Path(spelled.format(tmp_path)))
+    assert host.live
+    assert host.line("/proc/version")
+
+
+def test_a_folder_below_a_link_is_that_host(tmp_path: Path, matrix: Matrix) -> None:
+    unpack(HOSTS["dgx-h100"].unpacked(), tmp_path / "host")
+    (tmp_path / "link").symlink_to("host")
+    assert looked(tmp_path / "link", matrix) == looked(tmp_path / "host", matrix)
+
+
+@pytest.mark.parametrize("verb", ["check", "plan"])
+def test_a_folder_without_a_host_is_told(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("not a host")
+    assert run(monkeypatch, "host", verb, "--root", str(tmp_path)) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "nothing of a host is there" in told.err
+    assert told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "settings"),
+    [
+        ("ecc-ends", "GPU 0, 1, 2, 3, 4, 5, 6, 7: disabled at the next reset", 8),
+        ("ecc-comes", "GPU 0, 1, 2, 3, 4, 5, 6, 7: enabled at the next reset", 0),
+        ("ecc-off", "", 8),
+    ],
+)
+def test_ecc_that_waits_for_a_reset_is_told(
+    name: str, told: str, settings: int, tmp_path: Path, matrix: Matrix
+) -> None:
+    row = of(name, tmp_path, matrix)["ecc"]
+    assert row.reason == told
+    assert len(row.settings) == settings
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [

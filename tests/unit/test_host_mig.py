@@ -40,6 +40,13 @@ GPU  0 Profile ID  5 Placements: {0,2}:2
 GPU  0 Profile ID  6 Placements: {0,2}:2
 GPU  0 Profile ID  0 Placement : {0}:4
 """
+# Of an RTX PRO 6000, without profiles for graphics and those that take all media engines or none.
+TWELVE_SLICES = """\
+GPU  0 Profile ID 14 Placements: {0,3,6,9}:3
+GPU  0 Profile ID 21 Placements: {0,3,6,9}:3
+GPU  0 Profile ID  5 Placements: {0,6}:6
+GPU  0 Profile ID  0 Placement : {0}:12
+"""
 # Card -> its placements, and profile -> (id, instances).
 PRINTED = {
     "a30": (
@@ -51,6 +58,10 @@ PRINTED = {
             "2g.12gb+me": (6, 1),
             "4g.24gb": (0, 1),
         },
+    ),
+    "rtxpro6000": (
+        TWELVE_SLICES,
+        {"1g.24gb": (14, 4), "1g.24gb+me": (21, 1), "2g.48gb": (5, 2), "4g.96gb": (0, 1)},
     ),
     **{
         card: (
@@ -242,6 +253,8 @@ PUBLISHED = [
     ("b200", "1x4g.90gb"),
     ("a30", "2x1g.6gb,1x2g.12gb"),
     ("a30", "4x1g.6gb"),
+    ("rtxpro6000", "4x1g.24gb"),
+    ("rtxpro6000", "2x1g.24gb,1x2g.48gb"),
 ]
 
 
@@ -271,6 +284,9 @@ def test_the_layout_tells_the_cards_of_a_family_apart(gpu: str, text: str, card:
     ("gpu", "text", "told"),
     [
         ("h10", "1g.10gb", "no GPU 'h10' that MIG divides; did you mean 'h100'?"),
+        ("gh200", "1g.12gb", "'gh200' is divided by MIG, and where its instances may begin is not"),
+        ("B300", "7x1g.34gb", "`nvidia-smi mig -lgipp` on the card tells it"),
+        ("rtxpro6000", "3x2g.48gb", "what fits: 2x2g.48gb or 1x2g.48gb,2x1g.24gb"),
         ("h100", "1g.11gb", "h100 has no profile '1g.11gb'; did you mean '1g.1"),
         ("a30", "1g.6gb+gfx", "a30 has no profile '1g.6gb+gfx'; did you mean '1g.6gb"),
         ("a100", "4x1g.10gb", "fits on a100-40 and on a100-80; say which: --gpu a100-40 or --gpu"),

@@ -162,7 +162,7 @@ def documents(text: str) -> list[Any]:
 
 # Module -> the arguments that a task must have. Source: Ansible's documentation of ansible.builtin.
 MODULES = {
-    "package": {"name", "state"},
+    "package": {"name", "state", "update_cache"},
     "file": {"path", "state"},
     "copy": {"dest", "mode", "content", "backup"},
     "shell": {"cmd"},
@@ -273,10 +273,73 @@ def test_ubuntu_with_nvidias_repository_stays_with_it(tmp_path: Path, matrix: Ma
     host = dataclasses.replace(planned_hosts.bare("ubuntu"), files=files)
     plan = made(host, tmp_path, matrix, Wishes(toolkit="13.0"))
     packages = [one for step in plan.steps for one in step.packages]
-    assert {"nvidia-driver-pinning-580", "nvidia-open", "linux-headers-generic"} <= set(packages)
+    assert {"nvidia-driver-pinning-580", "nvidia-open", "linux-headers-6.8.0-87-generic"} <= set(
+        packages
+    )
     assert "ubuntu-drivers" not in json.dumps(dataclasses.asdict(plan))
     paths = [file.path for step in plan.steps for file in step.files]
     assert not any(path.startswith("/etc/apt/preferences.d") for path in paths)
+
+
+def test_a_toolkit_alone_makes_nvidias_no_source_of_drivers(tmp_path: Path, matrix: Matrix) -> None:
+    """What the first plan pins to -1 the second does not ask for."""
+    bare = planned_hosts.bare("ubuntu")
+    first = made(bare, tmp_path / "first", matrix, Wishes(toolkit="13.0"))
+    (pin,) = (file for step in first.steps for file in step.files if "preferences.d" in file.path)
+    files = {"/usr/share/keyrings/cuda-archive-keyring.gpg": "", pin.path: pin.content}
+    after = dataclasses.replace(bare, files=files)
+    second = made(after, tmp_path / "second", matrix, Wishes(toolkit="13.0"))
+    assert "ubuntu-drivers install" in json.dumps(dataclasses.asdict(second))
+    assert pin in [file for step in second.steps for file in step.files]
+    assert "nvidia-open" not in [one for step in second.steps for one in step.packages]
+
+
+@pytest.mark.parametrize(
+    ("family", "kernel", "headers"),
+    [
+        ("debian", "6.1.0-28-amd64", "linux-headers-amd64"),
+        ("debian", "6.1.0-28-cloud-amd64", "linux-headers-cloud-amd64"),
+        ("debian", "6.12.48+deb13-cloud-arm64", "linux-headers-cloud-arm64"),
+        ("debian", "6.1.0-28-rt-amd64", "linux-headers-rt-amd64"),
+        ("debian", "6.9.1 $(id)", "linux-headers-amd64"),
+        ("ubuntu", "6.8.0-1021-aws", "linux-headers-6.8.0-1021-aws"),
+        ("ubuntu", "6.11.0-17-generic", "linux-headers-6.11.0-17-generic"),
+        ("ubuntu", "6.8.0;id", "linux-headers-generic"),
+    ],
+)
+def test_headers_are_of_the_kernel_that_runs(
+    family: str, kernel: str, headers: str, tmp_path: Path, matrix: Matrix
+) -> None:
+    files = {"/usr/share/keyrings/cuda-archive-keyring.gpg": ""}
+    host = dataclasses.replace(planned_hosts.bare(family), files=files, kernel=kernel)
+    plan = made(host, tmp_path, matrix)
+    assert headers in [one for step in plan.steps for one in step.packages]
+
+
+@pytest.mark.parametrize("system", [("ubuntu", "20.04"), ("debian", "11")])
+def test_a_release_that_is_too_old_for_drivers_gets_none(
+    system: tuple[str, str], tmp_path: Path, matrix: Matrix
+) -> None:
+    """The container toolkit has one repository for all."""
+    host = dataclasses.replace(planned_hosts.bare("ubuntu"), os=system, toolkit="1.14.3-1")
+    plan = made(host, tmp_path, matrix)
+    assert {step.id for step in plan.steps if step.kind == "package"} == {
+        "container-toolkit-repository",
+        "container-toolkit",
+        "container-toolkit-docker",
+    }
+    assert "packaged for" in {one.row: one.why for one in plan.left}["driver"]
+    with pytest.raises(UserError, match="--cuda-toolkit"):
+        made(host, tmp_path, matrix, Wishes(toolkit="13.0"))
+
+
+@pytest.mark.parametrize("system", [("centos", "7"), ("sles", "12.5")])
+def test_a_release_with_other_programs_is_of_no_family(
+    system: tuple[str, str], tmp_path: Path, matrix: Matrix
+) -> None:
+    plan = made(dataclasses.replace(planned_hosts.bare("rhel"), os=system), tmp_path, matrix)
+    assert plan.family == ""
+    assert not any(step.kind == "package" for step in plan.steps)
 
 
 def test_a_wish_is_granted_whichever_rows_are_chosen(tmp_path: Path, matrix: Matrix) -> None:
@@ -294,6 +357,18 @@ def test_a_volta_gets_the_proprietary_module(tmp_path: Path, matrix: Matrix) -> 
     packages = [one for step in plan.steps for one in step.packages]
     assert "cuda-drivers" in packages
     assert "nvidia-open" not in packages
+
+
+@pytest.mark.parametrize("system", [("sles", "15.7"), ("rocky", "10.0")])
+def test_a_volta_gets_no_driver_that_does_not_know_it(
+    system: tuple[str, str], tmp_path: Path, matrix: Matrix
+) -> None:
+    """After R580 none does, and these install the newest."""
+    gpus = Gpus(name="Tesla V100", architecture="Volta", driver="525.60.13", cuda="12.0")
+    host = dataclasses.replace(planned_hosts.bare("rhel"), gpus=gpus, smi=None, os=system)
+    plan = made(host, tmp_path, matrix)
+    assert "driver" not in {step.id for step in plan.steps}
+    assert "knows no GPUs before Turing" in {one.row: one.why for one in plan.left}["driver"]
 
 
 def test_one_driver_puts_driver_and_module_right(tmp_path: Path, matrix: Matrix) -> None:
@@ -317,6 +392,65 @@ def test_suse_gets_the_small_pages_by_tmpfiles(tmp_path: Path, matrix: Matrix) -
     steps = {step.id: step for step in plan.steps}
     assert steps["hugepages"].advised == "hugepagesz=1G hugepages=8"
     assert steps["hugepages-2m"].live[0].value == "1024"
+
+
+@pytest.mark.parametrize(
+    ("options", "back"), [("rw,size=65536k", "67108864"), ("rw,nosuid", "50%%")]
+)
+def test_the_size_of_shared_memory_is_given_back(
+    options: str, back: str, tmp_path: Path, matrix: Matrix
+) -> None:
+    meminfo = {"/proc/meminfo": "MemTotal:  4194304 kB\n"}
+    host = dataclasses.replace(planned_hosts.untuned("debian"), shm=options, files=meminfo)
+    plan = made(host, tmp_path, matrix, Wishes(rows=frozenset({"shm"})))
+    (step,) = plan.steps
+    assert f"ExecStop=/bin/mount -o remount,size={back} /dev/shm" in step.files[0].content
+
+
+@pytest.mark.parametrize(
+    ("card", "layout", "devices", "told"),
+    [
+        ("h100-80", "7x1g.10gb", "0,8", "there is no GPU 8 on this host; its GPUs are 0 to 7"),
+        ("a100-80", "7x1g.10gb", "0", "--gpu a100-80: GPU 0 is 'NVIDIA H100 80GB HBM3'"),
+        ("h100-94", "7x1g.12gb", "all", "--gpu h100-94: GPU 0 is 'NVIDIA H100 80GB HBM3'"),
+        ("h200", "7x1g.18gb", "7", "--gpu h200: GPU 7 is 'NVIDIA H100 80GB HBM3'"),
+    ],
+)
+def test_only_cards_that_are_there_are_divided(
+    card: str, layout: str, devices: str, told: str, tmp_path: Path, matrix: Matrix
+) -> None:
+    divided, chosen = wishes.mig(card, layout, devices)
+    with pytest.raises(UserError) as caught:
+        made(HOSTS["dgx-h100"], tmp_path, matrix, Wishes(mig=divided, devices=chosen))
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "card", "layout"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "a100-40", "7x1g.5gb"),
+        ("NVIDIA A100 80GB PCIe", "a100-80", "7x1g.10gb"),
+        ("NVIDIA H100 PCIe", "h100-80", "7x1g.10gb"),
+        ("NVIDIA H100 NVL", "h100-94", "7x1g.12gb"),
+        ("NVIDIA H200 NVL", "h200", "7x1g.18gb"),
+        ("NVIDIA B200", "b200", "7x1g.23gb"),
+        ("NVIDIA A30", "a30", "4x1g.6gb"),
+    ],
+)
+def test_cards_are_known_by_the_drivers_names(
+    name: str, card: str, layout: str, tmp_path: Path, matrix: Matrix
+) -> None:
+    host = dataclasses.replace(HOSTS["dgx-h100"], gpus=Gpus(name=name))
+    divided, _ = wishes.mig(card, layout, "all")
+    plan = made(host, tmp_path, matrix, Wishes(mig=divided, devices="all"))
+    assert "mig" in {step.id for step in plan.steps}
+
+
+def test_a_gh200_is_no_h200(tmp_path: Path, matrix: Matrix) -> None:
+    host = dataclasses.replace(HOSTS["dgx-h100"], gpus=Gpus(name="NVIDIA GH200 480GB"))
+    divided, _ = wishes.mig("h200", "7x1g.18gb", "0")
+    with pytest.raises(UserError, match="GH200"):
+        made(host, tmp_path, matrix, Wishes(mig=divided))
 
 
 def test_limits_that_are_raised_lower_no_hard_one() -> None:
@@ -395,6 +529,16 @@ def test_the_documentation_has_formats_options_and_what_is_out_of_date() -> None
     for old in (
         *("apt-key", "v1alpha1", "replace_method", ":latest", "nvidia-driver-535", "-pm 1"),
         *("numa_balancing", "isolcpus", "hugepages", "swappiness", "scheduler", "nvidia-docker2"),
+        *("cpupower", "nohz_full", "taskset", "numactl", "transparent_hugepage", "-pl 400"),
+        *(
+            "mig -cgi",
+            "apt install cuda",
+            "cuDNN",
+            "NCCL",
+            "TensorRT",
+            "--gpus",
+            "--runtime=nvidia",
+        ),
     ):
         assert old in table, old
     for line in table.strip().splitlines()[1:]:
@@ -446,6 +590,16 @@ def test_the_command_prints_and_changes_nothing(
         (("--mig", "7x1g.10gb"), "--mig: of which card?"),
         (("--mig", "9x1g.10gb", "--gpu", "h100"), "does not fit"),
         (("--mig", "7x1g.10gb", "--gpu", "h100", "--devices", "a"), "are no indexes"),
+        (("--mig", "7x1g.10gb", "--gpu", "h100", "--devices", "\uff10"), "are no indexes"),
+        (("--mig", "7x1g.10gb", "--gpu", "h100", "--devices", "0,00"), "0 is there twice"),
+        (("--gpu", "h100"), "--gpu says nothing without --mig"),
+        (("--devices", "0,1"), "--devices says nothing without --mig"),
+        (("--undo", "--json"), "--undo and --json"),
+        (("--undo", "--hugepages", "2M=1"), "--undo takes back whatever"),
+        (("--json", "--format", "ansible"), "--json and --format ansible"),
+        (("--cuda-toolkit", "\uff11\uff13.0"), "is no release of CUDA"),
+        (("--cuda-toolkit", "10.2"), "is no release of CUDA"),
+        (("--hugepages", "2M=\uff11"), "is no SIZE=COUNT"),
         (("--undo", "--format", "tuned"), "--undo: what --format tuned sets"),
         (("--format", "chef"), "'chef' is unknown; known: sh, ansible"),
         (("--matrix", "cuda13.0-vlm"), "did you mean"),

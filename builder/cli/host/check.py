@@ -14,6 +14,7 @@ import click
 
 from builder import matrix
 from builder.cli import options
+from builder.cli.host import roots
 from builder.host import check
 from builder.host.check import Row, Status
 
@@ -25,12 +26,7 @@ _TOLD = (Status.FAILED, Status.ADVISED, Status.UNKNOWN)
 @click.command("check")
 @options.file
 @options.select
-@click.option(
-    "--root",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path("/"),
-    help="Look at a recorded host instead of this one; no process is run then.",
-)
+@roots.option("Look at")
 @click.option("--all", "everything", is_flag=True, help="Why and whence also of what is all right.")
 @options.as_json
 @click.pass_context
@@ -50,7 +46,7 @@ def command(
     """
     _, loaded = options.open_matrix(file)
     wanted = matrix.select(loaded, selector) if selector is not None else ()
-    host = check.Host(root)
+    host = roots.opened(root)
     today = datetime.datetime.now(tz=datetime.UTC).date()
     rows = check.look(host, check.told(host), loaded, wanted=wanted, today=today)
     inside, failed = check.container(host), check.has_failed(rows)

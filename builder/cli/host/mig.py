@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from builder.cli import options
+from builder.errors import UserError
 from builder.facts import Matrix
 from builder.host.mig import cards, commands, fits, layout
 from builder.host.mig.layout import Layout
@@ -38,19 +39,19 @@ FORMATS = ("text", "nvidia-smi", "mig-parted", "kubernetes")
     "--format",
     "shown",
     type=click.Choice(FORMATS),
-    default="text",
-    show_default=True,
-    help="All of it, or one part alone.",
+    help="All of it, or one part alone.  [default: text]",
 )
 @options.as_json
 def command(
-    file: Path | None, gpu: str, wanted: str, devices: str, shown: str, *, as_json: bool
+    file: Path | None, gpu: str, wanted: str, devices: str, shown: str | None, *, as_json: bool
 ) -> None:
     """Check how a GPU is divided with NVIDIA's MIG, and print what divides it so.
 
     Commands for nvidia-smi, a configuration for mig-parted, the names by which Kubernetes knows the
     instances, and which models and cells fit into one. Nothing is run.
     """
+    if as_json and shown is not None:
+        raise UserError(f"--json and --format {shown} are two answers", hint="choose one")
     devices = commands.devices_of(devices)
     chosen = layout.choose(gpu, wanted)
     if as_json:

@@ -186,14 +186,23 @@ def ecc(subject: Subject) -> Finding:
     found = [gpu.ecc for gpu in gpus if gpu.ecc]
     if not found:
         return not_here("these GPUs have none to switch")
-    if set(found) == {"Enabled"}:
-        return ok("enabled")
+    # What it is from the next reset on; some drivers tell of no pending mode.
+    later = {gpu.index: gpu.ecc_pending or gpu.ecc for gpu in gpus}
     settings = [
-        Setting(kind="nvidia-smi", name="--ecc-config", value=f"{gpu.index}=1")
-        for gpu in gpus
-        if gpu.ecc == "Disabled"
+        Setting(kind="nvidia-smi", name="--ecc-config", value=f"{index}=1")
+        for index, mode in later.items()
+        if mode == "Disabled"
     ]
-    return better(counted(found), *settings)
+    if set(found) == {"Enabled"} and not settings:
+        return ok("enabled")
+    ending = [gpu for gpu in gpus if gpu.ecc == "Enabled" and later[gpu.index] == "Disabled"]
+    coming = [gpu for gpu in gpus if gpu.ecc == "Disabled" and later[gpu.index] == "Enabled"]
+    reason = "; ".join(
+        f"{_which(changing)}: {what} at the next reset"
+        for changing, what in ((ending, "disabled"), (coming, "enabled"))
+        if changing
+    )
+    return better(counted(found), *settings, reason=reason)
 
 
 def mig(subject: Subject) -> Finding:

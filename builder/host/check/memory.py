@@ -83,23 +83,33 @@ def swappiness(subject: Subject) -> Finding:
     return better(str(now), Setting(kind="sysctl", name="vm.swappiness", value=str(most)))
 
 
-def shm(subject: Subject) -> Finding:
-    """How much processes may share through /dev/shm here; a container has its own."""
+def _shm_options(subject: Subject) -> str | None:
+    """The options of the topmost mount on /dev/shm."""
     mounts = [
-        fields
+        fields[3]
         for line in subject.host.lines("/proc/mounts", f" {_SHM} ")
         if len(fields := line.split()) > 3 and fields[1] == _SHM
     ]
-    if not mounts:
+    return mounts[-1] if mounts else None
+
+
+def shm_size(subject: Subject) -> int | None:
+    """The bytes that its mount says it may have; None where it says none: half of the memory."""
+    match = re.search(
+        r"(?:^|,)size=(\d{1,15})([kmgt]?)(?:,|$)", _shm_options(subject) or "", re.ASCII
+    )
+    return int(match[1]) * _UNITS[match[2]] if match else None
+
+
+def shm(subject: Subject) -> Finding:
+    """How much processes may share through /dev/shm here; a container has its own."""
+    if _shm_options(subject) is None:
         return unknown(f"/proc/mounts has no {_SHM}")
-    match = re.search(r"(?:^|,)size=(\d{1,15})([kmgt]?)(?:,|$)", mounts[-1][3])  # the topmost
-    memory = total(subject)
-    if match:
-        size = int(match[1]) * _UNITS[match[2]]
-    elif memory is not None:
-        size = memory // 2  # tmpfs(5): half of the memory, where nothing is said
-    else:
+    size, memory = shm_size(subject), total(subject)
+    if size is None and memory is None:
         return unknown("its mount names no size, and /proc/meminfo cannot be read")
+    if size is None:
+        size = (memory or 0) // 2  # tmpfs(5): half of the memory, where nothing is said
     least = subject.book.thresholds.shm_per_gpu * max(1, len(subject.gpus))
     now, advised = f"{size // _MIB} MiB", f"at least {least // _MIB} MiB"
     if size >= least:

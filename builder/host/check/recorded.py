@@ -25,9 +25,9 @@ class Host:
     """A host's files; each is read once, so that all facts are of one moment."""
 
     def __init__(self, folder: Path = Path("/")) -> None:
-        self.live = folder == Path("/")
+        self._inside = os.path.realpath(folder).rstrip("/")
+        self.live = not self._inside  # "/", however it is spelled
         self._folder = "" if self.live else str(folder.absolute())
-        self._inside = "" if self.live else os.path.realpath(folder)
         self._read: dict[str, bytes | None] = {}
         self._kept: dict[str, bytes] = {}  # path -> the lines that were asked for
         self._named: set[str] = set()
@@ -52,6 +52,11 @@ class Host:
     def _is_inside(self, file: str) -> bool:
         """Whether it is of this host: a recorded one may have links that lead out of it."""
         return not self._inside or f"{os.path.realpath(file)}/".startswith(f"{self._inside}/")
+
+    def is_empty(self) -> bool:
+        """Whether a recorded host's folder has none of the places that are looked at."""
+        places = (f"/{SMI}", "/proc", "/sys", "/etc", "/usr", "/var", "/dev", "/run")
+        return not any(map(self.has, places))
 
     def text(self, path: str) -> str:
         """A file's text, "" where it cannot be read."""

@@ -87,6 +87,7 @@ class Thresholds(Fact):
     open_only: tuple[Text, ...]
     open_names: tuple[Text, ...]
     closed_only: tuple[Text, ...]
+    closed_last: int  # the last branch that knows those
 
 
 class Branch(Fact):
@@ -137,13 +138,10 @@ def book() -> Book:
     return Book.model_validate(yaml.safe_load(_FILE.read_text(encoding="utf-8")), strict=False)
 
 
-_SHOWN = 240  # characters of what a host's files say
-
-
-def _shown(text: str) -> str:
+def shown(text: str, most: int = 240) -> str:
     """What a file said, as it may be shown: one line, and no signs that a terminal obeys."""
     line = " ".join(text.split())
-    return "".join(sign if sign.isprintable() else "?" for sign in line)[:_SHOWN]
+    return "".join(sign if sign.isprintable() else "?" for sign in line)[:most]
 
 
 def row(name: str, finding: Finding) -> Row:
@@ -154,16 +152,16 @@ def row(name: str, finding: Finding) -> Row:
         theme=told.theme,
         title=told.title,
         status=finding.status,
-        now=_shown(finding.now),
-        advised=_shown(finding.advised) or told.advised,
-        reason=_shown(finding.reason),
+        now=shown(finding.now),
+        advised=shown(finding.advised) or told.advised,
+        reason=shown(finding.reason),
         why=told.why,
         impact=told.impact,
         source=told.source,
         change=told.change,
         required=told.required,
         settings=tuple(
-            Setting(kind=one.kind, name=_shown(one.name), value=_shown(one.value))
+            Setting(kind=one.kind, name=shown(one.name), value=shown(one.value))
             for one in finding.settings
         ),
     )

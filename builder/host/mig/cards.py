@@ -13,7 +13,7 @@ from pydantic import Field, StringConstraints
 from builder.errors import UserError, nearest, quoted
 from builder.facts import Fact, Name, Text, Version
 
-ProfileName = Annotated[str, StringConstraints(pattern=r"^\d+g\.\d+gb(\+me)?$")]
+ProfileName = Annotated[str, StringConstraints(pattern=r"^\d+g\.\d+gb(\+me(\.all)?|-me)?$")]
 _FILE = Path(__file__).with_name("cards.yaml")
 
 
@@ -32,6 +32,7 @@ class Card(Fact):
     """A GPU that MIG divides."""
 
     title: Text
+    product: Text  # the word of it in the driver's product_name
     gpu: Name  # of matrix.yaml: the one that rules ask about
     sm: Version
     generation: Literal["ampere", "hopper", "blackwell"]
@@ -92,4 +93,9 @@ def named(gpu: str) -> dict[str, Card]:
     if wanted in facts.families:
         return {name: facts.cards[name] for name in facts.families[wanted]}
     hint = nearest(wanted, [*facts.families, *facts.cards])
+    if wanted in facts.others:
+        raise UserError(
+            f"{quoted(gpu)} is divided by MIG, and where its instances may begin is not published",
+            hint="`nvidia-smi mig -lgipp` on the card tells it",
+        )
     raise UserError(f"no GPU {quoted(gpu)} that MIG divides", hint=hint)

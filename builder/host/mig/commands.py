@@ -14,7 +14,7 @@ from builder.errors import UserError, quoted
 from builder.host.mig.layout import Layout
 
 # What nvidia-smi takes as --id, and mig-parted as an index of `devices`.
-_INDEXES = re.compile(r"\d{1,3}(,\d{1,3})*")
+_INDEXES = re.compile(r"\d{1,3}(,\d{1,3})*", re.ASCII)
 ALL = "all"
 
 
@@ -30,9 +30,16 @@ class Step:
 def devices_of(text: str) -> str:
     """Which GPUs are meant: "all", or indexes as "0,1"; raises UserError for anything else."""
     chosen = text.replace(" ", "").lower()
-    if chosen != ALL and not _INDEXES.fullmatch(chosen):
+    if chosen == ALL:
+        return ALL
+    if not _INDEXES.fullmatch(chosen):
         raise UserError(f"devices {quoted(text)} are no indexes", hint="write 0,1 or all")
-    return chosen
+    indexes = [int(index) for index in chosen.split(",")]
+    if twice := {index for index in indexes if indexes.count(index) > 1}:
+        raise UserError(
+            f"devices {quoted(text)}: {min(twice)} is there twice", hint="name each GPU once"
+        )
+    return ",".join(map(str, indexes))
 
 
 # Source: NVIDIA's MIG user guide, "Enable MIG Mode", "GPU Reset on Hopper+ GPUs" and "GPU Reset on

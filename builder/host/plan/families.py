@@ -9,17 +9,19 @@ from pathlib import Path
 
 import yaml
 
-from builder.facts import Fact, Text
+from builder.facts import Fact, Text, version_key
 from builder.host.check.subject import Subject
 
 _FILE = Path(__file__).with_name("families.yaml")
-_RELEASE = re.compile(r"\d{1,3}(\.\d{1,3})?")
+_RELEASE = re.compile(r"\d{1,3}(\.\d{1,3})?", re.ASCII)
 
 
 class Family(Fact):
     """One row of families.yaml."""
 
     ids: tuple[Text, ...]
+    since: Text  # the oldest release that has these programs
+    drivers_since: Text  # and the oldest that drivers and toolkits of today are packaged for
     manager: Text
     arguments: Text  # who passes them to the kernel: grub.d, grubby, pbl
     cuda: Text  # path of NVIDIA's repository
@@ -57,6 +59,11 @@ class System:
         return self.release.partition(".")[0]
 
     @property
+    def has_drivers(self) -> bool:
+        """Whether drivers are packaged for it; newer releases than are known here may have them."""
+        return version_key(self.release) >= version_key(self.facts.drivers_since)
+
+    @property
     def repository(self) -> str:
         """Address of NVIDIA's repository of drivers and toolkits."""
         path = self.facts.cuda.format(
@@ -74,7 +81,7 @@ def system_of(subject: Subject) -> System | None:
     if not _RELEASE.fullmatch(release):
         return None
     for family, facts in table().families.items():
-        if name in facts.ids:
+        if name in facts.ids and version_key(release) >= version_key(facts.since):
             return System(
                 name=name, family=family, facts=facts, release=release, arm=subject.is_arm
             )

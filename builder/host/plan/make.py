@@ -7,7 +7,7 @@ from collections.abc import Callable
 from builder.errors import UserError
 from builder.host import check
 from builder.host.check import memory
-from builder.host.check.rows import Kind, Row, Setting, Status
+from builder.host.check.rows import Kind, Row, Setting, Status, shown
 from builder.host.check.subject import Subject
 from builder.host.plan import divided, families, settings, software, wishes
 from builder.host.plan.families import System
@@ -41,9 +41,9 @@ def make(subject: Subject, wished: Wishes) -> Plan:
 
 
 def _named(subject: Subject) -> str:
-    """As "ubuntu 24.04", and no sign that a terminal obeys."""
-    text = " ".join(filter(None, map(subject.release.get, ("ID", "VERSION_ID"))))[:40]
-    return "".join(sign if sign.isprintable() else "?" for sign in text) or "unknown"
+    """As "ubuntu 24.04"."""
+    text = " ".join(filter(None, map(subject.release.get, ("ID", "VERSION_ID"))))
+    return shown(text, 40) or "unknown"
 
 
 class _Maker:
@@ -96,11 +96,12 @@ class _Maker:
             if found[0].name == "--ecc-config":
                 return settings.ecc(name, found)
             raise OddError(found[0].name)
+        if kind == "mount":
+            return settings.mount(name, found, memory.shm_size(self.subject))
         parts: dict[str, Callable[[str, tuple[Setting, ...]], Part]] = {
             "sysctl": settings.sysctl,
             "sysfs": settings.sysfs,
             "ulimit": settings.ulimit,
-            "mount": settings.mount,
         }
         return parts[kind](name, found)
 
@@ -161,9 +162,21 @@ class _Maker:
         elif one.name in ("nvidia-driver", "nvidia-open"):
             if any(step.id == "driver" for step in self.steps):
                 return  # the driver that is installed has the right module
+            if not self.system.has_drivers:
+                since = f"{self.system.family} {self.system.facts.drivers_since}"
+                why = f"NVIDIA's drivers of today are packaged for {since} or newer"
+                self.left.append(by_hand(row, why, *found))
+                return
             branch = software.branch_for(self.subject, one.value)
             if branch is None:
                 why = f"no branch that still gets fixes is {one.value or 'known'} or newer"
+                if software.closed(self.subject):
+                    why += " and knows GPUs before Turing"
+                self.left.append(by_hand(row, why, *found))
+            elif software.closed(self.subject) and not software.holds_branch(self.system):
+                why = (
+                    f"the newest driver knows no GPUs before Turing, and R{branch} is not held here"
+                )
                 self.left.append(by_hand(row, why, *found))
             else:
                 self.steps += software.driver(row, self.system, self.subject, branch)
@@ -181,10 +194,11 @@ class _Maker:
             self._power(row, wished.power)
             return True
         if row.id == "mig" and wished.mig is not None:
+            divided.refuse(wished.mig, wished.devices, self.subject.smi.gpus)
             self.steps.append(divided.step(wished.mig, wished.devices, row.now))
             return True
         if row.id == "cuda-toolkit" and wished.toolkit:
-            if self.system is None:
+            if self.system is None or not self.system.has_drivers:
                 raise UserError(f"--cuda-toolkit: {_NO_FAMILY}", hint="install it by hand")
             has = any(step.id == "cuda-repository" for step in self.steps)
             self.steps += software.cuda_toolkit(

@@ -78,7 +78,8 @@ def sysfs(name: str, settings: tuple[Setting, ...]) -> Part:
             f' KERNEL=="nvme[0-9]*n[0-9]*", ATTR{{queue/scheduler}}="{pairs[0][1]}"\n'
         )
         file = File(path=f"/etc/udev/rules.d/90-imgbuild-{name}.rules", content=own(name) + rule)
-        reload = "udevadm control --reload"
+        # Where no udevd runs, as in a chroot, the next one reads it.
+        reload = "[ ! -S /run/udev/control ] || udevadm control --reload"
         return Part(files=(file,), commands=(Command(do=reload, undo=reload),), live=live)
     # Source: tmpfiles.d(5), type w: patterns of the shell are expanded, and the file is written.
     lines = "".join(f"w {path} - - - - {value}\n" for path, value in pairs)
@@ -203,13 +204,17 @@ def ulimit(name: str, settings: tuple[Setting, ...]) -> Part:
     return Part(files=files, note="for logins from now on, and services from the next boot on")
 
 
-def mount(name: str, settings: tuple[Setting, ...]) -> Part:
-    """The size of a tmpfs, now and at each boot; systemd mounts /dev/shm before it reads fstab."""
+def mount(name: str, settings: tuple[Setting, ...], before: int | None = None) -> Part:
+    """The size of a tmpfs, now and at each boot; systemd mounts /dev/shm before it reads fstab.
+
+    `before` is its size in bytes, None where nothing was said: half of the memory.
+    """
     (one,) = settings
     if one.name != "/dev/shm" or not re.fullmatch(r"\d{1,15}", one.value):  # noqa: S108
         raise OddError(one.name)
-    run = f"/bin/mount -o remount,size={one.value} {one.name}"
-    unit = oneshot(f"Size of {one.name}", (run,), (f"/bin/mount -o remount,size=50%% {one.name}",))
+    remount = f"/bin/mount -o remount,size={{}} {one.name}"
+    back = remount.format("50%%" if before is None else before)  # "%" means something to systemd
+    unit = oneshot(f"Size of {one.name}", (remount.format(one.value),), (back,))
     service = f"imgbuild-{name}.service"
     return Part(
         files=(File(path=f"/etc/systemd/system/{service}", content=own(name) + unit),),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 
 from builder.facts import version_key
 from builder.host.check.recorded import version
@@ -22,7 +23,8 @@ _REPO = {
     "dnf": "/etc/yum.repos.d/nvidia-container-toolkit.repo",
     "zypper": "/etc/zypp/repos.d/nvidia-container-toolkit.repo",
 }
-_GUIDE = "NVIDIA driver installation guide"
+# Of the driver's packages of that repository it wants none.
+_TOOLKIT_ALONE = "/etc/apt/preferences.d/90-imgbuild-cuda-toolkit"
 # The first release whose pinning packages and names are those below. NVIDIA driver installation
 # guide, recent updates, version locking packages.
 _FIRST = 580
@@ -35,13 +37,14 @@ def branch_for(subject: Subject, least: str) -> str | None:
     to have the newest.
     """
     floor = version_key(least)[0] if version(least) else 0
+    last = subject.book.thresholds.closed_last if closed(subject) else 9999
     found = [
         number
         for number, told in subject.book.branches.items()
         if told.until
         and told.until >= _month(subject.today)
         and told.kind != "new features"
-        and int(number) >= max(floor, _FIRST)
+        and max(floor, _FIRST) <= int(number) <= last
     ]
     return min(found, key=int, default=None)
 
@@ -51,8 +54,32 @@ def _month(today: datetime.date) -> str:
 
 
 def of_nvidia(subject: Subject) -> bool:
-    """Whether an apt host has NVIDIA's repository: two sources of drivers are one too many."""
-    return subject.host.has("/usr/share/keyrings/cuda-archive-keyring.gpg")
+    """Whether an apt host takes drivers from NVIDIA's repository: two sources are one too many."""
+    has = subject.host.has
+    return has("/usr/share/keyrings/cuda-archive-keyring.gpg") and not has(_TOOLKIT_ALONE)
+
+
+def holds_branch(system: System) -> bool:
+    """Whether this family's packages can be kept at a branch; else the newest is installed."""
+    return system.facts.manager == "apt" or (
+        system.facts.driver == "dnf" and int(system.major) < 10
+    )
+
+
+def _headers(system: System, subject: Subject) -> str:
+    """The package of the headers that a module for the running kernel is built with.
+
+    A kernel's release ends with its flavour, as 6.1.0-28-cloud-amd64 or 6.8.0-1021-aws does. Debian
+    has a package of each flavour's newest kernel; of Ubuntu's kernels each one has its own.
+    """
+    release = subject.host.line("/proc/sys/kernel/osrelease")
+    if system.name == "ubuntu":
+        found = re.fullmatch(r"\d+\.\d+\.\d+-\d+-[a-z0-9-]{2,30}", release, re.ASCII)
+        return f"linux-headers-{found[0] if found else 'generic'}"
+    found = re.fullmatch(
+        r"[\d.]+(?:\+deb\d+)?(?:-\d+)?-((?:cloud-|rt-)?(?:amd64|arm64))", release, re.ASCII
+    )
+    return f"linux-headers-{found[1] if found else 'arm64' if system.arm else 'amd64'}"
 
 
 def closed(subject: Subject) -> bool:
@@ -70,7 +97,6 @@ def cuda_repository(system: System, row: str) -> Step:
             check="dpkg -s cuda-keyring 2>/dev/null | grep -q '^Status: .* installed'",
             # Not into /tmp, where others may put a link of that name.
             do=f"curl -fsSL '{deb}' -o {_DEB} && dpkg -i {_DEB} && rm {_DEB}",
-            undo="dpkg --purge cuda-keyring",
         )
     else:
         name = address.rsplit("/", 2)[1]
@@ -120,7 +146,6 @@ def driver(row: Row, system: System, subject: Subject, branch: str) -> tuple[Ste
         command = Command(
             check=f"dpkg -l 'nvidia-*{flavour}' 2>/dev/null | grep -q '^ii'",
             do=f"ubuntu-drivers install --gpgpu nvidia:{flavour}",
-            undo=f"apt-get -y purge 'nvidia-*{flavour}' 'linux-modules-nvidia-{flavour}-*'",
         )
         more = (
             Step(
@@ -148,10 +173,9 @@ def driver(row: Row, system: System, subject: Subject, branch: str) -> tuple[Ste
             advised=f"R{branch}",
             packages=(f"nvidia-driver-pinning-{branch}",),
         )
-        flavour = "generic" if system.name == "ubuntu" else "arm64" if system.arm else "amd64"
-        headers = f"linux-headers-{flavour}"
-        return (repository, pin, _with(step, packages=(headers, package)))
-    if system.facts.driver == "dnf" and int(system.major) < 10:
+        packages = (_headers(system, subject), package)
+        return (repository, pin, _with(step, packages=packages))
+    if holds_branch(system):
         stream = f"{branch}-open" if is_open else f"{branch}-dkms"
         module = Command(
             check=f"dnf -q module list --enabled nvidia-driver 2>/dev/null | grep -q ' {stream} '",
@@ -261,8 +285,7 @@ def cuda_toolkit(
             "Pin: origin developer.download.nvidia.com\n"
             "Pin-Priority: -1\n"
         )
-        path = "/etc/apt/preferences.d/90-imgbuild-cuda-toolkit"
-        files = (File(path=path, content=own("cuda-toolkit") + pin),)
+        files = (File(path=_TOOLKIT_ALONE, content=own("cuda-toolkit") + pin),)
     step = Step(
         id="cuda-toolkit",
         row="cuda-toolkit",

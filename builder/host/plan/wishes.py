@@ -10,7 +10,7 @@ from builder.errors import UserError, nearest, quoted
 from builder.host.mig import commands, layout
 from builder.host.mig.layout import Layout
 
-_PAGES = re.compile(r"(2M|1G)=(\d{1,9})", re.I)
+_PAGES = re.compile(r"(2M|1G)=(\d{1,9})", re.IGNORECASE | re.ASCII)
 _BYTES = {"2M": 2 << 20, "1G": 1 << 30}
 
 
@@ -62,17 +62,21 @@ def toolkit(text: str | None) -> str:
     """A release of CUDA as packages are named by it."""
     if text is None:
         return ""
-    if not re.fullmatch(r"\d{2}\.\d", text):
+    # 11 is the first whose toolkit is a package of that name in repositories of today.
+    if not re.fullmatch(r"1[1-9]\.\d", text, re.ASCII):
         raise UserError(
             f"--cuda-toolkit: {quoted(text)} is no release of CUDA", hint="write for example 13.0"
         )
     return text
 
 
-def mig(gpu: str | None, wanted: str | None, devices: str) -> tuple[Layout | None, str]:
-    """A layout that fits on the card, and the GPUs that it is for."""
+def mig(gpu: str | None, wanted: str | None, devices: str | None) -> tuple[Layout | None, str]:
+    """A layout that fits on the card, and the GPUs that it is for; without any the first."""
     if wanted is None:
-        return None, devices
+        for option, value in (("--gpu", gpu), ("--devices", devices)):
+            if value is not None:
+                raise UserError(f"{option} says nothing without --mig", hint="leave it out")
+        return None, "0"
     if gpu is None:
         raise UserError("--mig: of which card?", hint="add for example --gpu h100")
-    return layout.choose(gpu, wanted), commands.devices_of(devices)
+    return layout.choose(gpu, wanted), commands.devices_of(devices if devices is not None else "0")

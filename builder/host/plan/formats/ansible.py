@@ -46,12 +46,16 @@ def _tasks(step: Step) -> list[dict[str, Any]]:
     for one in step.packages:
         name, _, least = one.partition(">=")
         state = "latest" if least else "present"
-        task(f"package {name}", "package", {"name": name, "state": state})
+        # Without the last, apt knows nothing of a repository that a step before has added. The
+        # modules of apt, dnf and zypper have it alike.
+        arguments = {"name": name, "state": state, "update_cache": True}
+        task(f"package {name}", "package", arguments)
     changed = re.sub(r"\W", "_", step.id) + "_file"
     registers = []
-    for number, file in enumerate(step.files):
-        folder = file.path.rpartition("/")[0]
+    written = (*(file.path for file in step.files), *(one.writes for one in step.commands))
+    for folder in dict.fromkeys(path.rpartition("/")[0] for path in written if path):
         task(f"folder {folder}", "file", {"path": folder, "state": "directory"})
+    for number, file in enumerate(step.files):
         registers.append(f"{changed}_{number}")
         task(
             file.path,

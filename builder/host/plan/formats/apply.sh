@@ -1,5 +1,5 @@
 # ROOT:   the system to change, "" for this one. Below another folder only files are changed.
-# KERNEL: a folder in place of the running kernel's /proc and /sys, to try this out.
+# KERNEL: a folder in place of the running system's /proc, /sys and /run, to try this out.
 # LIVE:   whether the kernel is told and commands are run; "no" where ROOT is another folder.
 ROOT=${ROOT:-}
 ROOT=${ROOT%/}
@@ -46,6 +46,10 @@ announce() {
 }
 
 left_out() { say "$id: left out: $1"; }
+
+# Whether systemd runs here: in a chroot or a container its units can be enabled, and not started.
+# Source: sd_booted(3).
+booted() { [ -d "$KERNEL/run/systemd/system" ]; }
 
 # Folders above a file that are not there, the outermost first.
 missing() {
@@ -102,6 +106,25 @@ put() {
     written "$1"
 }
 
+# said KEY FILE: what a file of sysctl.d sets a variable to.
+said() { sed -n "s|^ *$(printf %s "$1" | sed 's|\.|[./]|g') *= *||p" "$2" | sed -n '$p'; }
+
+# read_later FILE: say which files set variables of FILE otherwise and are read after it, at boot or
+# by `sysctl --system`. Source: sysctl.d(5), and sysctl(8), which reads /etc/sysctl.conf last.
+read_later() {
+    sed -n 's/^\([a-z0-9_.-]*\) = .*/\1/p' "$ROOT$1" | while read -r key; do
+        for file in "$ROOT"/usr/lib/sysctl.d/*.conf "$ROOT"/etc/sysctl.d/*.conf "$ROOT/etc/sysctl.conf"; do
+            case $file in "$ROOT$1" | */99-sysctl.conf) continue ;; esac # Debian's link to sysctl.conf
+            [ -f "$file" ] || continue
+            first=$(printf '%s\n%s\n' "${1##*/}" "${file##*/}" | LC_ALL=C sort | sed -n 1p)
+            [ "$first" = "${1##*/}" ] || continue
+            other=$(said "$key" "$file")
+            case $other in '' | "$(said "$key" "$ROOT$1")") continue ;; esac
+            say "$id: ${file#"$ROOT"} is read later and sets $key to $other: take that line out"
+        done
+    done
+}
+
 # live PATTERN VALUE: files of the running kernel.
 live() {
     if [ "$LIVE" = no ]; then
@@ -114,7 +137,8 @@ live() {
     for file in $KERNEL$1; do
         [ -e "$file" ] || continue
         here=1
-        old=$(cat "$file")
+        # The kernel has files that cannot be read now, as those of a CPU that is being taken away.
+        old=$(cat "$file" 2> /dev/null) || continue
         case $old in "$2" | *"[$2]"*) continue ;; esac
         announce
         path=${file#"$KERNEL"}
@@ -145,7 +169,7 @@ run() {
         keep "$4"
     fi
     say "  $2"
-    sh -c "$2" < /dev/null # a script that comes by a pipe is not the command's to read
+    bringing sh -c "$2"
     [ -z "$4" ] || written "$4"
     [ -z "$3" ] || note undo "$3"
 }
@@ -157,19 +181,60 @@ unit() {
         waits=1
         return 0
     fi
-    if is_due; then systemctl daemon-reload; fi
-    if ! systemctl cat "$1" > /dev/null 2>&1; then
-        left_out "$1 is not installed"
-        return 0
+    if booted && is_due; then systemctl daemon-reload; fi
+    # It reads files alone, so that it answers where systemd does not run, too.
+    case $(systemctl is-enabled "$1" 2> /dev/null || :) in
+        '' | not-found)
+            left_out "$1 is not installed"
+            return 0
+            ;;
+        masked*)
+            left_out "$1 is masked: somebody does not want it"
+            return 0
+            ;;
+    esac
+    if ! systemctl is-enabled --quiet "$1"; then
+        announce
+        say "  systemctl enable $1"
+        note units "$1"
+        if ! systemctl enable "$1" < /dev/null; then
+            left_out "systemd does not enable $1"
+            return 0
+        fi
     fi
-    if systemctl is-enabled --quiet "$1" && systemctl is-active --quiet "$1"; then
+    booted || return 0
+    if systemctl is-active --quiet "$1"; then
         if is_due; then systemctl restart "$1" < /dev/null; fi
         return 0
     fi
     announce
-    say "  systemctl enable --now $1"
-    systemctl is-enabled --quiet "$1" || note units "$1"
-    systemctl enable --now "$1" < /dev/null
+    say "  systemctl start $1"
+    note started "$1"
+    # What needs the driver that this plan has installed starts with the next boot.
+    systemctl start "$1" < /dev/null || left_out "$1 does not start now: journalctl -u $1"
+}
+
+# Packages that are there, one a line, those too that are not configured since something failed.
+installed() {
+    case $MANAGER in
+        apt)
+            dpkg-query -W -f='${db:Status-Status} ${binary:Package}\n' |
+                sed -n '/^not-installed /d; /^config-files /d; s/^[^ ]* //p'
+            ;;
+        dnf | zypper) rpm -qa --qf '%{NAME}.%{ARCH}\n' | grep -v '^gpg-pubkey' || : ;;
+    esac
+}
+
+# bringing COMMAND...: note the packages that come with it, whatever asked for them, even where it
+# fails halfway. A script that comes by a pipe is not the command's to read.
+bringing() {
+    code=0
+    installed > "$STATE/before"
+    "$@" < /dev/null || code=$?
+    installed | grep -vxF -f "$STATE/before" >> "$STATE/packages" || :
+    rm -f "$STATE/before"
+    [ -s "$STATE/packages" ] || rm -f "$STATE/packages"
+    return "$code"
 }
 
 version() {
@@ -184,10 +249,7 @@ version() {
 
 install_now() {
     case $MANAGER in
-        apt)
-            apt-get update
-            DEBIAN_FRONTEND=noninteractive apt-get install -y "$@"
-            ;;
+        apt) apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y "$@" ;;
         dnf) dnf -y install "$@" ;;
         zypper) zypper --non-interactive --gpg-auto-import-keys install "$@" ;;
     esac
@@ -199,14 +261,14 @@ packages() {
         left_out "it needs the running system: packages $*"
         return 0
     fi
-    wanted='' new=''
+    wanted=''
     for one in "$@"; do
         name=${one%%'>='*}
         least=${one#"$name"}
         least=${least#'>='}
         now=$(version "$name")
         if [ -z "$now" ]; then
-            wanted="$wanted $name" new="$new $name"
+            wanted="$wanted $name"
         elif [ -n "$least" ] && ! printf '%s\n%s\n' "$least" "$now" | sort -V -C; then
             wanted="$wanted $name"
         fi
@@ -216,8 +278,7 @@ packages() {
     say "  packages:$wanted"
     # Names are words.
     # shellcheck disable=SC2086
-    install_now $wanted < /dev/null
-    for one in $new; do note packages "$one"; done
+    bringing install_now $wanted
 }
 
 # The step's changes are read at boot.

@@ -49,6 +49,8 @@ def _commands(step: Step, manager: str) -> list[list[str]]:
         names = " ".join(one.partition(">=")[0] for one in step.packages)
         lines.append(_INSTALL[manager].format(names))
     for one in step.commands:
+        if one.writes:
+            lines.append(f"mkdir -p {one.writes.rpartition('/')[0]}")
         lines.append(f"if {one.check}; then :; else {one.do}; fi" if one.check else one.do)
     if step.units and step.files:
         lines.append("systemctl daemon-reload")

@@ -43,6 +43,7 @@ def _step(step: Step) -> list[str]:
         lines.append("packages " + " ".join(map(shlex.quote, step.packages)))
     for file in step.files:
         lines += _file(file)
+        lines += [f"read_later {file.path}"] if step.kind == "sysctl" else []
     for one in step.commands:
         lines.append("run " + " ".join(map(shlex.quote, (one.check, one.do, one.undo, one.writes))))
     lines += [f"unit {shlex.quote(unit)}" for unit in step.units]

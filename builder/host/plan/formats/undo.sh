@@ -28,10 +28,38 @@ is_ours() {
     [ -e "$ROOT$1" ] && cmp -s "$ROOT$1" "$STATE/written$1"
 }
 
+# Remove what the plan has installed, and nothing that needs it: dpkg and rpm refuse that, where apt,
+# dnf and zypper would remove it, too.
+removed() {
+    case $MANAGER in
+        apt) DEBIAN_FRONTEND=noninteractive xargs dpkg --purge < "$STATE/packages" ;;
+        *)
+            xargs rpm -e < "$STATE/packages" 2> /dev/null && return 0
+            more=yes
+            while [ "$more" = yes ]; do
+                more=no
+                while read -r one; do
+                    if rpm -q "$one" > /dev/null 2>&1 && rpm -e "$one" 2> /dev/null; then more=yes; fi
+                done < "$STATE/packages"
+            done
+            ! xargs -n 1 rpm -q < "$STATE/packages" > /dev/null 2>&1
+            ;;
+    esac
+}
+
+# Whether systemd runs here: sd_booted(3).
+booted() { [ -d "$KERNEL/run/systemd/system" ]; }
+
 if [ "$LIVE" = yes ]; then
+    if booted; then
+        last_first started | while read -r unit; do
+            say "systemctl stop $unit"
+            systemctl stop "$unit" || say "$unit: left as it is"
+        done
+    fi
     last_first units | while read -r unit; do
-        say "systemctl disable --now $unit"
-        systemctl disable --now "$unit" || say "$unit: left as it is"
+        say "systemctl disable $unit"
+        systemctl disable "$unit" || say "$unit: left as it is"
     done
 fi
 last_first created | while read -r path; do
@@ -58,21 +86,17 @@ if [ "$LIVE" = yes ]; then
         [ -e "$KERNEL$path" ] || continue
         if printf '%s\n' "$value" > "$KERNEL$path"; then say "$path is $value again"; fi
     done
-    [ ! -f "$STATE/units" ] || systemctl daemon-reload
+    if booted && [ -f "$STATE/units" ]; then systemctl daemon-reload; fi
     last_first undo | while read -r command; do
         say "$command"
         sh -c "$command" < /dev/null || say "it failed: $command"
     done
     if [ -f "$STATE/packages" ]; then
         say "removing packages: $(tr '\n' ' ' < "$STATE/packages")"
-        case $MANAGER in
-            apt) xargs apt-get remove -y < "$STATE/packages" ;;
-            dnf) xargs dnf -y remove < "$STATE/packages" ;;
-            zypper) xargs zypper --non-interactive remove < "$STATE/packages" ;;
-        esac
+        removed || say 'packages that others need were left'
     fi
 else
-    for list in units live undo packages; do
+    for list in units started live undo packages; do
         [ ! -f "$STATE/$list" ] || say "left: $list, which need the running system"
     done
 fi

@@ -60,6 +60,7 @@ put /etc/sysctl.d/90-imgbuild-numa-balancing.conf 0644 << 'EOF'
 # Written by imgbuild host plan (numa-balancing).
 kernel.numa_balancing = 0
 EOF
+read_later /etc/sysctl.d/90-imgbuild-numa-balancing.conf
 live /proc/sys/kernel/numa_balancing 0
 
 # page tables of model weights take time on every first touch. Source: Linux kernel documentation,
@@ -93,6 +94,7 @@ put /etc/sysctl.d/90-imgbuild-swappiness.conf 0644 << 'EOF'
 # Written by imgbuild host plan (swappiness).
 vm.swappiness = 10
 EOF
+read_later /etc/sysctl.d/90-imgbuild-swappiness.conf
 live /proc/sys/vm/swappiness 10
 
 # ranks of tensor parallelism and vLLM's processes exchange tensors there. Source: NCCL user
@@ -109,7 +111,7 @@ Before=docker.service containerd.service kubelet.service
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=/bin/mount -o remount,size=8589934592 /dev/shm
-ExecStop=/bin/mount -o remount,size=50%% /dev/shm
+ExecStop=/bin/mount -o remount,size=67108864 /dev/shm
 
 [Install]
 WantedBy=multi-user.target
@@ -123,7 +125,7 @@ put /etc/udev/rules.d/90-imgbuild-io-scheduler.rules 0644 << 'EOF'
 # Written by imgbuild host plan (io-scheduler).
 ACTION=="add|change", SUBSYSTEM=="block", ENV{DEVTYPE}=="disk", KERNEL=="nvme[0-9]*n[0-9]*", ATTR{queue/scheduler}="none"
 EOF
-run '' 'udevadm control --reload' 'udevadm control --reload' ''
+run '' '[ ! -S /run/udev/control ] || udevadm control --reload' '[ ! -S /run/udev/control ] || udevadm control --reload' ''
 live /sys/block/nvme0n1/queue/scheduler none
 
 # without it the driver sets the GPU up anew for each first process. Source: NVIDIA driver

@@ -4,7 +4,7 @@
 # NVIDIA drivers installation.
 step driver 'NVIDIA driver: none, advised R580, open kernel modules'
 packages ubuntu-drivers-common
-run 'dpkg -l '"'"'nvidia-*580-server-open'"'"' 2>/dev/null | grep -q '"'"'^ii'"'"'' 'ubuntu-drivers install --gpgpu nvidia:580-server-open' 'apt-get -y purge '"'"'nvidia-*580-server-open'"'"' '"'"'linux-modules-nvidia-580-server-open-*'"'"'' ''
+run 'dpkg -l '"'"'nvidia-*580-server-open'"'"' 2>/dev/null | grep -q '"'"'^ii'"'"'' 'ubuntu-drivers install --gpgpu nvidia:580-server-open' '' ''
 boot
 
 # ubuntu-drivers installs libraries and modules for computing alone. Source: Ubuntu Server
@@ -94,6 +94,7 @@ put /etc/sysctl.d/90-imgbuild-numa-balancing.conf 0644 << 'EOF'
 # Written by imgbuild host plan (numa-balancing).
 kernel.numa_balancing = 0
 EOF
+read_later /etc/sysctl.d/90-imgbuild-numa-balancing.conf
 live /proc/sys/kernel/numa_balancing 0
 
 # page tables of model weights take time on every first touch. Source: Linux kernel documentation,
@@ -127,6 +128,7 @@ put /etc/sysctl.d/90-imgbuild-swappiness.conf 0644 << 'EOF'
 # Written by imgbuild host plan (swappiness).
 vm.swappiness = 10
 EOF
+read_later /etc/sysctl.d/90-imgbuild-swappiness.conf
 live /proc/sys/vm/swappiness 10
 
 # ranks of tensor parallelism and vLLM's processes exchange tensors there. Source: NCCL user
@@ -143,7 +145,7 @@ Before=docker.service containerd.service kubelet.service
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=/bin/mount -o remount,size=8589934592 /dev/shm
-ExecStop=/bin/mount -o remount,size=50%% /dev/shm
+ExecStop=/bin/mount -o remount,size=67108864 /dev/shm
 
 [Install]
 WantedBy=multi-user.target
@@ -157,7 +159,7 @@ put /etc/udev/rules.d/90-imgbuild-io-scheduler.rules 0644 << 'EOF'
 # Written by imgbuild host plan (io-scheduler).
 ACTION=="add|change", SUBSYSTEM=="block", ENV{DEVTYPE}=="disk", KERNEL=="nvme[0-9]*n[0-9]*", ATTR{queue/scheduler}="none"
 EOF
-run '' 'udevadm control --reload' 'udevadm control --reload' ''
+run '' '[ ! -S /run/udev/control ] || udevadm control --reload' '[ ! -S /run/udev/control ] || udevadm control --reload' ''
 live /sys/block/nvme0n1/queue/scheduler none
 
 # without it the driver sets the GPU up anew for each first process. Source: NVIDIA driver
@@ -221,15 +223,28 @@ put /usr/local/sbin/imgbuild-mig 0755 << 'EOF'
 #!/bin/sh
 # Written by imgbuild host plan (mig).
 # Divides GPUs 0,1 as 1x3g.40gb,4x1g.10gb, unless they are.
+#   destroy  takes all instances of these GPUs away
+#   stop     those that this program has made since the boot
 set -eu
 gpus=2
 
-if [ "${1-}" = destroy ]; then
+case ${1-} in
+stop)
+    [ -e /run/imgbuild-mig ] || exit 0
+    nvidia-smi mig -i 0,1 -dci || :
+    nvidia-smi mig -i 0,1 -dgi || :
+    if grep -q mode /run/imgbuild-mig; then nvidia-smi -i 0,1 -mig 0 || :; fi
+    rm -f /run/imgbuild-mig
+    exit 0
+    ;;
+destroy)
     nvidia-smi mig -i 0,1 -dci || :
     nvidia-smi mig -i 0,1 -dgi || :
     nvidia-smi -i 0,1 -mig 0 || :
+    rm -f /run/imgbuild-mig
     exit 0
-fi
+    ;;
+esac
 
 found=$(nvidia-smi mig -i 0,1 -lgi 2>/dev/null || :)
 same=yes
@@ -244,8 +259,10 @@ if [ "$there" -ne 0 ]; then
     echo "imgbuild-mig: divided otherwise; 'imgbuild-mig destroy' takes that away" >&2
     exit 1
 fi
+mode=$(nvidia-smi -i 0,1 --query-gpu=mig.mode.current --format=csv,noheader || :)
 nvidia-smi -i 0,1 -mig 1
 nvidia-smi mig -i 0,1 -cgi 9:4,19:3,19:2,19:1,19:0 -C
+case $mode in *Disabled*) echo mode ;; *) echo instances ;; esac > /run/imgbuild-mig
 EOF
 put /etc/systemd/system/imgbuild-mig.service 0644 << 'EOF'
 # Written by imgbuild host plan (mig).
@@ -258,7 +275,7 @@ Before=docker.service containerd.service kubelet.service
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=/usr/local/sbin/imgbuild-mig
-ExecStop=/usr/local/sbin/imgbuild-mig destroy
+ExecStop=/usr/local/sbin/imgbuild-mig stop
 
 [Install]
 WantedBy=multi-user.target
@@ -269,7 +286,7 @@ unit imgbuild-mig.service
 # installation guide for Linux, network repository installation.
 step cuda-repository 'NVIDIA'"'"'s repository of drivers and toolkits: not looked for, advised https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64'
 packages ca-certificates curl
-run 'dpkg -s cuda-keyring 2>/dev/null | grep -q '"'"'^Status: .* installed'"'"'' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64/cuda-keyring_1.1-1_all.deb'"'"' -o /var/cache/apt/archives/cuda-keyring.deb && dpkg -i /var/cache/apt/archives/cuda-keyring.deb && rm /var/cache/apt/archives/cuda-keyring.deb' 'dpkg --purge cuda-keyring' ''
+run 'dpkg -s cuda-keyring 2>/dev/null | grep -q '"'"'^Status: .* installed'"'"'' 'curl -fsSL '"'"'https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64/cuda-keyring_1.1-1_all.deb'"'"' -o /var/cache/apt/archives/cuda-keyring.deb && dpkg -i /var/cache/apt/archives/cuda-keyring.deb && rm /var/cache/apt/archives/cuda-keyring.deb' '' ''
 
 # it was asked for; images bring the CUDA that they were built with. Source: CUDA installation
 # guide for Linux, meta packages.
