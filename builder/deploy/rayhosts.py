@@ -11,9 +11,10 @@ from enum import StrEnum
 from typing import Any
 
 from builder.deploy import checked, quantity, rayapp
+from builder.deploy.checked import given
 from builder.deploy.compose import MODEL, host_folder
 from builder.deploy.served import Served
-from builder.deploy.values import further, given, gpus_of, shm_of
+from builder.deploy.server import further, gpus_of, shm_of
 from builder.errors import UserError, quoted
 from builder.facts import Accelerator, version_key
 from builder.plan import RUNTIME, VENV

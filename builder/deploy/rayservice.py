@@ -11,9 +11,11 @@ from typing import Any
 
 from builder.deploy import checked, placement, quantity, rayapp, workload, yamltext
 from builder.deploy import values as wishes_of
+from builder.deploy.checked import given
 from builder.deploy.manifests import in_namespace
+from builder.deploy.secret import Secret
 from builder.deploy.served import INTERVAL, TIMEOUT, Served
-from builder.deploy.values import Secret, Values, given
+from builder.deploy.values import Values
 from builder.errors import UserError, quoted
 
 Object = dict[str, Any]

@@ -17,20 +17,6 @@ from builder.deploy.tpu import hosts
 from builder.deploy.tpu.slices import Slice
 from builder.errors import UserError, quoted
 
-# With what modules for Ray and TPUs take from here.
-__all__ = [
-    "FETCHING",
-    "PULL",
-    "Secret",
-    "Values",
-    "fetched",
-    "further",
-    "given",
-    "gpus_of",
-    "shm_of",
-    "values",
-]
-
 PULL = 600  # seconds that a rollout waits for an image, beside the start itself
 _LONGEST_OF_POOLS = 36  # characters; of a node pool's 40, beside a number
 

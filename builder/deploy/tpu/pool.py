@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from builder.deploy import checked
+from builder.deploy.checked import given
 from builder.deploy.served import Served
 from builder.deploy.tpu import group
 from builder.deploy.tpu.slices import Slice
 from builder.deploy.tpu.steps import Command, Kind, Step
-from builder.deploy.values import Values, given
+from builder.deploy.values import Values
 from builder.errors import UserError
 
 

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from builder.deploy import checked, quantity
+from builder.deploy.checked import given
 from builder.deploy.compose import MODEL, host_folder
 from builder.deploy.served import START_PERIOD, Served
+from builder.deploy.server import FETCHING, fetched, further
 from builder.deploy.tpu import hosts, slices
 from builder.deploy.tpu.slices import Slice
 from builder.deploy.tpu.steps import Command, Kind, Step
-from builder.deploy.values import FETCHING, fetched, further, given
 from builder.deploy.workload import arguments_of
 from builder.errors import UserError, quoted
 
