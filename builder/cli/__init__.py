@@ -163,6 +163,9 @@ def _mistyped(error: click.ClickException) -> UserError:
                 word, known = no[1], list(option.type.choices)
                 what = f"{max(option.opts, key=len)}: {word!r} is unknown"
                 hint = f"known: {', '.join(known)}"
+        case click.UsageError() if context and "extra argument" in what:
+            options = {name for parameter in context.command.params for name in parameter.opts}
+            hint = "cells are named with --matrix" if "--matrix" in options else hint
     near = nearest(word, known) if word else ""
     if near.startswith("did"):
         hint = near

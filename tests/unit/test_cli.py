@@ -59,7 +59,11 @@ def test_every_verb_has_help(
         (("build", "--matrx", "x"), "no option '--matrx'; did you mean '--matrix'?"),
         (("render", "--zzz"), "no option '--zzz'; see `imgbuild render --help`"),
         (("smoke", "--timeout", "soon"), "--timeout: 'soon' is not a valid float"),
-        (("render", "extra"), "got unexpected extra argument (extra)"),
+        (
+            ("render", "cpu-vllm"),
+            "got unexpected extra argument (cpu-vllm); cells are named with --matrix",
+        ),
+        (("doctor", "x"), "got unexpected extra argument (x); see `imgbuild doctor --help`"),
         (("--qq",), "no option '--qq'; see `imgbuild --help`"),
         (("push", "--matrix", "x"), "--registry is required; see `imgbuild push --help`"),
         (("pull", "x", "--registry", "y.org"), "--to is required; see `imgbuild pull --help`"),
