@@ -51,7 +51,14 @@ LAST = {
 }
 
 
-@pytest.fixture(scope="module", params=RELEASES)
+# Two of them are in `make test`; the third would take it past five minutes.
+SYSTEMS = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "ubuntu24.04" else name
+    for name in RELEASES
+]
+
+
+@pytest.fixture(scope="module", params=SYSTEMS)
 def release(request: pytest.FixtureRequest) -> str:
     """A system, as matrix.yaml names it; what concerns none in particular is tried on one."""
     return str(request.param)
