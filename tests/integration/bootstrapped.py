@@ -1,10 +1,11 @@
-"""Debian as it is installed, in a folder: bootstrapped with its own packages, entered with chroot.
+"""Debian and Ubuntu in a folder: bootstrapped with their own packages, entered with chroot.
 
-Real are apt, dpkg, systemctl, udevadm, update-grub, and Debian's packages that a plan installs.
-Stand-ins are what no test can have here: NVIDIA's repository (a folder of made packages), curl (for
-its keys), nvidia-smi, nvidia-ctk, grub-probe (a folder is no disk), the running kernel's files (a
-folder, since they would be this host's own) and the init system, which systemctl leaves alone in a
-chroot: units are enabled there, and not started.
+Real are apt, dpkg, systemctl, udevadm, update-grub, and the distribution's packages. Stand-ins are
+what no test can have here: NVIDIA's repository (a folder of made packages, beside them Ubuntu's
+driver with the program that picks it, and headers, which bring a compiler), curl (for keys),
+nvidia-smi, nvidia-ctk, grub-probe (a folder is no disk), the running kernel's files (a folder, as
+they would be this host's own) and the init system, which systemctl leaves alone in a chroot: units
+are enabled there, and not started.
 """
 
 from __future__ import annotations
@@ -13,19 +14,26 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder import matrix as matrices
 from builder import site
+from builder.facts import Archive
 from builder.site import apt
 from tests.integration.conftest import engine
 from tests.unit.support import ROOT
 
-RELEASES = {"12": "debian12", "13": "debian13"}
+# As matrix.yaml and as os-release name them.
+RELEASES = {
+    "debian12": ("debian", "12"),
+    "debian13": ("debian", "13"),
+    "ubuntu24.04": ("ubuntu", "24.04"),
+}
 # What hosts have beside the smallest system.
-_INCLUDED = ("grub2-common", "kmod", "procps", "systemd", "udev")
+_INCLUDED = ("apt", "grub2-common", "kmod", "procps", "systemd", "udev")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Caches, logs and what is no file of the system; files below /kernel and /srv are ours.
 _PRUNED = (
@@ -40,6 +48,11 @@ cdi) mkdir -p /etc/cdi && echo "nvidia.com/gpu libcuda.so.580.95.05" > /etc/cdi/
 runtime) mkdir -p /etc/docker && echo nvidia-container-runtime > /etc/docker/daemon.json ;;
 esac
 """
+_UBUNTU_DRIVERS = """\
+#!/bin/sh
+[ "$*" = "install --gpgpu nvidia:580-server-open" ] || exit 3
+exec apt-get -y install nvidia-headless-580-server-open
+"""
 _UNIT = """\
 [Unit]
 Description=made
@@ -50,6 +63,7 @@ WantedBy=multi-user.target
 """
 _SERVICE = _UNIT.format("Service", "ExecStart=/bin/true")
 _WATCH = _UNIT.format("Path", "PathChanged=/lib/modules")
+_UBUNTU_KEYS = "usr/share/keyrings/ubuntu-archive-keyring.gpg"
 _SYSTEMD = "/usr/lib/systemd/system"
 
 
@@ -61,7 +75,7 @@ class Made:
     version: str = "1.0"
     depends: str = ""
     files: tuple[tuple[str, str, int], ...] = ()
-    postinst: str = ""
+    may_fail: bool = False  # where a file below /srv says so
 
 
 MADE = (
@@ -74,9 +88,10 @@ MADE = (
         "nvidia-open",
         "580.95.05",
         "nvidia-kernel-open-dkms, nvidia-persistenced",
-        postinst="#!/bin/sh\n[ ! -e /srv/fail-nvidia-open ]\n",
+        may_fail=True,
     ),
-    Made("needs-persistenced", depends="nvidia-persistenced"),
+    Made("needs-nvidia-persistenced", depends="nvidia-persistenced"),
+    Made("needs-nvidia-firmware-580-server", depends="nvidia-firmware-580-server"),
     Made("nvidia-kernel-open-dkms", "580.95.05"),
     Made(
         "nvidia-persistenced",
@@ -95,6 +110,15 @@ MADE = (
             (f"{_SYSTEMD}/nvidia-cdi-refresh.path", _WATCH, 0o644),
         ),
     ),
+    # Newer than Ubuntu's own, by their epoch.
+    Made(
+        "ubuntu-drivers-common",
+        "99:1",
+        files=(("/usr/bin/ubuntu-drivers", _UBUNTU_DRIVERS, 0o755),),
+    ),
+    Made("nvidia-headless-580-server-open", "99:1", "nvidia-firmware-580-server", may_fail=True),
+    Made("nvidia-firmware-580-server", "99:1"),
+    Made("nvidia-utils-580-server", "99:1"),
     Made("cuda-toolkit-13-0", "13.0.2-1", "cuda-nvcc-13-0"),
     Made("cuda-nvcc-13-0", "13.0.2-1"),
 )
@@ -131,36 +155,61 @@ esac
 }
 
 
+class CannotError(Exception):
+    """The distribution's archive is not to be reached, or mmdebstrap fails."""
+
+
 class Root:
     """A bootstrapped system below a folder."""
 
     def __init__(self, release: str, folder: Path) -> None:
+        self.system = RELEASES[release]
         self.folder = folder / "root"
         self.folder.mkdir()
         self._bootstrap(release, folder)
 
     def _bootstrap(self, release: str, folder: Path) -> None:
         engine("bootstrap")
-        archive = matrices.load(ROOT / "matrix.yaml").os[RELEASES[release]].archive
+        loaded = matrices.load(ROOT / "matrix.yaml")
+        archive, debian = loaded.os[release].archive, loaded.os["debian13"].archive
         assert archive is not None
+        assert debian is not None
         profile = site.discover()
         options = [f"--aptopt={one.rstrip(';')}" for one in profile.apt_options]
         options += [f'--aptopt=Acquire::https::CAInfo "{profile.ca}"'] if profile.ca else []
-        # What no test reads, and what takes time to unpack.
+        # What no test reads, and what takes time: translations, and waiting for the disk.
+        options += ['--aptopt=Acquire::Languages "none"', "--dpkgopt=force-unsafe-io"]
         options += [
             f"--dpkgopt=path-exclude=/usr/share/{one}/*" for one in ("doc", "man", "locale")
         ]
         tar = folder / "root.tar"
-        subprocess.run(
-            [
-                *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(_INCLUDED)}"),
-                *options,
-                *(archive.suite, str(tar), *apt.lines(archive, profile.apt_sources)),
-            ],
-            env={**os.environ, **profile.proxies},
-            check=True,
-            timeout=600,
-        )
+
+        def bootstrap(archive: Archive, file: Path, *args: str) -> None:
+            done = subprocess.run(
+                [
+                    *("mmdebstrap", "--quiet", *args, *options, archive.suite, str(file)),
+                    *apt.lines(archive, profile.apt_sources),
+                ],
+                env={**os.environ, **profile.proxies},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=600,
+            )
+            if done.returncode != 0:
+                raise CannotError(f"{release} cannot be bootstrapped: {done.stderr[-500:]}")
+
+        args = ["--variant=minbase", f"--include={','.join(_INCLUDED)}"]
+        with tempfile.TemporaryDirectory() as temporary:
+            if self.system[0] == "ubuntu" and not Path("/", _UBUNTU_KEYS).exists():
+                keys = folder / "keys.tar"
+                bootstrap(debian, keys, "--variant=extract", "--include=ubuntu-keyring")
+                subprocess.run(
+                    ["tar", "-C", temporary, "-xf", keys, f"./{_UBUNTU_KEYS}"], check=True
+                )
+                Path(temporary).chmod(0o755)  # apt reads them as somebody else
+                args.append(f"--keyring={temporary}/{_UBUNTU_KEYS}")
+            bootstrap(archive, tar, *args)
         subprocess.run(["tar", "-C", self.folder, "-xf", tar], check=True)
         tar.unlink()
         self._furnish()
@@ -173,7 +222,8 @@ class Root:
         self.write("/boot/vmlinuz-6.1.0-1-amd64", "a kernel\n")
         self.write("/boot/grub/grub.cfg", "")
         self.write("/etc/default/grub", 'GRUB_CMDLINE_LINUX_DEFAULT="quiet isolcpus=1-31"\n')
-        # A connection that is refused at once, where NVIDIA's servers are.
+        # A connection that is refused at once, where NVIDIA's servers are; apt asks three times.
+        self.write("/etc/apt/apt.conf.d/99made", 'Acquire::Retries::Delay "false";\n')
         hosts = "127.0.0.1 localhost developer.download.nvidia.com nvidia.github.io\n"
         self.write("/etc/hosts", hosts)
         self.write("/etc/resolv.conf", Path("/etc/resolv.conf").read_text())
@@ -199,8 +249,9 @@ class Root:
     def _package(self, one: Made) -> None:
         folder = f"/srv/nvidia/{one.name}"
         self.write(f"{folder}/DEBIAN/control", _control(one))
-        if one.postinst:
-            self.write(f"{folder}/DEBIAN/postinst", one.postinst, 0o755)
+        if one.may_fail:
+            text = f"#!/bin/sh\n[ ! -e /srv/fail-{one.name} ]\n"
+            self.write(f"{folder}/DEBIAN/postinst", text, 0o755)
         for path, text, mode in one.files:
             self.write(f"{folder}{path}", text, mode)
 

@@ -282,6 +282,19 @@ def test_what_failed_is_done_by_the_next_run(tmp_path: Path, matrix: Matrix) -> 
     assert made.run(made.script, live=True) == "nothing to change\n"
 
 
+def test_another_boot_loader_keeps_nothing_from_being_done(tmp_path: Path, matrix: Matrix) -> None:
+    wishes = Wishes(rows=frozenset({"iommu", "swappiness"}))
+    made = Applied("debian", tmp_path, matrix, wishes)
+    (made.bin / "update-grub").unlink()
+    nowhere = made.script.replace("update-grub", "update-grub-of-nobody")
+    told = made.run(nowhere, live=True)
+    assert "iommu: left out: there is no update-grub-of-nobody here: update-grub-of" in told
+    assert "swappiness: " in told
+    assert made.run(nowhere, live=True).endswith("nothing to change\n")
+    (made.bin / "update-grub").symlink_to("standin")
+    assert "  update-grub\n" in made.run(made.script, live=True)
+
+
 def test_what_was_left_out_below_a_folder_is_done_once_it_runs(
     tmp_path: Path, matrix: Matrix
 ) -> None:

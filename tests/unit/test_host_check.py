@@ -514,6 +514,23 @@ def test_this_host_is_looked_at_and_recorded(
     assert "is there already; name a folder that is not" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "told"), [("a host", "--root '{}/a host'"), ("x\x1b[31m", "\\x1b[31m")]
+)
+def test_a_recording_is_told_as_it_can_be_typed(
+    name: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(proc, "find", lambda _: None)
+    assert run(monkeypatch, "host", "record", str(tmp_path / name)) == 0
+    shown = capsys.readouterr().out
+    assert told.format(tmp_path) in shown
+    assert "\x1b" not in shown
+
+
 @pytest.mark.parametrize("spelled", ["//", "/.", "{}/../../../../../../../../..", "{}/link"])
 def test_the_root_is_this_host_however_it_is_spelled(spelled: str, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/")

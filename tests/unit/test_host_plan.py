@@ -342,6 +342,20 @@ def test_a_release_with_other_programs_is_of_no_family(
     assert not any(step.kind == "package" for step in plan.steps)
 
 
+@pytest.mark.parametrize(
+    ("programs", "told"),
+    [(("containerd",), "--runtime=containerd"), (("crio",), "--runtime=crio"), (("podman",), "")],
+)
+def test_engines_of_kubernetes_are_told_what_is_left(
+    programs: tuple[str, ...], told: str, tmp_path: Path, matrix: Matrix
+) -> None:
+    host = dataclasses.replace(planned_hosts.untuned("debian"), programs=programs)
+    steps = {step.id: step for step in made(host, tmp_path, matrix).steps}
+    assert told in steps["container-toolkit"].note
+    assert bool(told) == bool(steps["container-toolkit"].note)
+    assert "container-toolkit-docker" not in steps
+
+
 def test_a_wish_is_granted_whichever_rows_are_chosen(tmp_path: Path, matrix: Matrix) -> None:
     wished = dataclasses.replace(WISHES, rows=frozenset({"thp"}))
     plan = made(planned_hosts.untuned("debian"), tmp_path, matrix, wished)

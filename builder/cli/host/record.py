@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from pathlib import Path
 
 import click
@@ -33,4 +34,7 @@ def command(file: Path | None, folder: Path) -> None:
     check.look(host, printed, loaded, today=today)
     check.container(host)
     files = check.record(host, printed, folder.absolute())
-    click.echo(f"{folder}: {files} files; imgbuild host check --root {folder}")
+    name = str(folder)
+    # Signs that a terminal obeys as shells write them.
+    name = shlex.quote(name) if name.isprintable() else f"${name!a}"
+    click.echo(f"{name}: {files} files; imgbuild host check --root {name}")

@@ -247,9 +247,10 @@ def container_toolkit(row: Row, system: System, subject: Subject) -> tuple[Step,
         source=row.source,
         settings=(setting,),
         packages=(f"nvidia-container-toolkit>={subject.book.thresholds.toolkit}",),
+        note=_others(subject),
     )
     docker = "/etc/docker/daemon.json"
-    if not any(subject.host.has(f"{at}/dockerd") for at in ("/usr/bin", "/usr/sbin")):
+    if not _has(subject, "dockerd"):
         return (repository, install)
     runtime = Step(
         id="container-toolkit-docker",
@@ -270,6 +271,22 @@ def container_toolkit(row: Row, system: System, subject: Subject) -> tuple[Step,
         note="restart Docker when its containers may stop: systemctl restart docker",
     )
     return (repository, install, runtime)
+
+
+def _has(subject: Subject, program: str) -> bool:
+    return any(subject.host.has(f"{at}/{program}") for at in ("/usr/bin", "/usr/sbin"))
+
+
+def _others(subject: Subject) -> str:
+    """What is left to do for engines of Kubernetes, whose nodes are drained first."""
+    found = [name for name in ("containerd", "crio") if _has(subject, name)]
+    if not found or _has(subject, "dockerd"):  # Docker brings a containerd of its own
+        return ""
+    name = found[0]
+    return (
+        f"for {name}, on a drained node and without the GPU Operator, which does it: nvidia-ctk"
+        f" runtime configure --runtime={name} && systemctl restart {name}"
+    )
 
 
 def cuda_toolkit(

@@ -163,6 +163,12 @@ run() {
     elif ! is_due; then
         return 0
     fi
+    # As update-grub where another boot loader is: the rest of the plan does not need it.
+    if ! command -v "${2%% *}" > /dev/null; then
+        left_out "there is no ${2%% *} here: $2"
+        waits=1
+        return 0
+    fi
     announce
     if [ -n "$4" ]; then
         folders "$4"
