@@ -716,7 +716,11 @@ class Proof:
             raise SkipError(f"the reference is another's: {why}")
         rounds = whole.get("rounds", 1)
         made = proofs.compared(
-            thin["results"], whole["results"], whole.get("vary", ()), rounds=rounds
+            thin["results"],
+            whole["results"],
+            whole.get("vary", ()),
+            rounds=rounds,
+            cut=bool(thin["missed"]),
         )
         figures = {"against": "whole image" if run else "reference", **made.figures}
         return _raised(made, figures)

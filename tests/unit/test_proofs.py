@@ -118,6 +118,13 @@ def test_a_result_that_whole_has_and_thin_lacks_is_a_failure() -> None:
     assert made.figures["lacking_in_thin"] == ["c"]
 
 
+def test_a_result_that_thin_had_no_time_for_is_not_compared() -> None:
+    whole = {"a": ONE, "c": ONE, "d": ONE}
+    made = proofs.compared({"a": ONE, "d": ONE}, whole, [], cut=True)
+    assert (made.status, made.why) == (INCOMPLETE, "1 not compared: c")
+    assert proofs.compared({"a": ONE, "d": TWO}, whole, [], cut=True).status == FAILED
+
+
 def test_one_of_a_hundred_is_not_compared() -> None:
     thin = {f"op{number}": ONE for number in range(100)}
     made = proofs.compared(thin, {"op0": ONE}, [])
