@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from builder import matrix
+from builder.errors import UserError
 from builder.facts import Matrix
 from builder.model import Cell
 from builder.project import SIF_FOLDER, Project
@@ -71,6 +72,12 @@ def engine(*names: str) -> Callable[[_Command], _Command]:
 def say(text: str) -> None:
     """One line for people, on stderr."""
     click.echo(text, err=True)
+
+
+def one_answer(shown: str | None, *, as_json: bool) -> None:
+    """Raise UserError where both --json and --format were given."""
+    if as_json and shown is not None:
+        raise UserError(f"--json and --format {shown} are two answers", hint="choose one")
 
 
 def load(file: Path | None, selector: str | None) -> tuple[Project, Matrix, tuple[Cell, ...]]:

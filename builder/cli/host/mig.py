@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 from builder.cli import options
-from builder.errors import UserError
 from builder.facts import Matrix
 from builder.host.mig import cards, commands, fits, layout
 from builder.host.mig.layout import Layout
@@ -50,8 +49,7 @@ def command(
     Commands for nvidia-smi, a configuration for mig-parted, the names by which Kubernetes knows the
     instances, and which models and cells fit into one. Nothing is run.
     """
-    if as_json and shown is not None:
-        raise UserError(f"--json and --format {shown} are two answers", hint="choose one")
+    options.one_answer(shown, as_json=as_json)
     devices = commands.devices_of(devices)
     chosen = layout.choose(gpu, wanted)
     if as_json:

@@ -105,5 +105,4 @@ def _refuse_both(
             f"--undo takes back whatever the script has changed, and {wish} would choose nothing",
             hint=f"leave out {wish}",
         )
-    if as_json and shown is not None:
-        raise UserError(f"--json and --format {shown} are two answers", hint="choose one")
+    options.one_answer(shown, as_json=as_json)
