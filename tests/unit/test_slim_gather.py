@@ -210,3 +210,15 @@ def test_broken_ones_are_refused_or_whole(seed: int) -> None:
         return
     elf.read(new)
     assert len(new) <= len(old) + 64 * KB
+
+
+def test_what_a_segment_brings_elsewhere_than_its_section_says_stays() -> None:
+    text = container(*(entry(CUBIN, sm, _SMALL) for sm in (80, 90)))
+    large = Large([text] * 60, [False] * 60)
+    data = bytearray(large.made())
+    file = elf.read(bytes(data))
+    index = file.names.index(b".ldata")
+    (shoff,) = struct.unpack_from("<Q", data, 40)
+    stride = (len(text) + 31) & ~31  # so that each pointer would be taken for its neighbour's
+    struct.pack_into("<Q", data, shoff + 64 * index + 16, file.sections[index].addr + stride)
+    assert pointers(slimmed(bytes(data)), large) == pointers(bytes(data), large)

@@ -8,19 +8,17 @@ instruction with 32 bits, or by nothing that we see - stays, and so does all tha
 containers.
 
 Source: System V ABI, AMD64 supplement: "Position-Independent Function and Data Access", "Medium
-position independent code model (PIC)"; Intel's manual: no instruction but MOV has 64 bits of an
-immediate, and LEA is what forms an address from 32.
+position independent code model (PIC)".
 """
 
 from __future__ import annotations
 
-import re
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
-from . import elf
+from . import elf, instructions
 from .layout import size_of
 from .rewrite import HOLE, Edit
 
@@ -40,8 +38,6 @@ _PLTGOT, _SYMTAB, _RELA, _RELASZ, _REL, _RELR = 3, 6, 7, 8, 17, 36  # d_tag
 _ADDRESS = (1 << 64) - 1
 _RELOCATION = 24  # bytes of an Elf64_Rela
 _SYMBOL = struct.Struct("<IBBHQQ")
-_MOVE = re.compile(rb"[\x48\x49][\xb8-\xbf]")  # REX.W and the register; then come the 64 bits
-_LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]")
 
 
 def gathered(
@@ -61,7 +57,7 @@ def gathered(
     inside = {
         section: some
         for section in file.sections
-        if section.kind == elf.PROGBITS and section.flags & elf.ALLOC
+        if section.kind == elf.PROGBITS and section.flags & elf.ALLOC and _mapped(file, section)
         for some in [[one for one in found if section.offset <= one.at and one.end <= section.end]]
         if sum(_wasted(one, new) for one in some) >= least
     }
@@ -78,6 +74,15 @@ def gathered(
             new[edit.at] = edit
     together = [*new.values(), *_repointed(data, pointers)]
     return together if _apart(together) else list(edits)
+
+
+def _mapped(file: elf.Elf, one: elf.Section) -> bool:
+    """Whether a segment brings it to its addresses: else these say nothing about the file."""
+    return any(
+        load.offset <= one.offset and one.end <= load.end
+        and load.vaddr - load.offset == one.addr - one.offset
+        for load in file.loads
+    )  # fmt: skip
 
 
 def _wasted(one: Container, new: Dict[int, Edit]) -> int:
@@ -199,17 +204,13 @@ class _Known:
         self._fixed |= {self._place(address) for address in words[::3] if low <= address < high}
 
     def _instructions(self, data: bytes, code: elf.Section) -> None:
-        low, high = self._low - self.got, self._high - self.got
-        for found in _MOVE.finditer(data, code.offset, code.end - 8):
-            at = found.end()
-            away = int.from_bytes(data[at : at + 8], "little", signed=True)
-            place = self._place(away + self.got) if low <= away < high else -1
+        spans = [range(one.addr, one.addr + one.size) for one in self._sections]
+        behind = [range(one.start - self.got, one.stop - self.got) for one in spans]
+        for at, away in instructions.moves(data, code, behind):
+            place = self._place(away + self.got)
             if place >= 0:
                 self.coded.setdefault(place, []).append(at)
-        for found in _LEA.finditer(data, code.offset, code.end - 4):
-            end = found.end() + 4
-            away = int.from_bytes(data[found.end() : end], "little", signed=True)
-            self._fixed.add(self._place(end - code.offset + code.addr + away))
+        self._fixed |= {self._place(address) for address in instructions.leas(data, code, spans)}
 
 
 def _runs(

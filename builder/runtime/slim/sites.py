@@ -18,7 +18,10 @@ _ROOT = re.compile(r"^(.+)/lib(?:64)?/python3[^/]*/(?:site|dist)-packages$")
 
 
 class Sites:
-    """Those that are above a path, at it, or below it."""
+    """Those that are above a path, at it, or below it; asked by files' absolute, normal names.
+
+    It is asked for each file of an image, so that it takes names apart as text.
+    """
 
     def __init__(self, path: str) -> None:
         path = os.path.abspath(path)
@@ -30,27 +33,24 @@ class Sites:
         self._roots = {
             found.group(1): site for site in self.all for found in [_ROOT.match(site)] if found
         }
-        self._of: Dict[str, str] = {site: site for site in self.all}
+        self._of: Dict[str, str] = {site.rstrip("/"): site for site in self.all}
 
     def of(self, name: str) -> str:
         """The one that a file is in, "" if it is in none."""
-        return self._nearest(os.path.dirname(os.path.abspath(name)))
+        return self._nearest(name.rpartition("/")[0])
 
     def place(self, name: str) -> Tuple[str, str]:
         """The folder that rules start from, and the file's place there; empty if none do."""
-        name = os.path.abspath(name)
-        site = self.of(name)
+        folder, _, last = name.rpartition("/")
+        site = self._nearest(folder)
         if site:
-            return site, os.path.relpath(name, site)
-        root = os.path.dirname(os.path.dirname(name))
-        if root in self._roots and os.path.dirname(name) == os.path.join(root, "bin"):
-            return root, os.path.relpath(name, root)
-        return "", ""
+            return site, name[len(site.rstrip("/")) + 1 :]
+        root, _, below = folder.rpartition("/")
+        return (root, f"bin/{last}") if below == "bin" and root in self._roots else ("", "")
 
     def _nearest(self, folder: str) -> str:
         if folder not in self._of:
-            above = os.path.dirname(folder)
-            self._of[folder] = self._nearest(above) if above != folder else ""
+            self._of[folder] = self._nearest(folder.rpartition("/")[0]) if folder else ""
         return self._of[folder]
 
 
