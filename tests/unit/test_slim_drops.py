@@ -56,7 +56,7 @@ def test_each_rule_says_why_where_from_and_how_to_check() -> None:
         assert all((rule.paths, rule.why, rule.source)), rule
         assert rule.check.startswith("import "), rule
         assert rule.code in {"", "lto"}, rule
-        assert all(re.match(r"[A-Za-z_]+/", path) for path in rule.paths), rule
+        assert all(re.match(r"(\.\./\.\./\.\./)?[A-Za-z_]+/", path) for path in rule.paths), rule
 
 
 def test_twins_leave_and_neighbours_stay(site: Path) -> None:
@@ -443,6 +443,22 @@ def test_a_script_that_leaves_leaves_its_record(site: Path) -> None:
     tree.slim(str(site.parents[2]), FOR_90)
     assert not script.exists()
     assert rows(record) == {"z3/lib/libz3.so": ("", "")}
+
+
+def test_data_that_a_package_brings_to_its_environment_leaves(site: Path) -> None:
+    root = site.parents[2]
+    archive = root / "external/ffmpeg/src/ffmpeg-8.1.1.tar.xz"
+    others = [root / name for name in ("external/own.xz", "x/external/ffmpeg/src/ffmpeg.tar.xz")]
+    for name in (archive, *others, site / "PyNvVideoCodec/__init__.py"):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.write_bytes(b"xz")
+    record = site / "pynvvideocodec-2.0.4.dist-info/RECORD"
+    record.parent.mkdir()
+    record.write_text(f"../../../{archive.relative_to(root)},,\nPyNvVideoCodec/__init__.py,,\n")
+    tree.slim(str(root), FOR_90)
+    assert not archive.parent.parent.exists()
+    assert all(name.exists() for name in others)
+    assert rows(record) == {"PyNvVideoCodec/__init__.py": ("", "")}
 
 
 def test_files_that_no_package_brought_stay_and_stay_apart(site: Path) -> None:

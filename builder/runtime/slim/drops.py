@@ -1,8 +1,8 @@
 """Files of an installed Python that can never run there: which rules name them, and why.
 
-The rules are data (drops.json). `paths` are patterns below site-packages, or below an environment's
-root, whose "*" also spans folders. No other files leave. A rule holds where all of `where` is
-there, for GPUs of `sm_majors` only, where these are named. `code` leaves the file and takes one
+The rules are data (drops.json). `paths` are patterns of what a RECORD in site-packages says, as
+`../../../bin/z3`; "*" also spans folders. No other files leave. A rule holds where all of `where`
+is there, for GPUs of `sm_majors` only, where these are named. `code` leaves the file and takes one
 kind of GPU code out of it. `check` is Python that has to work without what the rule names.
 """
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Dict, Iterator, List, Tuple
 
 _NAMES = ("site-packages", "dist-packages")
+_UP = "../../../"  # from an environment's folder of packages to its root
 _ROOT = re.compile(r"^(.+)/lib(?:64)?/python3[^/]*/(?:site|dist)-packages$")
 
 
@@ -29,10 +30,8 @@ class Sites:
         self.all: List[str] = [above] if above else []
         if os.path.isdir(path):
             self.all += _below(path, os.stat(path).st_dev, inside=bool(above))
-        # By the environment's root, whose programs are packages' files, too.
-        self._roots = {
-            found.group(1): site for site in self.all for found in [_ROOT.match(site)] if found
-        }
+        # Environments, which packages bring programs and data to.
+        self._roots = {found.group(1) for found in map(_ROOT.match, self.all) if found}
         self._of: Dict[str, str] = {site.rstrip("/"): site for site in self.all}
 
     def of(self, name: str) -> str:
@@ -40,13 +39,18 @@ class Sites:
         return self._nearest(name.rpartition("/")[0])
 
     def place(self, name: str) -> Tuple[str, str]:
-        """The folder that rules start from, and the file's place there; empty if none do."""
-        folder, _, last = name.rpartition("/")
+        """Where rules start from for a file, and its place as a RECORD tells it; empty if none do.
+
+        A package's files outside of its folder are told as `../../../bin/z3`.
+        """
+        folder = name.rpartition("/")[0]
         site = self._nearest(folder)
         if site:
             return site, name[len(site.rstrip("/")) + 1 :]
-        root, _, below = folder.rpartition("/")
-        return (root, f"bin/{last}") if below == "bin" and root in self._roots else ("", "")
+        root = folder
+        while root and root not in self._roots:
+            root = root.rpartition("/")[0]
+        return (root, _UP + name[len(root) + 1 :]) if root else ("", "")
 
     def _nearest(self, folder: str) -> str:
         if folder not in self._of:
