@@ -603,17 +603,28 @@ def fourier(b: Bench) -> Iterator[Row]:
         yield f"rfft half {size}", lambda x=x: fft.rfft(x)
         yield f"fft half {size}", lambda x=x: fft.fft(x)
         yield f"irfft half {size}", lambda x=x, n=size: fft.irfft(fft.rfft(x), n=n)
+    yield from _lines(b, "float")
+
+
+def fourier_double(b: Bench) -> Iterator[Row]:
+    """Of cuFFT, in double precision."""
+    if b.device.startswith("cuda"):
+        b.torch.backends.cuda.cufft_plan_cache.max_size = 8
+    yield from _lines(b, "double")
+
+
+def _lines(b: Bench, kind: str) -> Iterator[Row]:
+    torch, fft = b.torch, b.torch.fft
     for size in sorted(set(SIZES)):
-        for kind in ("float", "double"):
-            line = _Line(b, size, kind)
-            yield f"fft {kind} {size}", lambda y=line: fft.fft(torch.complex(y.get(0), y.get(1)))
-            yield f"rfft {kind} {size}", lambda y=line: fft.rfft(y.get(0))
-            yield (
-                f"irfft {kind} {size}",
-                lambda y=line, n=size: fft.irfft(
-                    torch.complex(y.get(0), y.get(1))[:, : n // 2 + 1], n=n
-                ),
-            )
+        line = _Line(b, size, kind)
+        yield f"fft {kind} {size}", lambda y=line: fft.fft(torch.complex(y.get(0), y.get(1)))
+        yield f"rfft {kind} {size}", lambda y=line: fft.rfft(y.get(0))
+        yield (
+            f"irfft {kind} {size}",
+            lambda y=line, n=size: fft.irfft(
+                torch.complex(y.get(0), y.get(1))[:, : n // 2 + 1], n=n
+            ),
+        )
 
 
 class _Line:
@@ -642,7 +653,9 @@ GROUPS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "tiny": tiny,
     "vllm": vllm,
     "fourier": fourier,
+    "fourier-double": fourier_double,
 }
+LONG = ("fourier", "fourier-double")  # as long as all the others
 # After these nothing more can be had of a process: the device's context is lost.
 _LOST = ("CUDA error", "illegal memory access", "unspecified launch failure", "AcceleratorError")
 
@@ -744,15 +757,14 @@ class Progress:
             self.done.add(self.current)
 
 
-def supervised(given: argparse.Namespace, deadline: float) -> dict[str, Any]:
-    """All operators once, in as many processes as it takes."""
+def supervised(given: argparse.Namespace, groups: Sequence[str], deadline: float) -> dict[str, Any]:
+    """These operators once, in as many processes as it takes."""
     progress = Progress()
-    groups = given.groups.split(",")
     handle, lines = tempfile.mkstemp(prefix="operators-")
     os.close(handle)
     try:
         for _ in range(RESTARTS):
-            code = _watched(given, lines, progress, deadline)
+            code = _watched(given, groups, lines, progress, deadline)
             if code == 0 or set(groups) <= progress.done or time.monotonic() > deadline:
                 break
             if progress.current == "torch":
@@ -763,10 +775,16 @@ def supervised(given: argparse.Namespace, deadline: float) -> dict[str, Any]:
     return {"about": progress.about, "results": progress.results, "missed": missed}
 
 
-def _watched(given: argparse.Namespace, lines: str, progress: Progress, deadline: float) -> int:
+def _watched(
+    given: argparse.Namespace,
+    groups: Sequence[str],
+    lines: str,
+    progress: Progress,
+    deadline: float,
+) -> int:
     """One child; killed where it says nothing for long or the time is over."""
     command = [sys.executable, *(("-S",) if sys.flags.no_site else ()), "-B", __file__]
-    command += ["--child", "--lines", lines, "--device", given.device, "--groups", given.groups]
+    command += ["--child", "--lines", lines, "--device", given.device, "--groups", ",".join(groups)]
     command += ["--model", str(given.model)] if given.model else []
     Path(lines).write_text("", encoding="utf-8")
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2, start_new_session=False)
@@ -822,11 +840,28 @@ def main() -> int:
         return child(given)
     deadline = time.monotonic() + given.seconds
     start = time.monotonic()
-    with ThreadPoolExecutor() as pool:  # side by side: each is processes of its own
-        count = max(given.rounds, 1)
-        rounds = list(pool.map(lambda _: supervised(given, deadline), range(count)))
+    count, parts = max(given.rounds, 1), shares(given.groups.split(","))
+    with ThreadPoolExecutor(count * len(parts)) as pool:  # each is processes of its own
+        runs = [[pool.submit(supervised, given, part, deadline) for part in parts]
+                for _ in range(count)]  # fmt: skip
+        rounds = [together([each.result() for each in run]) for run in runs]
     sys.stdout.write(json.dumps(joined(rounds, time.monotonic() - start), indent=1) + "\n")
     return 0
+
+
+def shares(groups: Sequence[str]) -> list[list[str]]:
+    """Groups that are run side by side, so that the longest are not waited for in a row."""
+    short = [name for name in groups if name not in LONG]
+    return [part for part in (short, *([name] for name in groups if name in LONG)) if part]
+
+
+def together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What side by side has run, as one."""
+    return {
+        "about": next((one["about"] for one in parts if one["about"]), {}),
+        "results": {name: what for one in parts for name, what in one["results"].items()},
+        "missed": [name for one in parts for name in one["missed"]],
+    }
 
 
 def joined(rounds: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:

@@ -120,6 +120,39 @@ def status(check: Mapping[str, Any]) -> str:
     return INCOMPLETE if told == OK and check.get("groups_cut_off") else told
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What an earlier run has told."""
+
+    checks: Sequence[Check] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)  # when that was, and at what commit
+    why: str = ""  # nothing is kept
+
+
+def kept(file: Path, about: Mapping[str, Any]) -> Kept:
+    """The checks in a file, if they are of the same image and, as far as it tells, of this host."""
+    if not file.exists():
+        return Kept()
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        for name in ("cell", "engine", "settings", "gpu", "machine"):
+            if told[name] != about[name]:
+                return Kept(why=f"its {name} is another")
+        if not content(about) or content(told) != content(about):
+            return Kept(why="its image is another, or has no label that says which it is")
+        checks = [_read(name, check) for name, check in told["checks"].items()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return Kept(why=f"it is no proof: {type(error).__name__}: {error}")
+    return Kept(checks, {"date": told["date"], "commit": told["commit"]})
+
+
+def _read(name: str, told: Mapping[str, Any]) -> Check:
+    """The check that is told so."""
+    result, _, why = str(told["result"]).partition(": ")
+    figures = {key: what for key, what in told.items() if key not in {"result", "seconds", "note"}}
+    return Check(name, result, why or told.get("note", ""), float(told["seconds"]), figures)
+
+
 def slug(gpu: str) -> str:
     """A GPU's name as matrix.yaml would have it: "NVIDIA H100 80GB HBM3" is "h100"."""
     words = [word for word in re.split(r"[\s_-]+", gpu.lower()) if word]

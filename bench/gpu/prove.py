@@ -3,11 +3,13 @@
     python3 -m bench.gpu.prove IMAGE [--whole WHOLE [--whole-server] | --reference FILE]
         [--cell CELL]
         [--engine docker|apptainer|none] [--rounds N] [--budget SECONDS] [-o images/proofs]
+        [--parts servers,operators]
 
 IMAGE is a Docker reference, a SIF, or a folder with an unpacked root; with --engine none it is a
 Python environment of this host. Needs Python 3.11's standard library and an NVIDIA GPU. APPTAINER_*
 and APPTAINERENV_* of the caller count. Writes <cell>.<gpu>.json anew after each check; one that
-fails or finds no time is told there, and the others go on. Exit code 1 where a check failed, 3
+fails or finds no time is told there, and the others go on. Where a host is lent for minutes, one of
+--parts is made at a time: the file keeps the other's checks. Exit code 1 where a check failed, 3
 where what a proof needs was skipped or is incomplete.
 
 docs/proofs.md says what each check is.
@@ -25,7 +27,6 @@ import shlex
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
@@ -39,27 +40,23 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu import proofs
+from bench.gpu.containers import DRIVER, Group, Meter, Where, output
+from bench.gpu.identity import CONTENT, brief, identity, labels
 from bench.gpu.proofs import FAILED, INCOMPLETE, OK, SKIPPED, Check
 from bench.stamp import stamp
 from builder.runtime import client
 
 ROOT = Path(__file__).resolve().parents[2]
-INSIDE = "/proof"  # where a container has the scratch folder
 MANIFEST = "/opt/imgbuild/manifest.json"
-HEALTH_SECONDS, STOP_SECONDS, OPERATOR_SECONDS, IMPORT_SECONDS = 420.0, 30.0, 420.0, 180.0
+HEALTH_SECONDS, STOP_SECONDS, OPERATOR_SECONDS, IMPORT_SECONDS = 420.0, 30.0, 900.0, 180.0
+AFTER_WHOLE = 500.0  # seconds that the operators and the identity have to have left
+SERVERS_PART, OPERATORS_PART = PARTS = ("servers", "operators")
+OPERATOR_CHECKS = ("compared", "operators", "without jit")
+BOTH = ("nvidia-smi", "gpu code")  # checks that each part makes
 EXITS = {proofs.PASSED: 0, FAILED: 1, INCOMPLETE: 3}
 WHOLE = 3  # runs of its operators: what varies may be the same twice by chance
-CONTENT = "io.imgbuild.content"  # builder.engines.base has it, and needs packages
 WHOLE_COLD, WHOLE_IMPORT = "whole server cold", "whole import"
-LABELS = (  # of an image's own, those that a proof keeps
-    "io.imgbuild.",
-    "org.opencontainers.image.base.digest",
-    "org.opencontainers.image.created",
-    "org.opencontainers.image.version",
-)
-CONTENT_SECONDS = 180.0  # 5 GB from a disk of 30 MB/s
 TAIL = 30  # lines of a log that a failure shows
-_DRIVER = "/usr/local/nvidia/bin:/usr/local/cuda/bin"  # where a host may bring nvidia-smi from
 _SMI = ("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total")
 _SMI_FORMAT = "--format=csv,noheader"
 
@@ -123,185 +120,6 @@ class IncompleteError(FailureError):
     status = INCOMPLETE
 
 
-@dataclass(frozen=True)
-class Where:
-    """An image, and how commands run in it."""
-
-    engine: str
-    image: str
-    scratch: Path
-    env: Mapping[str, str]
-
-    @property
-    def inside(self) -> str:
-        """The scratch folder's name there."""
-        return str(self.scratch) if self.engine == "none" else INSIDE
-
-    def program(self, home: str, *argv: str, env: Mapping[str, str] | None = None) -> list[str]:
-        """A command of ours, without the image's own start; `home` is a name below scratch."""
-        own = f"{self.image}/bin" if self.engine == "none" else "/opt/venv/bin"
-        script = (
-            f'export PATH="{own}:$PATH:{_DRIVER}" HOME="{self.inside}/{home}"; '
-            'export CUDA_CACHE_PATH="$HOME/.nv/ComputeCache" XDG_CACHE_HOME="$HOME/.cache"; '
-            'mkdir -p "$HOME"; exec "$@"'
-        )
-        # Once more: a bare folder has no scripts that would take what Apptainer is given.
-        both = {**self.env, **(env or {})}
-        own_env = [f"{key}={value}" for key, value in both.items()]
-        argv = ("env", *own_env, *argv)
-        return self._command(("-c", script, "sh", *argv), {}, name=home, entry="sh")
-
-    def server(self, home: str, command: Sequence[str], *argv: str) -> list[str]:
-        """The image's own start, with caches below `home`."""
-        env = {"IMGBUILD_CACHE": f"{self.inside}/{home}"}
-        if self.engine == "none":
-            return self.program(home, *command, *argv, env=env)
-        return self._command(argv, env, name=home)
-
-    def _command(
-        self, argv: Sequence[str], env: Mapping[str, str], *, name: str, entry: str = ""
-    ) -> list[str]:
-        both = {**self.env, **env}
-        if self.engine == "none":
-            return ["env", *(f"{key}={value}" for key, value in both.items()), entry, *argv]
-        if self.engine == "docker":
-            options = ["--rm", f"--name={self.name(name)}", "--gpus=all", "--network=host"]
-            options += ["--shm-size=1g", f"--volume={self.scratch}:{INSIDE}"]
-            options += [f"--env={key}={value}" for key, value in both.items()]
-            options += [f"--entrypoint={entry}"] if entry else []
-            return ["docker", "run", *options, self.image, *argv]
-        options = ["--nv", "--cleanenv", "--no-home", "--pwd", INSIDE]
-        options += [f"--env={key}={value}" for key, value in both.items()]
-        options += [f"--bind={self.scratch}:{INSIDE}"]
-        if entry:
-            return ["apptainer", "exec", *options, self.image, entry, *argv]
-        return ["apptainer", "run", *options, self.image, *argv]
-
-    def name(self, home: str) -> str:
-        """Of a container of Docker's."""
-        return f"imgbuild-{self.scratch.name}-{home}".lower().replace("_", "-")
-
-
-class Group:
-    """A process and all that it has started, of which nothing stays."""
-
-    def __init__(self, command: Sequence[str], out: Path, err: Path | None, container: str) -> None:
-        self.container = container  # Docker's name of it
-        self.start = time.monotonic()
-        with out.open("wb") as stdout, (err or out).open("ab") as stderr:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                cwd=out.parent,
-                start_new_session=True,
-            )
-
-    def seconds(self) -> float:
-        """Since its start."""
-        return time.monotonic() - self.start
-
-    def pids(self) -> set[int]:
-        """Its processes, also those whose parent has gone."""
-        root = self.process.pid
-        parents, found = _parents(), {root}
-        if self.container and (pid := _docker_pid(self.container)):
-            found.add(pid)
-        more = True
-        while more:
-            children = {pid for pid, parent in parents.items() if parent in found}
-            more = not children <= found
-            found |= children
-        for pid in parents:
-            with contextlib.suppress(OSError):
-                if os.getsid(pid) == root:
-                    found.add(pid)
-        return found
-
-    def stop(self, seconds: float) -> int | None:
-        """SIGTERM; its exit code, None where it did not end."""
-        self.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.process.wait(seconds)
-        return None
-
-    def end(self) -> None:
-        """Kill what is left."""
-        if self.container:
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                subprocess.run(
-                    ["docker", "rm", "--force", self.container],
-                    capture_output=True,
-                    check=False,
-                    timeout=30,
-                )
-        mine = {os.getpid(), os.getppid(), 0, 1}
-        for _ in range(3):  # one may start another meanwhile
-            for pid in self.pids() - mine:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(10)
-
-
-def _parents() -> dict[int, int]:
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                text = (entry / "stat").read_text(errors="replace")
-                found[int(entry.name)] = int(text.rpartition(")")[2].split()[1])
-    return found
-
-
-def _docker_pid(name: str) -> int:
-    with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
-        return int(_output("docker", "inspect", "--format={{.State.Pid}}", name))
-    return 0
-
-
-def _output(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-class Meter(threading.Thread):
-    """Peak of the memory of a group's processes, and what they read from disks."""
-
-    def __init__(self, group: Group) -> None:
-        super().__init__(daemon=True)
-        self._group, self._over = group, threading.Event()
-        self._peak, self._anon = 0, 0
-        self._read: dict[int, int] = {}
-
-    def run(self) -> None:
-        """Look twice a second: shared memory counts once."""
-        while not self._over.wait(0.5):
-            total = anon = 0
-            for pid in self._group.pids():
-                with contextlib.suppress(OSError, ValueError):
-                    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-                    rows = dict(line.split()[:2] for line in text.splitlines()[1:])
-                    total += int(rows["Pss:"]) << 10
-                    anon += int(rows.get("Pss_Anon:", 0)) << 10
-                with contextlib.suppress(OSError, ValueError, StopIteration):
-                    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
-                    own = next(line for line in lines if line.startswith("read_bytes"))
-                    self._read[pid] = int(own.split()[1])
-            self._peak, self._anon = max(self._peak, total), max(self._anon, anon)
-
-    def figures(self) -> dict[str, Any]:
-        """What was seen; None where the kernel does not tell."""
-        self._over.set()
-        self.join(5)
-        return {
-            "peak_pss_bytes": self._peak or None,
-            "peak_pss_anon_bytes": self._anon or None,
-            "read_bytes": sum(self._read.values()) if self._read else None,
-        }
-
-
 class Proof:
     """One run: its checks in a row, and the file that they go to."""
 
@@ -313,6 +131,7 @@ class Proof:
         env = dict(item.partition("=")[::2] for item in given.env)
         self._thin = Where(given.engine, given.image, scratch, env)
         self._whole = Where(given.engine, given.whole, scratch, env) if given.whole else None
+        self._parts: list[str] = given.parts
         self._groups: list[Group] = []
         self._lock = threading.Lock()
         self.checks: list[Check] = []
@@ -333,18 +152,10 @@ class Proof:
             self._prepare()
             self.check("nvidia-smi", 0, self._smi)
             self._name()
-            self.check("server cold", 60, lambda: self._served("server", "cold"))
-            for number in range(self._given.rounds):
-                suffix = f" {number + 1}" if number else ""
-                self.check(
-                    f"server warm{suffix}",
-                    45,
-                    lambda n=number: self._served("server", f"warm{n or ''}"),  # type: ignore[misc]
-                )
-            self.check("import", 20, lambda: self._imports(self._thin, "import"))
-            if self._whole and self._given.whole_server:
-                self._beside(self._whole)
-            self._operators()
+            if SERVERS_PART in self._parts:
+                self._servers()
+            if OPERATORS_PART in self._parts:
+                self._operators()
             self.check("gpu code", 0, self._gpu_code)
             self._identify()
         finally:
@@ -354,6 +165,41 @@ class Proof:
         say(f"{state}, without {', '.join(names)}" if (names := self._lacking()) else state)
         return EXITS[state]
 
+    def _servers(self) -> None:
+        """Start, ask and stop thin's, and whole's where that is asked for."""
+        self.check("server cold", 60, lambda: self._served("server", "cold"))
+        for number in range(self._given.rounds):
+            suffix = f" {number + 1}" if number else ""
+            self.check(
+                f"server warm{suffix}",
+                45,
+                lambda n=number: self._served("server", f"warm{n or ''}"),  # type: ignore[misc]
+            )
+        self.check("import", 20, lambda: self._imports(self._thin, "import"))
+        if self._whole and self._given.whole_server:
+            self._beside(self._whole)
+
+    def _carry(self) -> None:
+        """Take over the checks of the part that is not made, if they are of this image and GPU."""
+        if not self._file or set(self._parts) == set(PARTS):
+            return
+        kept = proofs.kept(self._file, self._about)
+        if kept.why:
+            say(f"{self._file.name} is not carried on: {kept.why}")
+        for check in kept.checks:
+            if check.name == "gpu code":  # made of all logs
+                self._compiled.update(check.figures.get("compiled_by_driver", {}))
+                self._missing.update(check.figures.get("missing", {}))
+        made = OPERATORS_PART in self._parts
+        others = [
+            check
+            for check in kept.checks
+            if check.name not in BOTH and (check.name in OPERATOR_CHECKS) != made
+        ]
+        if others:
+            self.checks += others
+            self._about["earlier"] = {**kept.about, "checks": [check.name for check in others]}
+
     def _lacking(self) -> list[str]:
         return proofs.missing({check.name: check.told() for check in self.checks})
 
@@ -362,7 +208,8 @@ class Proof:
 
         It is measured and not judged: thin has passed or failed by then.
         """
-        needs = OPERATOR_SECONDS + 100  # the operators and the identity come first
+        # The operators and the identity come first.
+        needs = AFTER_WHOLE if OPERATORS_PART in self._parts else 60.0
 
         def served() -> tuple[str, dict[str, Any]]:
             health = min(self._given.whole_seconds, self.left() - needs)
@@ -430,7 +277,10 @@ class Proof:
         told = stamp()
         self._about = {
             "cell": self._given.cell,
-            "image": {"reference": Path(self._given.image).name},
+            "image": {
+                "reference": Path(self._given.image).name,
+                "content": labels(self._given.image, self._given.engine).get(CONTENT),
+            },
             "gpu": {"name": "unknown", "driver": "unknown", "compute_capability": "unknown"},
             "engine": self._given.engine,
             "date": told["date"],
@@ -460,12 +310,13 @@ class Proof:
         return ""
 
     def _name(self) -> None:
-        """The file, now that the GPU is known."""
+        """The file, now that the GPU is known, with what it has of the part that is not made."""
         cell = "".join(c if c.isalnum() or c in "._-" else "-" for c in self._about["cell"])
         gpu = proofs.slug(self._about["gpu"]["name"])
         self._given.output.mkdir(parents=True, exist_ok=True)
         self._file = self._given.output / f"{cell}.{gpu}.json"
         say(f"writing {self._file}")
+        self._carry()
         self.flush()
 
     # -- processes ----------------------------------------------------------------------------
@@ -520,11 +371,11 @@ class Proof:
             text, _ = self._ran(self._thin, "smi", *_SMI, _SMI_FORMAT, limit=60)
             self._gpu(text)
         except FailureError:
-            path = f"{os.environ.get('PATH', '')}:{_DRIVER}"
+            path = f"{os.environ.get('PATH', '')}:{DRIVER}"
             found = shutil.which("nvidia-smi", path=path)
             with contextlib.suppress(OSError, IndexError, subprocess.TimeoutExpired):
                 if found:
-                    self._gpu(_output(found, *_SMI[1:], _SMI_FORMAT))
+                    self._gpu(output(found, *_SMI[1:], _SMI_FORMAT))
             raise
         return "", {"gpus": text.strip().splitlines()}
 
@@ -649,7 +500,7 @@ class Proof:
         seconds = min(OPERATOR_SECONDS, self.left() - 40)  # the rest is the identity's
         if seconds < 40:
             why = f"{max(self.left(), 0):.0f} s of the budget are left"
-            for name in ("compared", "operators", "without jit"):
+            for name in OPERATOR_CHECKS:
                 self.checks.append(Check(name, SKIPPED, why))
             self.flush()
             return
@@ -822,93 +673,6 @@ def tokens(url: str, golden: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def identity(image: str, engine: str, file: Path | None, seconds: float) -> dict[str, Any]:
-    """Size, digest and labels; of a folder the hash of what is in it, beside that of its file."""
-    own = labels(image, engine)
-    told: dict[str, Any] = {"content": own.get(CONTENT)}
-    told["labels"] = {name: own[name] for name in sorted(own) if name.startswith(LABELS)}
-    path = Path(image)
-    try:
-        if file:
-            told.update(file=file.name, file_bytes=file.stat().st_size, file_sha256=hashed(file))
-        if path.is_file():
-            told.update(bytes=path.stat().st_size, sha256=hashed(path))
-        elif path.is_dir():
-            told.update(tree(path, seconds))
-        elif engine == "docker":
-            form = "--format={{json .}}"
-            shown = json.loads(_output("docker", "image", "inspect", form, image))
-            told.update(bytes=shown["Size"], id=shown["Id"], digests=shown.get("RepoDigests"))
-            told["digests"] = [d.rpartition("@")[2] for d in told["digests"] or ()]
-    except (OSError, ValueError, LookupError, subprocess.TimeoutExpired) as error:
-        told["identity"] = f"not known: {brief(error)}"
-    return told
-
-
-def hashed(file: Path) -> str:
-    """SHA-256 of a file."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def labels(image: str, engine: str) -> dict[str, str]:
-    """An image's; none where it has none or nobody tells them."""
-    told: Any = {}
-    with contextlib.suppress(OSError, ValueError, LookupError, subprocess.TimeoutExpired):
-        if Path(image).is_dir():
-            told = json.loads(Path(image, ".singularity.d", "labels.json").read_text())
-        elif engine == "docker":
-            form = "--format={{json .Config.Labels}}"
-            told = json.loads(_output("docker", "image", "inspect", form, image))
-        elif engine == "apptainer":
-            shown = _output("apptainer", "inspect", "--labels", "--json", image)
-            told = json.loads(shown)["data"]["attributes"]["labels"]
-    return {str(name): str(value) for name, value in told.items()} if told else {}
-
-
-def tree(folder: Path, seconds: float) -> dict[str, Any]:
-    """A folder's regular files, their bytes, and a hash: of contents, or without time of sizes.
-
-    A file with several names counts once, as `imgbuild inspect` has it, and all its names are in
-    the hash; of a symbolic link its target is.
-    """
-    deadline = time.monotonic() + seconds
-    found, sizes = hashlib.sha256(), dict[tuple[int, int], int]()
-    regular: list[tuple[str, tuple[int, int]]] = []
-    for at, folders, files in os.walk(folder):
-        folders.sort()
-        if time.monotonic() > deadline:
-            return {"identity": "not known: no time left"}
-        links = [name for name in folders if Path(at, name).is_symlink()]
-        for name in sorted([*files, *links]):
-            path = os.path.join(at, name)  # noqa: PTH118 - twice as fast
-            status = os.lstat(path)
-            told = str(Path(path).readlink()) if stat.S_ISLNK(status.st_mode) else status.st_size
-            place = os.path.relpath(path, folder)
-            found.update(f"{place}\0{told}\n".encode(errors="surrogateescape"))
-            if stat.S_ISREG(status.st_mode):
-                inode = (status.st_dev, status.st_ino)
-                sizes[inode] = status.st_size
-                regular.append((path, inode))
-    figures = {
-        "bytes": sum(sizes.values()),
-        "files": len(sizes),
-        "sha256_of_names_and_sizes": found.hexdigest(),
-    }
-    deadline = min(deadline, time.monotonic() + CONTENT_SECONDS)
-    hashes: dict[tuple[int, int], str] = {}
-    for path, inode in regular:
-        if time.monotonic() > deadline:
-            return {**figures, "hashed": "names and sizes: no time for contents"}
-        try:
-            hashes[inode] = hashes.get(inode) or hashed(Path(path))
-        except OSError as error:
-            return {**figures, "hashed": f"names and sizes: {brief(error)}"}
-        place = os.path.relpath(path, folder)
-        found.update(f"{place}\0{hashes[inode]}\n".encode(errors="surrogateescape"))
-    return {**figures, "hashed": "contents", "sha256_of_contents": found.hexdigest()}
-
-
 def compiled(home: Path) -> dict[str, int]:
     """What the driver has compiled of PTX and kept, below that home or that folder of caches."""
     places = [folder for folder in (home / "nv", home / ".nv") if folder.is_dir()]
@@ -929,11 +693,6 @@ def tail_of(file: Path) -> list[str]:
         lines = file.read_text(errors="replace").splitlines()
         return [line[:300] for line in lines[-TAIL:]]
     return []
-
-
-def brief(error: BaseException) -> str:
-    """An error in a line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def say(line: str) -> None:
@@ -984,9 +743,25 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--server-args", default="", help="more arguments of the server")
     made.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the logs there")
     made.add_argument("--scratch", type=Path, metavar="FOLDER", help="below which 1 GB is free")
+    made.add_argument(
+        "--parts",
+        type=_parts,
+        default=list(PARTS),
+        metavar="PART[,PART]",
+        help=f"what is made now: {' or '.join(PARTS)}, if not both; the file keeps the other's",
+    )
     made.add_argument("--device", default="cuda", help="of the operators")
     made.add_argument("--groups", default="", help="of operators; default: all")
     return made
+
+
+def _parts(text: str) -> list[str]:
+    """Raises argparse.ArgumentTypeError."""
+    if wrong := sorted(set(text.split(",")) - set(PARTS)):
+        raise argparse.ArgumentTypeError(
+            f"no part {', '.join(wrong)}; there are {', '.join(PARTS)}"
+        )
+    return text.split(",")
 
 
 def main() -> int:

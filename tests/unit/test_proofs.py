@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench import repull
-from bench.gpu import operators, proofs, prove
+from bench.gpu import containers, identity, operators, proofs, prove
 from bench.gpu.proofs import FAILED, INCOMPLETE, OK, SKIPPED, Check
 from builder.engines import oci
 
@@ -295,13 +295,13 @@ def test_the_server_of_whole_is_measured_and_not_judged(
     proof = prove.Proof(given(tmp_path, "--whole", "whole.sif", "--whole-server"), tmp_path)
     started: list[str] = []
 
-    def asked(where: prove.Where, home: str, _start: object, log: Path, **_: object) -> Any:
+    def asked(where: containers.Where, home: str, _start: object, log: Path, **_: object) -> Any:
         started.append(f"{where.image} {home}")
         log.parent.mkdir(exist_ok=True)
         log.write_text("no kernel image")
         raise prove.FailureError("not healthy after 900 s", peak_pss_bytes=7)
 
-    def imports(where: prove.Where, home: str) -> Any:
+    def imports(where: containers.Where, home: str) -> Any:
         started.append(f"{where.image} {home}")
         return "", {"import_s": 9.0}
 
@@ -320,16 +320,92 @@ def test_the_server_of_whole_is_measured_and_not_judged(
     assert proof._missing == {}
 
 
+def parted(tmp_path: Path, part: str, **about_now: Any) -> prove.Proof:
+    """A run of one part that has its file."""
+    proof = prove.Proof(given(tmp_path, "--parts", part), tmp_path)
+    proof._about = {**about(), "machine": "m", "settings": {}, "engine": "apptainer"}
+    proof._about.update(about_now)
+    proof._name()
+    return proof
+
+
+def test_the_other_part_is_carried_on(tmp_path: Path) -> None:
+    first = parted(tmp_path, "servers")
+    assert first.checks == []
+    code = {"compiled_by_driver": {"cold": {"files": 1, "bytes": 2}}, "missing": {}}
+    first.checks += [Check("server cold", OK, "", 80.0, {"tokens": "128 of 128"})]
+    first.checks += [Check("whole import", SKIPPED, "not measured: x: y"), Check("nvidia-smi", OK)]
+    first.checks += [Check("gpu code", OK, figures=code)]
+    first.flush(complete=True)
+    second = parted(tmp_path, "operators", date="later")
+    assert second.checks == first.checks[:2]
+    assert second._compiled == code["compiled_by_driver"]
+    names = ["server cold", "whole import"]
+    assert second._about["earlier"] == {
+        "date": "2026-01-01",
+        "commit": "abc",
+        "checks": names,
+    }
+    second.checks += [Check("compared", OK), Check("operators", OK)]
+    second.flush(complete=True)
+    told = json.loads((tmp_path / "c.h100.json").read_text())
+    assert told["state"] == proofs.PASSED
+    again = parted(tmp_path, "servers")
+    assert [check.name for check in again.checks] == ["compared", "operators"]
+    assert prove.Proof(given(tmp_path), tmp_path)._parts == ["servers", "operators"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"image": {"content": "2" * 12}},
+        {"image": {}},
+        {"gpu": {"name": "NVIDIA H100", "driver": "other"}},
+        {"machine": "other"},
+        {"settings": {"A": "1"}},
+    ],
+)
+def test_checks_of_another_image_or_host_are_not(tmp_path: Path, other: dict[str, Any]) -> None:
+    first = parted(tmp_path, "servers")
+    first.checks += [Check("server cold", OK)]
+    first._about.update(other)
+    first.flush(complete=True)
+    assert parted(tmp_path, "operators").checks == []
+    (tmp_path / "c.h100.json").write_text("[]")
+    assert parted(tmp_path, "operators").checks == []
+
+
+def test_parts_have_names(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        prove.parser().parse_args(["image.sif", "--parts", "server"])
+    assert "no part server; there are servers, operators" in capsys.readouterr().err
+
+
+def test_the_longest_groups_are_run_beside_the_others() -> None:
+    assert operators.shares(["dense", "fourier", "vllm"]) == [["dense", "vllm"], ["fourier"]]
+    assert operators.shares(["fourier-double"]) == [["fourier-double"]]
+    assert operators.shares(list(operators.GROUPS))[1:] == [[name] for name in operators.LONG]
+    told = operators.together(
+        [
+            {"about": {}, "results": {"a": ONE}, "missed": ["dense"]},
+            {"about": LIKE, "results": {"b": TWO}, "missed": []},
+        ]
+    )
+    assert told == {"about": LIKE, "results": {"a": ONE, "b": TWO}, "missed": ["dense"]}
+
+
 def test_a_command_in_each_engine(tmp_path: Path) -> None:
     def command(engine: str) -> list[str]:
-        return prove.Where(engine, "image", tmp_path, {"A": "1"}).program("thin", "id")
+        return containers.Where(engine, "image", tmp_path, {"A": "1"}).program("thin", "id")
 
     assert command("apptainer")[:3] == ["apptainer", "exec", "--nv"]
     assert command("docker")[:2] == ["docker", "run"]
     assert command("none")[:2] == ["env", "A=1"]
     for engine in ("apptainer", "docker", "none"):
         assert command(engine)[-3:] == ["env", "A=1", "id"]
-    served = prove.Where("apptainer", "image", tmp_path, {}).server("server", (), "--model", "m")
+    served = containers.Where("apptainer", "image", tmp_path, {}).server(
+        "server", (), "--model", "m"
+    )
     assert served[:2] == ["apptainer", "run"]
     assert served[-3:] == ["image", "--model", "m"]
     assert "--env=IMGBUILD_CACHE=/proof/server" in served
@@ -397,29 +473,31 @@ def files(folder: Path) -> Path:
 
 
 def test_a_file_with_several_names_weighs_once(tmp_path: Path) -> None:
-    told = prove.tree(files(tmp_path / "one"), 60)
+    told = identity.tree(files(tmp_path / "one"), 60)
     assert (told["bytes"], told["files"]) == (1000, 1)
     assert told["hashed"] == "contents"
 
 
 def test_a_folder_of_other_contents_has_another_hash(tmp_path: Path) -> None:
     folder = files(tmp_path / "one")
-    before = prove.tree(folder, 60)
-    assert prove.tree(files(tmp_path / "two"), 60) == before
+    before = identity.tree(folder, 60)
+    assert identity.tree(files(tmp_path / "two"), 60) == before
     (folder / "a").write_bytes(b"y" * 1000)
-    after = prove.tree(folder, 60)
+    after = identity.tree(folder, 60)
     assert after["sha256_of_contents"] != before["sha256_of_contents"]
     assert after["sha256_of_names_and_sizes"] == before["sha256_of_names_and_sizes"]
     (folder / "l").unlink()
     (folder / "l").symlink_to("en")
-    assert prove.tree(folder, 60)["sha256_of_names_and_sizes"] != after["sha256_of_names_and_sizes"]
+    assert (
+        identity.tree(folder, 60)["sha256_of_names_and_sizes"] != after["sha256_of_names_and_sizes"]
+    )
 
 
 def test_without_time_names_and_sizes_are_hashed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prove, "CONTENT_SECONDS", -1.0)
-    told = prove.tree(files(tmp_path / "one"), 60)
+    monkeypatch.setattr(identity, "CONTENT_SECONDS", -1.0)
+    told = identity.tree(files(tmp_path / "one"), 60)
     assert told["hashed"] == "names and sizes: no time for contents"
     assert "sha256_of_contents" not in told
 
@@ -429,10 +507,10 @@ def test_an_image_is_known_by_its_labels(tmp_path: Path) -> None:
     (folder / ".singularity.d").mkdir()
     own = {"io.imgbuild.content": "1" * 12, "io.imgbuild.cell": "c", "org.x": "y"}
     (folder / ".singularity.d" / "labels.json").write_text(json.dumps(own))
-    told = prove.identity(str(folder), "apptainer", None, 60)
+    told = identity.identity(str(folder), "apptainer", None, 60)
     assert told["content"] == "1" * 12
     assert sorted(told["labels"]) == ["io.imgbuild.cell", "io.imgbuild.content"]
-    assert prove.identity(str(tmp_path / "two"), "none", None, 60)["content"] is None
+    assert identity.identity(str(tmp_path / "two"), "none", None, 60)["content"] is None
 
 
 def test_a_row_of_the_table() -> None:
