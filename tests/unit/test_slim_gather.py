@@ -222,3 +222,79 @@ def test_what_a_segment_brings_elsewhere_than_its_section_says_stays() -> None:
     stride = (len(text) + 31) & ~31  # so that each pointer would be taken for its neighbour's
     struct.pack_into("<Q", data, shoff + 64 * index + 16, file.sections[index].addr + stride)
     assert pointers(slimmed(bytes(data)), large) == pointers(bytes(data), large)
+
+
+def edited(data: bytes, name: bytes, form: str, offset: int, *values: int) -> bytes:
+    """With other numbers in the header of the section of this name."""
+    out = bytearray(data)
+    file = elf.read(data)
+    struct.pack_into(form, out, file.shoff + 64 * file.names.index(name) + offset, *values)
+    return bytes(out)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0, 1), (0, 0.5), (0.5, 1), (0.25, 0.75)])
+def test_a_section_that_stands_in_another_stays(begin: float, end: float) -> None:
+    large = many()
+    old = large.made()
+    file = elf.read(old)
+    own = file.sections[file.names.index(b".ldata")]
+    at, size = (int(own.size * part) & -32 for part in (begin, end - begin))
+    form, numbers = "<IQQQQ", (own.kind, own.flags, own.addr + at, own.offset + at, size)
+    twice = edited(old, b".dynsym", form, 4, *numbers)
+    new = slimmed(twice)
+    assert found_by(new, large) == found_by(old, large)
+    assert pointers(new, large) == pointers(old, large)
+
+
+def test_a_dynamic_table_without_an_end_is_not_known() -> None:
+    """The loader reads on, whatever the segment says: what follows may be relocations."""
+    large = many()
+    data = bytearray(large.made())
+    file = elf.read(bytes(data))
+    table = file.sections[file.names.index(b".dynamic")]
+    struct.pack_into("<Q", data, table.end - 16, 24)
+    assert pointers(slimmed(bytes(data)), large) == pointers(bytes(data), large)
+
+
+@pytest.mark.parametrize(("index", "field"), [(2, 16), (3, 0)])
+def test_a_dynamic_table_elsewhere_is_not_known(index: int, field: int) -> None:
+    """The loader goes by addresses, and by the last such segment."""
+    large = many()
+    data = bytearray(large.made())
+    form, value = ("<Q", 0x800) if field else ("<I", 2)
+    struct.pack_into(form, data, 64 + 56 * index + field, value)
+    assert pointers(slimmed(bytes(data)), large) == pointers(bytes(data), large)
+
+
+def test_code_that_stands_elsewhere_than_its_section_says_is_not_known() -> None:
+    large = many()
+    data = large.made()
+    file = elf.read(data)
+    code = file.sections[file.names.index(b".text")]
+    moved = edited(data, b".text", "<Q", 16, code.addr + 0x100)
+    assert pointers(slimmed(moved), large) == pointers(moved, large)
+
+
+def test_code_that_is_not_mapped_is_none() -> None:
+    large = many()
+    old = large.made()
+    at = old.index(b"\x48\xb8")
+    section = (1, 4, 0, len(old), 16)
+    more = edited(old + old[at : at + 16], b".dynsym", "<IQQQQ", 4, *section)
+    new = slimmed(more)
+    assert found_by(new, large) == found_by(old, large)
+    assert len(new) < 0.3 * len(old)
+    file = elf.read(new)
+    assert new[file.sections[1].offset :][:16] == old[at : at + 16]
+
+
+def test_a_table_of_offsets_behind_all_addresses_is_not_known() -> None:
+    """An instruction's 64 bits and it come around to an address again."""
+    texts = many().containers
+    large = Large(texts, [False] * len(texts), tags={3: (1 << 64) - 0x2000})
+    data = bytearray(large.made())
+    file = elf.read(bytes(data))
+    code = file.sections[file.names.index(b".text")]
+    target = pointers(bytes(data), large)[30]
+    data[code.offset : code.offset + 10] = b"\x48\xb8" + struct.pack("<q", target + 0x2000)
+    assert target in pointers(slimmed(bytes(data)), large)

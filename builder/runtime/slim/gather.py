@@ -24,7 +24,7 @@ from .rewrite import HOLE, Edit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterator, List, Sequence, Set
+    from typing import Dict, Iterable, Iterator, List, Sequence, Set, Tuple
 
     from .fatbin import Container
     from .layout import Piece
@@ -36,6 +36,7 @@ _X86_64 = 62
 _RELATIVE = 8  # R_X86_64_RELATIVE
 _PLTGOT, _SYMTAB, _RELA, _RELASZ, _REL, _RELR = 3, 6, 7, 8, 17, 36  # d_tag
 _ADDRESS = (1 << 64) - 1
+_MOST = 1 << 47  # addresses
 _RELOCATION = 24  # bytes of an Elf64_Rela
 _SYMBOL = struct.Struct("<IBBHQQ")
 
@@ -61,7 +62,9 @@ def gathered(
         for some in [[one for one in found if section.offset <= one.at and one.end <= section.end]]
         if sum(_wasted(one, new) for one in some) >= least
     }
-    tables = _dynamic(file, data) if inside and file.machine == _X86_64 else None
+    apart = _apart((one.offset, one.end) for one in inside)
+    sound = inside and file.machine == _X86_64 and apart and _code_stands(file)
+    tables = _dynamic(file, data) if sound else None
     if tables is None:
         return list(edits)
     known = _Known(file, data, list(inside), tables, gone)
@@ -73,7 +76,18 @@ def gathered(
                 new.pop(one.at, None)
             new[edit.at] = edit
     together = [*new.values(), *_repointed(data, pointers)]
-    return together if _apart(together) else list(edits)
+    return together if _apart((one.at, one.end) for one in together) else list(edits)
+
+
+def _code_stands(file: elf.Elf) -> bool:
+    """Whether all instructions are at the addresses that their sections say."""
+    return all(_mapped(file, one) for one in file.sections if _executed(file, one))
+
+
+def _executed(file: elf.Elf, one: elf.Section) -> bool:
+    """What is not mapped is not."""
+    here = one.stored and one.offset < file.head
+    return bool(here and one.kind == elf.PROGBITS and one.flags & elf.EXECUTED)
 
 
 def _mapped(file: elf.Elf, one: elf.Section) -> bool:
@@ -106,19 +120,24 @@ class _Tables(NamedTuple):
 
 def _dynamic(file: elf.Elf, data: bytes) -> _Tables | None:
     """None where relocations come in a form that is not known here."""
-    table = next((one for one in file.segments if one.kind == elf.DYNAMIC), None)
-    if table is None or table.filesz % 16:
+    found = [one for one in file.segments if one.kind == elf.DYNAMIC]
+    if len(found) != 1 or found[0].filesz % 16:
+        return None
+    (table,) = found
+    if _offset(file, table.vaddr, table.filesz) != table.offset:
         return None
     tags: Dict[int, int] = {}
     for tag, value in struct.iter_unpack("<QQ", data[table.offset : table.end]):
         if not tag:
             break
         tags[tag] = value
+    else:
+        return None  # the loader reads on
     if not {_PLTGOT, _SYMTAB, _RELA, _RELASZ} <= tags.keys() or {_REL, _RELR} & tags.keys():
         return None
     size = tags[_RELASZ]
     at, symbols = _offset(file, tags[_RELA], size), _offset(file, tags[_SYMTAB], _SYMBOL.size)
-    if at < 0 or symbols < 0 or size % _RELOCATION:
+    if at < 0 or symbols < 0 or size % _RELOCATION or tags[_PLTGOT] >= _MOST:
         return None
     return _Tables(tags[_PLTGOT], at, at + size, symbols)
 
@@ -158,7 +177,7 @@ class _Known:
         for index, one in enumerate(file.sections):
             if one.kind in {elf.SYMTAB, elf.DYNSYM} and index not in gone:
                 self._symbols(data[one.offset : one.end - one.size % _SYMBOL.size])
-            if one.kind == elf.PROGBITS and one.flags & elf.EXECUTED:
+            if _executed(file, one):
                 self._instructions(data, one)
         self._relocations(data, tables)
         self._fixed.discard(-1)
@@ -270,7 +289,7 @@ def _repointed(data: bytes, pointers: Dict[int, int]) -> Iterator[Edit]:
         near.append(at)
 
 
-def _apart(edits: Sequence[Edit]) -> bool:
+def _apart(spans: Iterable[Tuple[int, int]]) -> bool:
     """Whether no two share bytes."""
-    ordered = sorted(edits)
-    return all(one.end <= other.at for one, other in zip(ordered, ordered[1:]))  # noqa: RUF007 - Python 3.9
+    ordered = sorted(spans)
+    return all(one[1] <= other[0] for one, other in zip(ordered, ordered[1:]))  # noqa: RUF007 - Python 3.9
