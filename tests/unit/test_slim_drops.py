@@ -208,7 +208,7 @@ def test_records_say_what_is_there(site: Path) -> None:
     changed = str(site / "numpy/__init__.py")
     left = site / "numpy/tests/test_all.py"
     left.unlink()
-    records.rewrite([str(site)], [changed], gone=lambda name: name == str(left))
+    records.rewrite([str(site)], {changed: None}, gone=lambda name: name == str(left))
     digest = hashlib.sha256(b"numpy/__init__.py").digest()
     spelled = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
     assert (info / "RECORD").read_text() == f'numpy/__init__.py,sha256={spelled},17\n"a,b",,\n'

@@ -9,7 +9,6 @@ u32, u64 flags at +40; its payload follows its header.
 
 from __future__ import annotations
 
-import re
 import struct
 from typing import NamedTuple
 
@@ -26,7 +25,6 @@ _ENTRY = 64  # the shortest header of an entry
 _HEAD = struct.Struct("<HHIQ")
 _FLAGS = struct.Struct("<Q")
 MAGIC = struct.pack("<IHH", 0xBA55ED50, 1, HEADER)
-_MAGIC = re.compile(re.escape(MAGIC))
 # cuobjdump names as sm_90a what has bit 20. Bit 21 stands where libraries were built for sm_100f
 # and sm_120f (CUTLASS kernels of vllm, cudnn's), and those serve sm_103 and sm_121.
 _SPECIFIC, _FAMILY = 1 << 20, 1 << 21
@@ -85,16 +83,15 @@ def containers(data: bytes, stop: int) -> List[Container]:
 
 
 def _containers(data: bytes, stop: int) -> Iterator[Container]:
-    found = _MAGIC.search(data, 0, stop)
+    at = data.find(MAGIC, 0, stop)
     astray, most = [0], 10_000 + stop * _ASTRAY
-    while found:
-        at = found.start()
+    while at >= 0:
         one = _container(data, at, stop, astray)
         if one:
             yield one
         elif astray[0] > most:
             raise elf.Refused("too much in it looks like GPU code and is none")
-        found = _MAGIC.search(data, one.end if one else at + 4, stop)
+        at = data.find(MAGIC, one.end if one else at + 4, stop)
 
 
 def _container(data: bytes, at: int, stop: int, astray: List[int]) -> Container | None:

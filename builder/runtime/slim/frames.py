@@ -7,7 +7,6 @@ more than its size, so that it is unpacked up to the ELF header, by the distribu
 from __future__ import annotations
 
 import ctypes
-import re
 from typing import NamedTuple
 
 from . import elf
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from .fatbin import Container
 
-_MAGIC = re.compile(re.escape(b"\x28\xb5\x2f\xfd"))  # RFC 8878, 3.1.1
+_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
 CUDA = 190  # e_machine (EM_CUDA)
 # EI_OSABI: cubins up to CUDA 12 have the SM in the flags' lowest byte, newer ones in the second; as
 # measured on files whose containers say what they are for.
@@ -78,8 +77,10 @@ def _places(data: bytes, containers: Sequence[Container], stop: int) -> Iterator
     """Where frames may begin, and where they end at the latest."""
     start = 0
     for at, end in [*((one.at, one.end) for one in containers), (stop, stop)]:
-        for match in _MAGIC.finditer(data, start, at):
-            yield match.start(), at
+        place = data.find(_MAGIC, start, at)
+        while place >= 0:
+            yield place, at
+            place = data.find(_MAGIC, place + len(_MAGIC), at)
         start = end
 
 

@@ -21,19 +21,19 @@ _BROKEN = (csv.Error, UnicodeDecodeError)
 
 def rewrite(
     sites: Iterable[str],
-    changed: Iterable[str],
+    changed: Mapping[str, str | None],
     known: Iterable[str] = (),
     gone: Callable[[str], bool] = lambda _: False,
 ) -> Dict[str, str]:
     """Bring the RECORDs in these folders in line with files that changed, or left.
 
-    `known` files are looked at, too, where a RECORD tells another size, or is no younger than the
-    file and tells another hash: an earlier run was stopped. `gone` tells whether a file that is not
-    there may be missing. Returns why RECORDs could not be read. Raises OSError, once the others are
-    right.
+    `changed` has files' SHA-256 in hex digits, None: it is to be read. `known` files are looked at,
+    too, where a RECORD tells another size, or is no younger than the file and tells another hash:
+    an earlier run was stopped. `gone` tells whether a file that is not there may be missing.
+    Returns why RECORDs could not be read. Raises OSError, once the others are right.
     """
-    files = {os.path.abspath(name) for name in changed}
-    others = {os.path.abspath(name) for name in known} - files
+    files = {os.path.abspath(name): digest for name, digest in changed.items()}
+    others = {os.path.abspath(name) for name in known} - files.keys()
     bad: Dict[str, str] = {}
     wrong: List[OSError] = []
     for site in sites:
@@ -52,10 +52,10 @@ def rewrite(
     return bad
 
 
-def hashed(name: str) -> Tuple[str, int]:
-    """A file's hash as RECORD spells it, and its bytes."""
-    digest = base64.urlsafe_b64encode(copies.digest(name)).rstrip(b"=").decode()
-    return digest, os.path.getsize(name)
+def hashed(name: str, known: str | None = None) -> Tuple[str, int]:
+    """A file's hash as RECORD spells it, and its bytes; `known` is the hash as hex digits."""
+    digest = bytes.fromhex(known) if known else copies.digest(name)
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode(), os.path.getsize(name)
 
 
 def edited(text: str, hashes: Mapping[str, Tuple[str, int]], left: Set[str]) -> str:
@@ -74,7 +74,11 @@ def edited(text: str, hashes: Mapping[str, Tuple[str, int]], left: Set[str]) -> 
 
 
 def _one(
-    site: str, record: str, files: Set[str], others: Set[str], gone: Callable[[str], bool]
+    site: str,
+    record: str,
+    files: Mapping[str, str | None],
+    others: Set[str],
+    gone: Callable[[str], bool],
 ) -> None:
     with open(record, encoding="utf-8", newline="") as file:
         text = file.read()
@@ -84,7 +88,7 @@ def _one(
     for row in csv.reader(io.StringIO(text)):
         name = os.path.normpath(os.path.join(site, row[0])) if row else ""
         if name in files or (name in others and _differs(name, row, written)):
-            own[row[0]] = hashed(name)
+            own[row[0]] = hashed(name, files.get(name))
         elif name and gone(name) and not os.path.lexists(name):
             left.add(row[0])
     if own or left:

@@ -39,7 +39,8 @@ def slim(
         work = run.Run(root, options, dry=dry, files=files)
         try:
             for first, others, links in inodes(root, since, alone, work.apart):
-                if work.slim([first, *others], links) and told:
+                work.slim([first, *others], links)
+                if told:
                     told(work.seen, work.size)
             work.link()
         finally:  # also of a run that ends here: what it did is done
