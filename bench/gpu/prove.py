@@ -52,6 +52,7 @@ HEALTH_SECONDS, STOP_SECONDS, OPERATOR_SECONDS, IMPORT_SECONDS = 420.0, 30.0, 90
 AFTER_WHOLE = 500.0  # seconds that the operators and the identity have to have left
 SERVERS_PART, OPERATORS_PART = PARTS = ("servers", "operators")
 OPERATOR_CHECKS = ("compared", "operators", "without jit")
+OPERATOR_RUNS = ("thin", "nojit", "whole")  # what "gpu code" names these by
 BOTH = ("nvidia-smi", "gpu code")  # checks that each part makes
 EXITS = {proofs.PASSED: 0, FAILED: 1, INCOMPLETE: 3}
 WHOLE = 3  # runs of its operators: what varies may be the same twice by chance
@@ -186,11 +187,17 @@ class Proof:
         kept = proofs.kept(self._file, self._about)
         if kept.why:
             say(f"{self._file.name} is not carried on: {kept.why}")
-        for check in kept.checks:
-            if check.name == "gpu code":  # made of all logs
-                self._compiled.update(check.figures.get("compiled_by_driver", {}))
-                self._missing.update(check.figures.get("missing", {}))
         made = OPERATORS_PART in self._parts
+        for check in kept.checks:
+            if check.name == "gpu code":  # made of all logs, of which this part makes its own anew
+                for name, ours in (
+                    ("compiled_by_driver", self._compiled),
+                    ("missing", self._missing),
+                ):
+                    found: dict[str, Any] = check.figures.get(name, {})
+                    ours.update({k: v for k, v in found.items() if (k in OPERATOR_RUNS) != made})
+        if self._compiled or self._missing:  # told also where this run does not come to its end
+            self.checks.append(judged("gpu code", self._gpu_code))
         others = [
             check
             for check in kept.checks
@@ -245,7 +252,7 @@ class Proof:
             say(f"{name} ...")
             made = judged(name, make)
         made = Check(name, made.status, made.why, time.monotonic() - start, made.figures)
-        self.checks.append(made)
+        self.checks = [*(one for one in self.checks if one.name != name), made]
         say(f"{name}: {made.status}{f': {made.why}' if made.why else ''} ({made.seconds:.1f} s)")
         self.flush()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -68,10 +69,10 @@ def command(
     installed environment files leave, too, that can never run there, each by a rule that says why,
     and copies of a file become links to it (--keep-files leaves both).
 
-    Nothing moves in memory, and a file that is not understood stays as it is. Run again it changes
-    nothing. GNU strip and objcopy spoil files whose bytes were cut out: not after this; patchelf
-    does not. Files are replaced one by one, each when its new one is on the disk: whoever has the
-    old one open keeps it.
+    Nothing but GPU code moves in memory, with all that points to it, and a file that is not
+    understood stays as it is. Run again it changes nothing. GNU strip and objcopy spoil files whose
+    bytes were cut out: not after this; patchelf does not. Files are replaced one by one, each when
+    its new one is on the disk: whoever has the old one open keeps it.
 
     \b
     imgbuild slim venv --sm 90             for H100 and H200
@@ -79,6 +80,11 @@ def command(
     imgbuild slim torch-2.13.0-….whl --sm 90 --output slim/torch-2.13.0-….whl
     imgbuild slim torch-2.13.0-….whl --sm 90 --dry-run
     """
+    if output and path.suffix == ".whl":
+        if not output.parent.is_dir():
+            raise UserError(f"--output: {output.parent}: no such folder")
+        if os.path.lexists(output):
+            raise UserError(f"--output: {output}: is there already; name a file that is not")
     given = ["--sm", sm, "--mode", mode, "--uncovered", uncovered]
     given += ["--dry-run"] if dry_run else []
     given += ["--no-strip"] if no_strip else []

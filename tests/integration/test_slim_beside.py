@@ -131,7 +131,7 @@ def test_what_one_raises_is_told_and_records_are_true(
             changed += 1
         else:
             assert row.endswith(",sha256=x,1")
-    assert 5 <= changed < 12
+    assert 4 <= changed < 12  # 00, 01, 02, 04; 03 has two names, and those come last
     assert not [file for file in site.rglob(".*") if aside.is_one(file.name)]
 
 

@@ -338,7 +338,7 @@ def test_the_other_part_is_carried_on(tmp_path: Path) -> None:
     first.checks += [Check("gpu code", OK, figures=code)]
     first.flush(complete=True)
     second = parted(tmp_path, "operators", date="later")
-    assert second.checks == first.checks[:2]
+    assert second.checks == [first.checks[3], *first.checks[:2]]
     assert second._compiled == code["compiled_by_driver"]
     names = ["server cold", "whole import"]
     assert second._about["earlier"] == {
@@ -352,7 +352,27 @@ def test_the_other_part_is_carried_on(tmp_path: Path) -> None:
     assert told["state"] == proofs.PASSED
     again = parted(tmp_path, "servers")
     assert [check.name for check in again.checks] == ["compared", "operators"]
+    assert again._about["earlier"]["checks"] == ["compared", "operators"]
     assert prove.Proof(given(tmp_path), tmp_path)._parts == ["servers", "operators"]
+
+
+def test_what_logs_of_a_part_said_goes_when_it_is_made_again(tmp_path: Path) -> None:
+    first = parted(tmp_path, "operators")
+    missing = {"thin": ["no kernel image"], "cold": ["invalid device function"]}
+    compiled = {"nojit": {"files": 1, "bytes": 2}, "warm": {"files": 3, "bytes": 4}}
+    figures = {"compiled_by_driver": compiled, "missing": missing}
+    first.checks += [Check("gpu code", FAILED, "code is missing", figures=figures)]
+    first.flush(complete=True)
+    again = parted(tmp_path, "operators")
+    assert again._missing == {"cold": missing["cold"]}
+    assert again._compiled == {"warm": compiled["warm"]}
+    # Nor is what the other part's said lost with a run that was cut off behind its begin.
+    cut = parted(tmp_path, "operators")
+    assert cut._missing == {"cold": missing["cold"]}
+    assert [(check.name, check.status) for check in cut.checks] == [("gpu code", FAILED)]
+    cut._missing.clear()
+    cut.check("gpu code", 0, cut._gpu_code)
+    assert [(check.name, check.status) for check in cut.checks] == [("gpu code", OK)]
 
 
 @pytest.mark.parametrize(

@@ -54,3 +54,17 @@ def test_a_named_file_that_stays_is_a_failure_with_the_reason(tmp_path: Path) ->
     with pytest.raises(ImgbuildError, match=rf"^{library}: data behind") as raised:
         run(str(library), "--sm", "90")
     assert raised.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [("not/there/o.whl", r"not/there: no such folder$"), ("a.whl", r"a\.whl: is there already; ")],
+)
+def test_an_output_that_cannot_be_is_the_users_mistake(
+    tmp_path: Path, output: str, why: str
+) -> None:
+    wheel = tmp_path / "a.whl"
+    wheel.write_bytes(b"")
+    with pytest.raises(UserError, match=rf"^--output: .*{why}"):
+        run(str(wheel), "--sm", "90", "--output", str(tmp_path / output))
+    assert wheel.read_bytes() == b""
