@@ -164,3 +164,62 @@ def test_one_that_is_ended_leaves_whole_files_and_true_records(
             assert size == str(sizes[name])
             assert digest != "sha256=x"
     assert any(size > 1_000_000 for size in sizes.values()), "it was done before the signal"
+
+
+def test_a_call_ends_where_nobody_is_told_of_children() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert beside.Call(lambda: "done").result() == "done"
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_calls_that_have_ended_hold_nothing() -> None:
+    """However many wait for one that takes longer."""
+    handles = len(list(Path("/proc/self/fd").iterdir()))
+    calls = [beside.Call(lambda: "x" * 200_000) for _ in range(3)]
+    for call in calls:
+        assert call.ended(None)
+    assert len(list(Path("/proc/self/fd").iterdir())) == handles
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert [len(call.result()) for call in calls] == [200_000] * 3
+
+
+def test_a_handler_of_the_caller_runs_in_the_caller_alone() -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append(os.getpid()))
+
+    def ends_itself() -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "done"
+
+    try:
+        call = beside.Call(ends_itself)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert call.result() == "done"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [os.getpid()]
+
+
+def test_who_waits_for_libraries_computes_nothing(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "at_once", lambda: 2)
+    monkeypatch.setattr(run, "LARGE", 4096)
+    here, real, waits, wait = os.getpid(), one.slim, [0], beside.wait
+
+    def slim(path: str, *rest: Any, **more: Any) -> one.Report:
+        if path.endswith("00.so") and os.getpid() != here:
+            time.sleep(1)
+        return real(path, *rest, **more)
+
+    def waited(calls: Any) -> None:
+        waits[0] += 1
+        wait(calls)
+
+    monkeypatch.setattr(one, "slim", slim)
+    monkeypatch.setattr(beside, "wait", waited)
+    assert tree.slim(str(site), FOR_90)["total"]["changed"] == 12
+    assert waits[0] < 40

@@ -42,7 +42,17 @@ def site(tmp_path: Path) -> Path:
     ):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(name)
+    recorded(place)
     return place
+
+
+def recorded(place: Path) -> None:
+    """Have a package bring all that is there."""
+    record = place / "all-1.dist-info/RECORD"
+    record.parent.mkdir(exist_ok=True)
+    record.unlink(missing_ok=True)
+    rows = [f"{name},,\n" for name in sorted(left(place)) if ".dist-info/" not in name]
+    record.write_text("".join(rows))
 
 
 def left(site: Path) -> set[str]:
@@ -82,6 +92,7 @@ def test_of_a_file_with_several_names_those_leave_that_a_rule_names(site: Path) 
     (tools / "protoc-3.13.0.0").write_bytes(b"#!")
     (tools / "protoc").hardlink_to(tools / "protoc-3.13.0.0")
     (site / "kept.py").hardlink_to(site / "numpy/tests/test_all.py")
+    recorded(site)
     report = tree.slim(str(site.parents[2]), FOR_90)
     assert not tools.exists()
     assert report["total"]["dropped"]["protobuf-compiler"] == len(b"#!")
@@ -119,9 +130,9 @@ def test_the_folder_that_is_slimmed_stays_however_it_is_spelled(site: Path) -> N
     tests = site.parent / "own/site-packages"
     (tests / "nvidia/cu13/lib").mkdir(parents=True)
     (tests / "nvidia/cu13/lib/libnvrtc.alt.so.13").touch()
+    recorded(tests)
     tree.slim(f"{tests}/", FOR_90)
-    assert tests.is_dir()
-    assert not list(tests.iterdir())
+    assert [entry.name for entry in tests.iterdir()] == ["all-1.dist-info"]
 
 
 def test_what_was_there_before_the_step_stays(site: Path) -> None:
@@ -179,6 +190,7 @@ def test_all_names_of_a_copy_become_links_or_none_and_what_is_saved_is_true(site
     for name in ("b.so", "b.bin"):
         (work / f"{name}.1").hardlink_to(work / name)
         (work / f"{name}.2").hardlink_to(work / name)
+    recorded(site)
     cache = site.parents[3] / "cache"
     cache.mkdir()
     for name in ("c.so", "c.bin"):
@@ -356,13 +368,13 @@ def test_a_link_into_an_environment_is_the_environment(tmp_path: Path, named: st
     (place / "sympy/core/tests/test_all.py").touch()
     (place / "sympy/__init__.py").touch()
     record = place / "made-1.dist-info/RECORD"
-    record.write_text(f"made/a.so,{','.join(told(OLD))}\n")
+    record.write_text(f"made/a.so,{','.join(told(OLD))}\nsympy/core/tests/test_all.py,,\n")
     (tmp_path / "venv/lib64").symlink_to("lib")
     link = tmp_path / "elsewhere"
     link.symlink_to(named)
     report = tree.slim(str(link), FOR_90)
     assert report["path"] == str(link)
-    assert rows(record) == {"made/a.so": told(NEW)}
+    assert rows(record)["made/a.so"] == told(NEW)
     assert (place / "sympy/core").exists() is named.endswith("made")
 
 
@@ -476,11 +488,34 @@ def test_files_that_no_package_brought_stay_and_stay_apart(site: Path) -> None:
     assert report["total"]["linked"] == 0
 
 
+def test_what_no_record_names_stays_where_rules_name_it(site: Path, target: Path) -> None:
+    """Somebody's own files, beside those of the package that the rule is about."""
+    root = site.parents[2]
+    own = [root / "external/ffmpeg/src/own.c", target / "bin/z3", site / "numpy/tests/own.py"]
+    brought = root / "external/ffmpeg/src/ffmpeg.tar.xz"
+    bytecode = site / "numpy/tests/__pycache__/test_all.cpython-311.pyc"
+    data = os.urandom(copies.LEAST)
+    twins = [site / "a.bin", site / "b.bin"]
+    packages = [target / "z3/lib/libz3.so", site / "PyNvVideoCodec/__init__.py"]
+    for name in (brought, *own, *twins, bytecode, *packages):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.write_bytes(b"" if name in packages else data)
+    with (site / "all-1.dist-info/RECORD").open("a") as record:
+        record.write("../../../external/ffmpeg/src/ffmpeg.tar.xz,,\na.bin,,\n")
+    for folder in (root, target):
+        tree.slim(str(folder), FOR_90)
+    assert not brought.exists()
+    assert not bytecode.exists()
+    assert all(name.exists() for name in own)
+    assert {name.stat().st_nlink for name in twins} == {1}
+
+
 def test_rules_hold_below_a_target_and_within_a_package(site: Path, target: Path) -> None:
     for place in (target, site):
         (place / "sympy/core/tests").mkdir(parents=True)
         (place / "sympy/core/tests/test_all.py").touch()
         (place / "sympy/__init__.py").touch()
+        recorded(place)
     tree.slim(str(target), FOR_90)
     assert not (target / "sympy/core").exists()
     tree.slim(str(site / "sympy"), FOR_90)

@@ -283,6 +283,16 @@ def test_data_behind_the_file_is_refused() -> None:
         slimmed(library.made(), 90)
 
 
+@pytest.mark.parametrize(("field", "value"), [(8, 0x1000), (32, 56)])
+def test_program_headers_that_lie_about_themselves_are_refused(field: int, value: int) -> None:
+    """What lies below that segment would be free once it tells the truth."""
+    library = Library([container(entry(CUBIN, 80, 300_000))], phdr=True)
+    data = bytearray(library.made())
+    struct.pack_into("<Q", data, 64 + field, value)
+    with pytest.raises(elf.Refused, match="program headers are elsewhere"):
+        slimmed(bytes(data), 90)
+
+
 def test_what_is_not_known_stays_whole() -> None:
     strange = container(entry(CUBIN, 80, 100 * KB), entry(64, 90, 64), entry(CUBIN, 90, 64))
     report, pieces = one.examine(Library([strange]).made(), one.Options((90,)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
@@ -12,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Sequence
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MOST = 8  # each has a library in its address space, and writes another
 
 
@@ -28,50 +30,64 @@ class Call:
     """
 
     def __init__(self, function: Callable[[], Any]) -> None:
+        self._told: bytes | None = None
         self._read, write = os.pipe()
+        # A handler of this process's may not run in the other one.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         try:
             self._pid = os.fork()
+            if not self._pid:
+                try:
+                    os.close(self._read)
+                    _do(function, write)
+                finally:
+                    os._exit(1)  # nothing of what this process had begun is ended twice
         except OSError:
             os.close(self._read)
-            os.close(write)
             raise
-        if not self._pid:
-            try:
-                os.close(self._read)
-                _do(function, write)
-            finally:
-                os._exit(1)  # nothing of what this process had begun is ended twice
-        os.close(write)
+        finally:
+            os.close(write)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def ended(self, seconds: float | None = 0) -> bool:
+        """Whether its result is there within that time; None: wait for it."""
+        if self._told is None and _ready([self], seconds):
+            with os.fdopen(self._read, "rb") as pipe:
+                self._told = pipe.read()
+            with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored
+                os.waitpid(self._pid, 0)
+        return self._told is not None
+
+    def result(self) -> Any:
+        """Wait for it. Raises what it raised, and OSError where it was killed."""
+        self.ended(None)
+        if not self._told:
+            raise OSError(errno.ECHILD, "the process that worked on it was killed")
+        value, error = pickle.loads(self._told)
+        if error:
+            raise error
+        return value
 
     def fileno(self) -> int:
         """What can be read once its result is there."""
         return self._read
 
-    def ended(self) -> bool:
-        """Whether its result is there."""
-        return bool(select.select([self], [], [], 0)[0])
-
-    def result(self) -> Any:
-        """Wait for it, once. Raises what it raised, and OSError where it was killed."""
-        with os.fdopen(self._read, "rb") as pipe:
-            told = pipe.read()
-        os.waitpid(self._pid, 0)
-        if not told:
-            raise OSError(errno.ECHILD, "the process that worked on it was killed")
-        value, error = pickle.loads(told)
-        if error:
-            raise error
-        return value
-
 
 def wait(calls: Sequence[Call]) -> None:
-    """Until the result of one is there."""
-    select.select(calls, [], [])
+    """Until the result of one is there, of some that have not ended."""
+    _ready(calls, None)
+
+
+def _ready(calls: Sequence[Call], seconds: float | None) -> bool:
+    poll = select.poll()
+    for call in calls:
+        poll.register(call, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
 def _do(function: Callable[[], Any], write: int) -> None:
     # A terminal sends them to all; who began this waits for it, and begins no other.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)
     try:
         told = pickle.dumps((function(), None))

@@ -1,9 +1,9 @@
 """Files of an installed Python that can never run there: which rules name them, and why.
 
 The rules are data (drops.json). `paths` are patterns of what a RECORD in site-packages says, as
-`../../../bin/z3`; "*" also spans folders. No other files leave. A rule holds where all of `where`
-is there, for GPUs of `sm_majors` only, where these are named. `code` leaves the file and takes one
-kind of GPU code out of it. `check` is Python that has to work without what the rule names.
+`../../../bin/z3`; "*" also spans folders. What no RECORD names stays. A rule holds where all of
+`where` is there, for GPUs of `sm_majors` only, where these are named. `code` leaves the file and
+takes one kind of GPU code out of it. `check` is Python that has to work without what it names.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import os
 import re
 from typing import NamedTuple
 
-from . import sites
+from . import records, sites
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Sequence, Tuple
+    from typing import Any, Dict, List, Sequence, Set, Tuple
 
 _RULES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "drops.json")
 _BELOW = ("", "lib/python3*/site-packages", "lib64/python3*/site-packages")
@@ -81,10 +81,21 @@ class Places:
         ]
         self._any = re.compile("|".join(one.pattern for _, one in self._rules) or r"(?!)")
         self._there: Dict[Tuple[str, str], bool] = {}
+        self._named: Set[str] | None = None
 
     def drops(self, name: str) -> Rule | None:
         """The rule by which a file goes."""
-        return next((rule for rule in self._of(name) if not rule.code), None)
+        rule = next((rule for rule in self._of(name) if not rule.code), None)
+        return rule if rule and self.named(name) else None
+
+    def named(self, name: str) -> bool:
+        """Whether a package brought it, says a RECORD, or the source that it is bytecode of."""
+        if self._named is None:
+            self._named = {one for site in self.sites.all for one in records.named(site)}
+        folder, _, last = name.rpartition("/")
+        above, _, below = folder.rpartition("/")
+        source = f"{above}/{last.partition('.')[0]}.py" if below == "__pycache__" else name
+        return name in self._named or source in self._named
 
     def unlinked(self, name: str) -> Rule | None:
         """The rule by which a library's LTO IR goes."""

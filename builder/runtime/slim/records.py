@@ -6,6 +6,7 @@ Source: packaging.python.org, "Recording installed projects".
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import io
 import os
@@ -14,7 +15,7 @@ from . import copies, one
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Iterable, List, Mapping, Set, Tuple
+    from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Set, Tuple
 
 _BROKEN = (csv.Error, UnicodeDecodeError)
 
@@ -50,6 +51,20 @@ def rewrite(
     if wrong:
         raise wrong[0]
     return bad
+
+
+def named(site: str) -> Iterator[str]:
+    """The files that its packages' RECORDs name, as far as these can be read."""
+    for entry in os.listdir(site):
+        record = os.path.join(site, entry, "RECORD")
+        if not entry.endswith(".dist-info") or not os.path.isfile(record):
+            continue
+        with contextlib.suppress(OSError, *_BROKEN):
+            with open(record, encoding="utf-8", newline="") as file:
+                rows = list(csv.reader(file))
+            for row in filter(None, rows):
+                name = os.path.join(site, row[0])
+                yield os.path.normpath(name) if ".." in name else name
 
 
 def hashed(name: str, known: str | None = None) -> Tuple[str, int]:

@@ -54,14 +54,17 @@ def compose(
 
     Edits are in order and each lies within one mapped segment. Raises Refused.
     """
+    table = (file.phoff, _SEGMENT * len(file.segments))
+    if any((one.offset, one.filesz) != table for one in file.segments if one.kind == elf.PHDR):
+        raise Refused("the program headers are elsewhere than their own segment says")
     edits = sorted([*edits, *_gaps(file, gone)])
     stream = _edited(edits, file.head)
     holes = _holes(file, stream, least if split else file.size) if edits else []
     within = [hole for hole in holes if hole.headers]
     spot = 0
     if within:
-        table = _SEGMENT * (len(file.segments) + sum(hole.headers for hole in within))
-        room = -(-table // _page(file)) * _page(file)
+        size = _SEGMENT * (len(file.segments) + sum(hole.headers for hole in within))
+        room = -(-size // _page(file)) * _page(file)
         host = next((hole for hole in within if hole.end - hole.at > room), None)
         if host is None:
             holes = [hole for hole in holes if not hole.headers]

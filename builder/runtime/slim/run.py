@@ -85,8 +85,6 @@ class Run:
 
     def _begin(self) -> None:
         """Have large files slimmed elsewhere, as many as is worth it."""
-        if not self._later:
-            return
         self._begun = [call for call in self._begun if not call.ended()]
         while self._later and len(self._begun) < self._at_once:
             work = self._later.popleft()
@@ -134,7 +132,7 @@ class Run:
         elif self._named:
             self._left[names[0]] = foreign.why(names[0])
         site = self._places.sites.of(names[0])
-        if site:
+        if site and all(map(self._places.named, names)):
             file = copies.File(names, report.get("after", work.before.st_size), outside)
             self._stay.setdefault(site, []).append(file)
 
