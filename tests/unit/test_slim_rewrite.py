@@ -286,7 +286,7 @@ def test_data_behind_the_file_is_refused() -> None:
 @pytest.mark.parametrize(("field", "value"), [(8, 0x1000), (32, 56)])
 def test_program_headers_that_lie_about_themselves_are_refused(field: int, value: int) -> None:
     """What lies below that segment would be free once it tells the truth."""
-    library = Library([container(entry(CUBIN, 80, 300_000))], phdr=True)
+    library = Library([container(entry(CUBIN, 80, 300_000), entry(CUBIN, 90, 900))], phdr=True)
     data = bytearray(library.made())
     struct.pack_into("<Q", data, 64 + field, value)
     with pytest.raises(elf.Refused, match="program headers are elsewhere"):
