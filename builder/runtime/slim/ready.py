@@ -38,6 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("modules", nargs="+", metavar="MODULE")
     given = parser.parse_args(arguments)
     # The environment's programs, as ninja, are on the path of who starts the image, not of builds.
+    # What other processes import meanwhile they would write as they see it then.
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     os.environ["PATH"] = os.pathsep.join((os.path.join(sys.prefix, "bin"), os.environ["PATH"]))
     if importlib.util.find_spec("flashinfer"):
         sampler(given.sm)
@@ -95,8 +97,8 @@ def imported(modules: Sequence[str]) -> List[str]:
 
 
 def bytecode(files: Sequence[str]) -> None:
-    """Compile them in a process of its own, in which nothing else was imported."""
-    flags = ("-q", "--invalidation-mode", "unchecked-hash", "-i", "-")
+    """Compile them anew in a process of its own, in which nothing else was imported."""
+    flags = ("-q", "-f", "--invalidation-mode", "unchecked-hash", "-i", "-")
     subprocess.run(
         [sys.executable, "-ES", "-m", "compileall", *flags],
         input="\n".join(files), text=True, check=True,
