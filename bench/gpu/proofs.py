@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +25,7 @@ OK, FAILED, SKIPPED, INCOMPLETE = "ok", "failed", "skipped", "incomplete"
 PASSED = "passed"
 NEEDED = ("server cold", "operators", "compared")  # without one of these nothing is shown
 
-# By the SHA-256 of a SIF: io.imgbuild.content of one whose proof was made before proofs kept it,
-# read from the SIF's own labels.
-CONTENTS = {"0e6e536230820e10cb4b022af5c657d012679b03a7c8339eed931480f304f3a2": "a60cdebed81c"}
-
+_NUMBER = re.compile(r" \d+\b")  # of an operator: a size, a version
 _HASH = re.compile(r"[0-9a-f]{64}")
 # An operator that this PyTorch or this vLLM does not have, or not for these numbers or this GPU.
 _ABSENT = re.compile(
@@ -293,9 +291,8 @@ def _named(what: str, names: Mapping[str, Any]) -> str:
 
 def content(proof: Mapping[str, Any]) -> str | None:
     """io.imgbuild.content of the image that was proven, where it is known."""
-    image = proof.get("image", {})
-    sif = image.get("file_sha256") or image.get("sha256")
-    return image.get("content") or CONTENTS.get(sif)
+    told: str | None = proof.get("image", {}).get("content")
+    return told
 
 
 def planned(proofs: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
@@ -365,8 +362,11 @@ def _without_jit(proof: Mapping[str, Any]) -> str:
     )
     said += f"{checks['operators']['operators']:,} operators were tried"
     said += f" (cut off: {', '.join(cut)})" if cut else ""
-    named = f": {', '.join(f'`{name}`' for name in needs)}" if needs else ""
-    return f"{said}; {len(needs) or 'none'} of them need the driver's compiler{named}."
+    families = Counter(_NUMBER.sub("", name) for name in needs)
+    words = [f"`{name}`{f' ({count:,})' if count > 1 else ''}" for name, count in families.items()]
+    named = f": {', '.join(words)}" if needs else ""
+    said += f"; {f'{len(needs):,}' if needs else 'none'} of them need the driver's compiler"
+    return f"{said}{named}."
 
 
 def _verdict(proof: Mapping[str, Any]) -> str:

@@ -470,8 +470,6 @@ def test_a_row_of_a_former_build_says_so() -> None:
     assert row(content="1" * 12).endswith("| 2026-01-01, abc |")
     assert row(content="2" * 12).endswith("| 2026-01-01, of a former build: abc |")
     assert row().endswith("| 2026-01-01, of an unknown build: abc |")
-    sif = next(iter(proofs.CONTENTS))
-    assert row(file_sha256=sif).endswith("| 2026-01-01, of a former build: abc |")
 
 
 def test_what_a_cell_would_be_built_as_now() -> None:
@@ -548,7 +546,11 @@ def test_a_row_of_the_table() -> None:
 
 
 def test_what_was_tried_without_jit_is_under_the_table() -> None:
-    figures = {"operators": 326, "need_jit": ["fa 64", "fa 128"], "groups_cut_off": ["fourier"]}
+    figures = {
+        "operators": 326,
+        "need_jit": ["fa 64", "fa 128", "c"],
+        "groups_cut_off": ["fourier"],
+    }
     ran = Check("operators", OK, figures={"operators": 4274, "gave_a_result": 4270})
     checks = [*needed(but="operators"), ran, Check("without jit", OK, figures=figures)]
     told = proofs.report(about(), checks, complete=True)
@@ -556,7 +558,7 @@ def test_what_was_tried_without_jit_is_under_the_table() -> None:
     assert "| passed; incomplete: without jit |" in made
     assert made.endswith(
         "|\n\n`without jit` of `c` on NVIDIA H100: 326 of 4,274 operators were tried (cut off: "
-        "fourier); 2 of them need the driver's compiler: `fa 64`, `fa 128`.\n"
+        "fourier); 3 of them need the driver's compiler: `fa` (2), `c`.\n"
     )
 
 
