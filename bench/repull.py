@@ -12,9 +12,9 @@ The OLD of the committed result is made so, in a copy of the project (0.31.0 is 
   - In matrix.yaml, a release 0.31.0 of vLLM with a build `cu130` that is 0.32.0's with the versions
     replaced (`version`, `requirements: ["vllm==0.31.0"]`).
   - One more of that build's `constraints`: certifi==2026.10.18, which is what 0.32.0's lock has.
+  - A row of `gpu_code_exceptions`: tokenspeed_mla/objs/*.so, below 10.0.
   - `imgbuild lock --matrix cuda13.0-vllm-h100@0.31.0`, then `imgbuild build` of that and of
     cuda13.0-vllm-h100 with one engine on the same base.
-That result has no digests: it was measured before this kept them.
 """
 
 from __future__ import annotations
