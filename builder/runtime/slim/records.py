@@ -22,13 +22,13 @@ _BROKEN = (csv.Error, UnicodeDecodeError)
 
 def rewrite(
     sites: Iterable[str],
-    changed: Mapping[str, str | None],
+    changed: Mapping[str, bytes | None],
     known: Iterable[str] = (),
     gone: Callable[[str], bool] = lambda _: False,
 ) -> Dict[str, str]:
     """Bring the RECORDs in these folders in line with files that changed, or left.
 
-    `changed` has files' SHA-256 in hex digits, None: it is to be read. `known` files are looked at,
+    `changed` has files' SHA-256, None: it is to be read. `known` files are looked at,
     too, where a RECORD tells another size, or is no younger than the file and tells another hash:
     an earlier run was stopped. `gone` tells whether a file that is not there may be missing.
     Returns why RECORDs could not be read. Raises OSError, once the others are right.
@@ -38,10 +38,7 @@ def rewrite(
     bad: Dict[str, str] = {}
     wrong: List[OSError] = []
     for site in sites:
-        for entry in sorted(os.listdir(site)):
-            record = os.path.join(site, entry, "RECORD")
-            if not entry.endswith(".dist-info") or not os.path.isfile(record):
-                continue
+        for record in _below(site):
             try:
                 _one(site, record, files, others, gone)
             except _BROKEN as error:
@@ -55,10 +52,7 @@ def rewrite(
 
 def named(site: str) -> Iterator[str]:
     """The files that its packages' RECORDs name, as far as these can be read."""
-    for entry in os.listdir(site):
-        record = os.path.join(site, entry, "RECORD")
-        if not entry.endswith(".dist-info") or not os.path.isfile(record):
-            continue
+    for record in _below(site):
         with contextlib.suppress(OSError, *_BROKEN):
             with open(record, encoding="utf-8", newline="") as file:
                 rows = list(csv.reader(file))
@@ -67,9 +61,16 @@ def named(site: str) -> Iterator[str]:
                 yield os.path.normpath(name) if ".." in name else name
 
 
-def hashed(name: str, known: str | None = None) -> Tuple[str, int]:
-    """A file's hash as RECORD spells it, and its bytes; `known` is the hash as hex digits."""
-    digest = bytes.fromhex(known) if known else copies.digest(name)
+def _below(site: str) -> Iterator[str]:
+    for entry in sorted(os.listdir(site)):
+        record = os.path.join(site, entry, "RECORD")
+        if entry.endswith(".dist-info") and os.path.isfile(record):
+            yield record
+
+
+def hashed(name: str, known: bytes | None = None) -> Tuple[str, int]:
+    """A file's hash as RECORD spells it, and its bytes; `known` is the hash where it is known."""
+    digest = known or copies.digest(name)
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode(), os.path.getsize(name)
 
 
@@ -91,7 +92,7 @@ def edited(text: str, hashes: Mapping[str, Tuple[str, int]], left: Set[str]) -> 
 def _one(
     site: str,
     record: str,
-    files: Mapping[str, str | None],
+    files: Mapping[str, bytes | None],
     others: Set[str],
     gone: Callable[[str], bool],
 ) -> None:

@@ -53,7 +53,7 @@ class Run:
         self.apart: List[str] = []  # what is of other file systems
         self.size = 0  # bytes of those that are libraries
         self._reports: List[Report] = []
-        self._hashes: Dict[str, str | None] = {}  # of files that changed, by name
+        self._hashes: Dict[str, bytes | None] = {}  # of files that changed, by name
         self._dropped: Dict[str, Dict[str, int]] = {}  # by rule and name, bytes
         self._stay: Dict[str, List[copies.File]] = {}  # by the folder of packages
         self._hand: Deque[_Work] = deque()  # in the order in which they are told
@@ -79,9 +79,14 @@ class Run:
             self._later.append(work)
         else:
             work.report = self._slimmed(work)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin what may begin, and tell what has ended, in order. Raises OSError."""
         self._begin()
         while self._hand and self._hand[0].ended():
-            self._take()
+            self._wait(self._hand[0])
+            self._done(self._hand.popleft())
 
     def _begin(self) -> None:
         """Have large files slimmed elsewhere, as many as is worth it."""
@@ -99,13 +104,8 @@ class Run:
         own = self._options._replace(linked=not (self._files and self._places.unlinked(first)))
         report = one.slim(first, own, work.names[1:], dry=self._dry)
         if report and not self._dry and totals.changed(report) and self._places.sites.of(first):
-            report["sha256"] = copies.digest(first).hex()
+            report["sha256"] = copies.digest(first)
         return report
-
-    def _take(self) -> None:
-        """The next that is to be told; it waits for it. Raises OSError."""
-        self._wait(self._hand[0])
-        self._done(self._hand.popleft())
 
     def _wait(self, work: _Work) -> None:
         call, work.call = work.call, None
@@ -152,12 +152,10 @@ class Run:
 
     def link(self) -> None:
         """Wait for all, and make files of one content one. Raises OSError."""
+        self._go_on()
         while self._hand:
-            self._begin()
-            if not self._hand[0].ended():
-                beside.wait(self._begun)
-            while self._hand and self._hand[0].ended():
-                self._take()
+            beside.wait(self._begun)
+            self._go_on()
         if self._files:
             self._linked = sum(copies.link(some, dry=self._dry) for some in self._stay.values())
 
