@@ -33,6 +33,10 @@ from builder.runtime.slim import one, targets, tree
 from tests.oracle.cuobjdump import Unread
 from tests.oracle.unchanged import Library
 
+INSTALL = (  # the wheels of a layer's lock, as images have them
+    *("uv", "pip", "install", "--quiet", "--no-deps", "--require-hashes"),
+    *("--only-binary=:all:", "--index-strategy=unsafe-best-match"),
+)
 _LOAD = """
 import ctypes, os, sys
 try:
@@ -186,13 +190,13 @@ def installed(lock: Path, folder: Path) -> None:
     python = re.search(r"-py(\d)(\d+)-", f"{lock.name}-")
     version = [f"--python-version={python[1]}.{python[2]}"] if python else []
     for layer in sorted(lock.glob("*.txt")):
-        subprocess.run(
-            ["uv", "pip", "install", "--quiet", "--target", folder, *version, "--no-deps",
-             "--require-hashes", "--only-binary=:all:", "--index-strategy=unsafe-best-match",
-             "--requirement", layer],
-            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-            check=True,
-        )  # fmt: skip
+        command: list[str | Path] = [*INSTALL, "--target", folder, *version, "--requirement", layer]
+        subprocess.run(command, env=uv_environment(), check=True)
+
+
+def uv_environment() -> dict[str, str]:
+    """In which uv is found: beside this Python, or where it is anyway."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 def files(path: Path) -> Iterator[Path]:

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.slim_static import INSTALL, uv_environment
 from bench.stamp import ROOT, stamp
 
 LAYERS = ("cuda", "torch", "dependencies", "companions", "framework")
@@ -42,17 +41,15 @@ def timed(command: Sequence[str | Path], **more: Any) -> tuple[float, float, str
 
 def once(lock: Path, sm: str, python: str, folder: Path) -> dict[str, Any]:
     """A round: seconds of each layer, and sums."""
-    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "uv"
-    quiet = {**os.environ, "UV_LINK_MODE": "copy", "UV_NO_PROGRESS": "1"}
+    quiet = {**uv_environment(), "UV_LINK_MODE": "copy", "UV_NO_PROGRESS": "1"}
     venv = folder / "venv"
-    timed([uv, "venv", "--quiet", "--no-project", "--python", python, venv], env=quiet)
+    timed(["uv", "venv", "--quiet", "--no-project", "--python", python, venv], env=quiet)
     layers: dict[str, dict[str, Any]] = {}
     for layer in (name for name in LAYERS if (lock / f"{name}.txt").is_file()):
         began = int(time.time())
         install = timed(
-            [uv, "pip", "install", "--quiet", "--python", venv, "--no-deps", "--require-hashes",
-             "--only-binary=:all:", "--index-strategy=unsafe-best-match",
-             "--find-links", ROOT / "images/wheels", "--requirement", lock / f"{layer}.txt"],
+            [*INSTALL, "--python", venv, "--find-links", ROOT / "images/wheels",
+             "--requirement", lock / f"{layer}.txt"],
             env=quiet,
         )  # fmt: skip
         slim = timed(
